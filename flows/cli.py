@@ -1,0 +1,197 @@
+"""The command ``optscale``. Heavy libraries are imported by the commands that need them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.config import Config, enter_home, load_config
+from predictor.errors import OptScaleError
+
+app = typer.Typer(
+    help="Best-of-N that stops when it should: collect scores, train, validate, ship, serve.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", envvar="OPTSCALE_CONFIG", help="YAML config file.")
+]
+Set = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override a setting: section.key=value.")]
+PoolOption = Annotated[str | None, typer.Option("--pool", help="Pool location, a path or URI.")]
+
+
+def _load(file: Path | None, overrides: list[str] | None, pool: str | None = None) -> Config:
+    more = (f"pool={pool}",) if pool else ()
+    config = load_config(file, (*(overrides or ()), *more))
+    enter_home(config)
+    return config
+
+
+def _print(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+@app.command()
+def run(config: ConfigFile = None, set_: Set = None) -> None:
+    """The whole loop: seed the pool, collect fresh questions, train, validate, ship, ask."""
+    from flows.demo import run_demo
+
+    run_demo(_load(config, set_))
+
+
+@app.command()
+def collect(
+    config: ConfigFile = None,
+    set_: Set = None,
+    pool: PoolOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it would take.")] = False,
+) -> None:
+    """Sample and score candidates of new questions into the pool.
+
+    Questions that the pool holds are skipped, so a run that was killed goes on where it was.
+    """
+    from flows.collect import collect as flow
+    from flows.collect import estimate
+
+    loaded = _load(config, set_, pool)
+    _print(estimate(loaded) if dry_run else flow(loaded)._asdict())
+
+
+@app.command()
+def train(
+    config: ConfigFile = None,
+    set_: Set = None,
+    pool: PoolOption = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the predictor here.")] = None,
+) -> None:
+    """Fit the LoRA predictor on the pool and register it as the challenger."""
+    from flows.train import train as flow
+
+    _print(flow(_load(config, set_, pool), output)._asdict())
+
+
+@app.command()
+def validate(
+    config: ConfigFile = None,
+    set_: Set = None,
+    pool: PoolOption = None,
+    output: Annotated[Path | None, typer.Option(help="Where the report goes.")] = None,
+) -> None:
+    """Hold the challenger against test questions; exits with 1 where the gate refuses it."""
+    from flows.validate import validate as flow
+
+    _print(flow(_load(config, set_, pool), output)._asdict())
+
+
+@app.command()
+def ship(config: ConfigFile = None, set_: Set = None, pool: PoolOption = None) -> None:
+    """Build the serving bundle of the validated challenger, start it, ask it, promote it."""
+    from flows.ship import ship as flow
+
+    _print(flow(_load(config, set_, pool))._asdict())
+
+
+@app.command()
+def retrain(config: ConfigFile = None, set_: Set = None, pool: PoolOption = None) -> None:
+    """Collect, train, validate and ship, in this order."""
+    from flows.retrain import retrain as flow
+
+    _print(flow(_load(config, set_, pool))._asdict())
+
+
+@app.command()
+def schedule(
+    cron: Annotated[str, typer.Option(help="When, e.g. '0 3 * * 0' for Sundays at three.")],
+    config: ConfigFile = None,
+    set_: Set = None,
+) -> None:
+    """Serve `retrain` on a schedule against a Prefect server, one run at a time."""
+    from flows.retrain import serve_schedule
+
+    serve_schedule(_load(config, set_), cron)
+
+
+@app.command()
+def serve(config: ConfigFile = None, set_: Set = None) -> None:
+    """Serve the champion's bundle over HTTP until interrupted."""
+    import os
+
+    from flows.tracking import CHAMPION, Tracking
+
+    loaded = _load(config, set_)
+    tracking = Tracking(loaded)
+    tag = tracking.tags(tracking.version_of(CHAMPION))["bundle"]
+    command = [sys.executable, "-m", "bentoml", "serve", tag, "--port", str(loaded.serve.port)]
+    typer.echo(f"{tag} on http://127.0.0.1:{loaded.serve.port}", err=True)
+    os.execv(sys.executable, command)
+
+
+@app.command()
+def predict(
+    questions: Annotated[Path, typer.Option(help="JSON lines with question or problem.")],
+    predictor: Annotated[Path, typer.Option(help="Directory that `train --output` wrote.")],
+) -> None:
+    """Print mean, std and prior of each question, one JSON line each."""
+    from data.questions import read_questions
+    from predictor.network.predictor import Predictor
+
+    _load(None, None)
+    asked = read_questions(questions)
+    for question, prior in zip(asked, Predictor.load(predictor).predict(asked), strict=True):
+        mean, std = prior.moments()
+        line = {"id": question.id, "mean": mean, "std": std, "prior": prior.model_dump(mode="json")}
+        typer.echo(json.dumps(line))
+
+
+@app.command()
+def decide(
+    scores: Annotated[str, typer.Argument(help="Scores so far as JSON, e.g. '[0.3, 0.4]'.")] = "[]",
+    policy: Annotated[Path | None, typer.Option(help="Policy as JSON; default: the config's.")] = None,
+    prior: Annotated[str | None, typer.Option(help="The question's prior as JSON.")] = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+) -> None:
+    """Decide for one question: sample m more, accept, or give up."""
+    from pydantic import ValidationError
+
+    from predictor.decision import decide as decide_
+    from predictor.errors import ConfigError, ScoreError
+    from predictor.policies import load_policy
+    from predictor.prior import Prior
+
+    loaded = load_config(config, tuple(set_ or ()))
+    chosen = load_policy(policy.read_text()) if policy else loaded.policy
+    try:
+        values = json.loads(scores)
+    except ValueError as error:
+        raise ScoreError(f"scores are not JSON: {error}") from error
+    try:
+        believed = Prior.model_validate_json(prior) if prior else None
+    except ValidationError as error:
+        raise ConfigError(f"not a prior: {error}") from error
+    _print(decide_(chosen, values, believed).model_dump())
+
+
+@app.command("config")
+def show_config(
+    config: ConfigFile = None,
+    set_: Set = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema.")] = False,
+) -> None:
+    """Print the composed config, or the schema that documents every setting."""
+    if schema:
+        _print(Config.model_json_schema())
+    else:
+        _print(load_config(config, tuple(set_ or ())).model_dump(mode="json"))
+
+
+def main() -> None:
+    """Run the command line; the project's own errors are one line and exit status 1."""
+    try:
+        app()
+    except OptScaleError as error:
+        typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+        raise SystemExit(1) from None

@@ -1,0 +1,231 @@
+"""The one file a user writes: every room's settings, composed; read from YAML, environment, flags.
+
+Later wins: defaults, the YAML file, environment variables (``OPTSCALE_PREDICTOR__LORA__RANK=8``),
+``--set predictor.lora.rank=8``. Secrets are no settings: they are read from the environment where
+they are used, so no record of a run can hold one.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from data.folds import FoldSettings
+from models.settings import LocalGeneratorSettings, LocalRewardSettings
+from predictor.errors import ConfigError
+from predictor.network.settings import PredictorSettings
+from predictor.policies import FixedN, OptScale
+from predictor.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+
+
+class CollectSettings(Settings):
+    """How the pool is filled."""
+
+    questions: tuple[str, ...] = ("data/questions/arithmetic.jsonl",)
+    """Question sets: JSON lines files."""
+    candidates: int = Field(16, ge=1)
+    """Candidates a question; the cap that policies are judged against."""
+    part_questions: int = Field(16, ge=1)
+    """Questions a part of the pool; what a crash can cost at most."""
+    limit: int | None = Field(None, ge=1)
+    """New questions to collect in one run, at most."""
+    seed: int = 0
+    """Base of the candidates' seeds."""
+    retries: int = Field(2, ge=0)
+    """Further tries of a part whose collection failed."""
+
+
+class PriceSettings(Settings):
+    """What tokens cost, for estimates; nothing is billed."""
+
+    generator_per_million: float = Field(0.0, ge=0)
+    """Price of a million generated tokens."""
+    prompt_per_million: float = Field(0.0, ge=0)
+    """Price of a million prompt tokens."""
+    reward_per_million: float = Field(0.0, ge=0)
+    """Price of a million tokens read by the reward model."""
+    currency: str = "USD"
+
+
+class GateSettings(Settings):
+    """What a challenger must reach on the test fold to become champion."""
+
+    mean_skill: float = 0.0
+    """1 - MSE / MSE of the population's prior, for the mean score of a question."""
+    std_skill: float = 0.0
+    """The same for the standard deviation of a question's scores."""
+    evidence_gain: float = 0.0
+    """Log evidence a score (nats), over the population's prior."""
+    lost_hits: float = Field(0.2, ge=0, le=1)
+    """Share of questions that hit within the cap but not under the policy; an upper limit."""
+
+
+class TrackingSettings(Settings):
+    """Where MLflow keeps runs and models."""
+
+    uri: str | None = None
+    """Tracking URI; null: an SQLite file in the state folder."""
+    experiment: str = "optscale"
+    """Experiment of all runs."""
+    model: str = "optscale-predictor"
+    """Name of the registered model."""
+    timeout: float = Field(20.0, gt=0)
+    """Seconds after which an MLflow server that does not answer is called away."""
+
+
+class ServeSettings(Settings):
+    """The service and its limits."""
+
+    port: int = Field(3000, ge=1, le=65535)
+    """Port of `optscale serve`."""
+    start_timeout: float = Field(180.0, gt=0)
+    """Seconds that a bundle may take to become ready when it is checked."""
+
+
+class Config(Settings):
+    """Everything a run depends on."""
+
+    home: Path = Path(".optscale")
+    """The one folder of all state: pool, MLflow, Prefect, bundles, converted models."""
+    pool: str | None = None
+    """Location of the pool, a path or URI; null: ``pool`` in the state folder."""
+    generator: LocalGeneratorSettings = LocalGeneratorSettings()
+    """The model that answers."""
+    reward: LocalRewardSettings = LocalRewardSettings()
+    """The process reward model."""
+    collect: CollectSettings = CollectSettings()
+    """How the pool is filled."""
+    folds: FoldSettings = FoldSettings()
+    """How questions are divided."""
+    predictor: PredictorSettings = PredictorSettings()
+    """The LoRA predictor."""
+    policy: Annotated[FixedN | OptScale, Field(discriminator="kind")] = OptScale(
+        target=0.9, confidence=0.9, cap=16, floor=2, batch=2
+    )
+    """The stopping policy that is validated and shipped."""
+    gate: GateSettings = GateSettings()
+    """Promotion thresholds."""
+    tracking: TrackingSettings = TrackingSettings()
+    """MLflow."""
+    prices: PriceSettings = PriceSettings()
+    """Token prices, for estimates."""
+    serve: ServeSettings = ServeSettings()
+    """The service."""
+
+    @property
+    def pool_location(self) -> str:
+        """Where the pool is."""
+        return self.pool or str(self.home.resolve() / "pool")
+
+    @property
+    def tracking_uri(self) -> str:
+        """Absolute MLflow tracking URI."""
+        return self.tracking.uri or f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
+
+
+def load_config(file: str | Path | None = None, overrides: tuple[str, ...] = ()) -> Config:
+    """Compose the config.
+
+    Parameters
+    ----------
+    file : YAML file, or None.
+    overrides : ``section.key=value`` items; the value is read as YAML.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or a value impossible; says which and where it was set.
+    """
+    if file is not None and not Path(file).is_file():
+        raise ConfigError(f"config file {file} does not exist")
+    _reject_unknown_environment()
+
+    class Sourced(BaseSettings, Config):
+        model_config = SettingsConfigDict(
+            env_prefix="OPTSCALE_",
+            env_nested_delimiter="__",
+            nested_model_default_partial_update=True,
+        )
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            read = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
+            return (init_settings, env_settings, *read)
+
+    try:
+        sourced = Sourced(**_parse_overrides(overrides))
+        return Config.model_validate(sourced.model_dump())
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()
+        )
+        raise ConfigError(f"config{f' {file}' if file else ''}: {problems}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config {file} is not YAML: {error}") from error
+
+
+def _parse_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {item}: write it as section.key=value")
+        node = tree
+        *sections, last = key.strip().split(".")
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = yaml.safe_load(value)
+    return tree
+
+
+def _reject_unknown_environment() -> None:
+    """A misspelt variable would be ignored in silence; make it an error."""
+    for name in os.environ:
+        if name.startswith("OPTSCALE_"):
+            field = name.removeprefix("OPTSCALE_").split("__")[0].lower()
+            if field not in Config.model_fields and name not in OTHER_VARIABLES:
+                raise ConfigError(
+                    f"environment variable {name} names no setting; settings are "
+                    f"{', '.join('OPTSCALE_' + f.upper() for f in Config.model_fields)}"
+                )
+
+
+OTHER_VARIABLES = {"OPTSCALE_BUNDLE", "OPTSCALE_CONFIG"}
+
+
+def enter_home(config: Config) -> None:
+    """Point every library's state to the state folder; call before they are imported."""
+    home = config.home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ["OPTSCALE_HOME"] = str(home)
+    for name, folder in (("PREFECT_HOME", "prefect"), ("BENTOML_HOME", "bentoml")):
+        os.environ.setdefault(name, str(home / folder))
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+_QUIET = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "BENTOML_DO_NOT_TRACK": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}

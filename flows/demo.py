@@ -1,0 +1,62 @@
+"""``optscale run``: the whole loop on the embedded models, and what came out of it, in one screen."""
+
+import shutil
+import sys
+import time
+from typing import Any
+
+from flows.config import ROOT, Config
+
+POOL = ROOT / "data" / "pool"
+
+
+def run_demo(config: Config) -> None:
+    """Seed the state folder with the shipped pool, retrain on it and on fresh questions, report."""
+    from prefect import flow
+
+    from flows.collect import collect
+    from flows.ship import ship
+    from flows.train import train
+    from flows.validate import validate
+
+    started = time.monotonic()
+    home = config.home.resolve()
+    if config.pool is None and not (home / "pool" / "manifest.json").exists():
+        shutil.copytree(POOL, home / "pool", dirs_exist_ok=True)
+        _say(f"copied the shipped pool to {home / 'pool'}")
+    found: dict[str, Any] = {}
+
+    @flow(name="run", validate_parameters=False)
+    def whole_loop() -> None:
+        found["collected"] = collect(config)
+        found["trained"] = train(config)
+        found["validated"] = validate(config)
+        found["shipped"] = ship(config)
+
+    whole_loop()
+    _summary(config, found, time.monotonic() - started)
+
+
+def _summary(config: Config, found: dict[str, Any], seconds: float) -> None:
+    collected, validated, shipped = found["collected"], found["validated"], found["shipped"]
+    _say(
+        f"\ncollected {collected.questions} fresh questions x {config.collect.candidates} candidates, "
+        f"{collected.tokens} tokens, {collected.failed} without a score"
+    )
+    for name, value in validated.metrics.items():
+        _say(f"  {name:24s} {value:8.3f}")
+    _say(f"\n{'policy on unseen questions':26s} {'draws':>7s} {'tokens':>7s} {'hits':>6s} {'right':>6s}")
+    for row in validated.policies:
+        _say(
+            f"{row['policy']:26s} {row['candidates']:7.2f} {row['generator tokens']:7.0f} "
+            f"{row['hits']:6.2f} {row['accuracy']:6.2f}"
+        )
+    answer = shipped.answer
+    _say(f"\nbundle {shipped.tag} was started and decided: {answer['action']} ({answer['reason']})")
+    _say(f"report  {config.home.resolve() / 'report' / 'report.md'}")
+    _say(f"MLflow  mlflow ui --backend-store-uri {config.tracking_uri}")
+    _say(f"serve   make serve\nthe loop took {seconds / 60:.1f} minutes")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stdout, flush=True)

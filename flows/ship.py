@@ -1,0 +1,114 @@
+"""Ship: build the champion's bundle, start it, ask it; only then does the alias move."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import bentoml
+import numpy as np
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.transactions import transaction
+
+from data.pool import Pool
+from flows.config import Config
+from flows.tracking import CHALLENGER, CHAMPION, Tracking, scratch
+from predictor.errors import BundleError, GateError
+from predictor.network.predictor import Predictor
+from serving.bundle import BundleCard, Server, build_bento, write_card
+from serving.schemas import EXAMPLE
+
+
+class Shipped(NamedTuple):
+    """A bundle that was built, started and asked."""
+
+    version: str
+    tag: str
+    answer: dict[str, Any]
+    """What the started bundle answered to a question."""
+
+
+@task(name="build-bundle", cache_policy=NO_CACHE)
+def build(config: Config, version: str) -> str:
+    """Build the bento of a version; returns its tag."""
+    pool = Pool.open(config.pool_location)
+    tokens = [row["completion_tokens"] for row in pool.rows()]
+    with scratch() as folder:
+        source = Tracking(config).download(version, Path(folder))
+        predictor = Predictor.load(source)
+        if predictor.card.contract != pool.manifest.contract.fingerprint:
+            raise BundleError("the predictor was made for another score contract than the pool's")
+        target = Path(folder) / "bundle"
+        predictor.save_merged(target)
+        card = BundleCard(
+            contract=pool.manifest.contract,
+            policy=config.policy,
+            model_version=version,
+            data_digest=predictor.card.data_digest,
+            tokens_per_candidate=float(np.mean(tokens)),
+        )
+        write_card(target, card)
+        return build_bento(target)
+
+
+@build.on_rollback
+def _remove(transaction: Any) -> None:
+    tag = transaction.get("tag")
+    if tag:
+        bentoml.delete(tag)
+
+
+@task(name="check-bundle", cache_policy=NO_CACHE)
+def check(config: Config, tag: str) -> dict[str, Any]:
+    """Serve the bento from another directory and ask it; returns the decision it gave."""
+    with Server(tag, timeout=config.serve.start_timeout) as server:
+        (prediction,) = server.post("/predict", {"questions": [{"question": EXAMPLE}]})
+        asked = {"prior": prediction["prior"], "scores": [0.5], "contract": prediction["contract"]}
+        answer = server.post("/decide", {"request": asked})
+    if answer["action"] not in {"sample", "accept", "give up"}:
+        raise BundleError(f"{tag} decided {answer!r}")
+    return dict(answer)
+
+
+@task(name="move-alias", cache_policy=NO_CACHE)
+def promote(config: Config, version: str, tag: str) -> None:
+    """Let the champion alias name the version whose bundle was just asked."""
+    tracking = Tracking(config)
+    tracking.tag(version, bundle=tag)
+    tracking.point(CHAMPION, version)
+
+
+@flow(name="ship", validate_parameters=False)
+def ship(config: Config) -> Shipped:
+    """Build, start, ask, then promote; whatever fails, the former champion stays."""
+    logger = get_run_logger()
+    tracking = Tracking(config)
+    version = choose(config, tracking)
+    with transaction() as step:
+        tag = build(config, version)
+        step.set("tag", tag)
+        answer = check(config, tag)
+        promote(config, version, tag)
+    logger.info("champion is version %s, bundle %s", version, tag)
+    create_markdown_artifact(f"Champion **{version}**, bundle `{tag}`", key="champion")
+    return Shipped(version, tag, answer)
+
+
+def choose(config: Config, tracking: Tracking) -> str:
+    """The version to ship: the challenger where it passed validation, else the present champion.
+
+    Raises
+    ------
+    GateError
+        If the challenger did not pass and there is no champion.
+    """
+    challenger, champion = tracking.find(CHALLENGER), tracking.find(CHAMPION)
+    if challenger is not None and "validated" in tracking.tags(challenger):
+        return challenger
+    if champion is None:
+        raise GateError(
+            f"{config.tracking.model} has no validated challenger and no champion: run validate, and "
+            "read its report where the gate refused the challenger"
+        )
+    return champion

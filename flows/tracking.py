@@ -1,0 +1,195 @@
+"""The one door to MLflow: runs, the registered predictor, and its aliases."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from matplotlib.figure import Figure
+from mlflow.exceptions import MlflowException
+from mlflow.models import EvaluationResult, MetricThreshold, validate_evaluation_results
+from mlflow.models.evaluation.validation import ModelValidationFailedException
+
+from data.scores import ScoreTable
+from flows.config import ROOT, Config
+from predictor.errors import GateError, TrackingError
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+REQUIREMENTS = ("numpy", "peft", "pydantic", "safetensors", "scipy", "torch", "transformers")
+
+
+class Tracking:
+    """MLflow as one config sets it up."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.model = config.tracking.model
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(int(config.tracking.timeout) or 1)
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "2"
+        mlflow.set_tracking_uri(config.tracking_uri)
+        mlflow.set_registry_uri(config.tracking_uri)
+        self.client = mlflow.MlflowClient()
+        with self._answering():
+            name = config.tracking.experiment
+            if self.client.get_experiment_by_name(name) is None:
+                local = config.tracking_uri.startswith("sqlite:")
+                artifacts = (config.home.resolve() / "artifacts").as_uri() if local else None
+                self.client.create_experiment(name, artifact_location=artifacts)
+            mlflow.set_experiment(name)
+
+    @contextmanager
+    def run(self, name: str, table: ScoreTable | None = None, digest: str = "") -> Iterator[str]:
+        """A run with the config as parameters and the pool as its dataset; yields the run's id."""
+        with self._answering(), mlflow.start_run(run_name=name) as run:
+            mlflow.log_params(_flatten(self.config.model_dump(mode="json")))
+            mlflow.log_dict(self.config.model_dump(mode="json"), "config.json")
+            if table is not None:
+                folds = pd.DataFrame({"question": [q.id for q in table.questions], "fold": table.folds})
+                source = self.config.pool_location
+                mlflow.log_input(mlflow.data.from_pandas(folds, source=source, name="pool", digest=digest))
+            yield run.info.run_id
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics to the active run."""
+        with self._answering():
+            mlflow.log_metrics({k: float(v) for k, v in values.items()}, step=step)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Log a plot to the active run."""
+        with self._answering():
+            mlflow.log_figure(figure, name)
+
+    def table(self, rows: list[dict[str, Any]], name: str) -> None:
+        """Log a table (JSON) to the active run."""
+        with self._answering():
+            mlflow.log_table(pd.DataFrame(rows), name)
+
+    def file(self, path: Path) -> None:
+        """Log a file to the active run."""
+        with self._answering():
+            mlflow.log_artifact(str(path))
+
+    def register(self, predictor: Path) -> str:
+        """Log the predictor directory as a pyfunc model and register it as the challenger.
+
+        Returns the new version.
+        """
+        with self._answering():
+            logged = mlflow.pyfunc.log_model(
+                name="predictor",
+                python_model=str(ROOT / "flows" / "pyfunc_model.py"),
+                artifacts={"predictor": str(predictor)},
+                code_paths=[str(ROOT / "predictor"), str(ROOT / "models")],
+                pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+                registered_model_name=self.model,
+            )
+            number = str(logged.registered_model_version)
+            self.client.set_registered_model_alias(self.model, CHALLENGER, number)
+            return number
+
+    def version_of(self, alias: str) -> str:
+        """The version that an alias names.
+
+        Raises
+        ------
+        TrackingError
+            If there is none.
+        """
+        found = self.find(alias)
+        if found is None:
+            hint = "train first" if alias == CHALLENGER else "validate a challenger first"
+            raise TrackingError(f"no model {self.model}@{alias} in {self.config.tracking_uri}: {hint}")
+        return found
+
+    def find(self, alias: str) -> str | None:
+        """The version that an alias names, or None."""
+        with self._answering():
+            try:
+                return str(self.client.get_model_version_by_alias(self.model, alias).version)
+            except MlflowException as error:
+                if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                    return None
+                raise
+
+    def point(self, alias: str, to: str | None) -> None:
+        """Let an alias name a version; None removes the alias."""
+        with self._answering():
+            if to is None:
+                self.client.delete_registered_model_alias(self.model, alias)
+            else:
+                self.client.set_registered_model_alias(self.model, alias, to)
+
+    def tag(self, number: str, **tags: str) -> None:
+        """Tag a version."""
+        with self._answering():
+            for key, value in tags.items():
+                self.client.set_model_version_tag(self.model, number, key, value)
+
+    def tags(self, number: str) -> dict[str, str]:
+        """Tags of a version."""
+        with self._answering():
+            return dict(self.client.get_model_version(self.model, number).tags)
+
+    def download(self, number: str, target: Path) -> Path:
+        """Copy a version's predictor directory below ``target``."""
+        with self._answering():
+            local = mlflow.artifacts.download_artifacts(
+                f"models:/{self.model}/{number}", dst_path=str(target)
+            )
+        return Path(local) / "artifacts" / "predictor"
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except MlflowException as error:
+            raise TrackingError(
+                f"MLflow at {self.config.tracking_uri} failed: {str(error).splitlines()[0][:300]}. "
+                "If it is a server, see that it runs and that tracking.uri is right"
+            ) from error
+
+
+def check_gate(metrics: dict[str, float], floors: dict[str, float], ceilings: dict[str, float]) -> None:
+    """Compare metrics with their thresholds.
+
+    Raises
+    ------
+    GateError
+        Naming each metric that missed its threshold.
+    """
+    thresholds = {
+        name: MetricThreshold(threshold=value, greater_is_better=True) for name, value in floors.items()
+    } | {name: MetricThreshold(threshold=value, greater_is_better=False) for name, value in ceilings.items()}
+    result = EvaluationResult(metrics=metrics, artifacts={})
+    try:
+        validate_evaluation_results(thresholds, result)
+    except ModelValidationFailedException as error:
+        missed = [
+            f"{name} is {metrics[name]:.4f}, must be {'at least' if name in floors else 'at most'} "
+            f"{(floors | ceilings)[name]:g}"
+            for name in thresholds
+            if f"Metric {name} " in str(error)
+        ]
+        raise GateError("the challenger was not promoted: " + "; ".join(missed or [str(error)])) from error
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A temporary directory in the state folder, so that large files stay on its disk."""
+    home = Path(os.environ.get("OPTSCALE_HOME", ".optscale")) / "tmp"
+    home.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=home)
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = str(value)[:500]
+    return flat

@@ -1,0 +1,122 @@
+"""Train: fit the predictor on train questions, stop early on tune, register the challenger."""
+
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import INPUTS, TASK_SOURCE
+from prefect.logging import get_run_logger
+
+from data.pool import Pool
+from data.scores import ScoreTable, load_scores
+from flows.config import Config
+from flows.tracking import Tracking, scratch
+from models.backbone import digest_text
+from predictor.errors import PoolError, TrackingError
+from predictor.network.predictor import Predictor
+
+
+class Trained(NamedTuple):
+    """What a training run left behind."""
+
+    run_id: str
+    version: str
+    """Version of the registered model, now the challenger; empty without a registry."""
+    digest: str
+    """Data digest of the pool it was fitted on."""
+
+
+def fit_predictor(
+    config: Config,
+    pool: Pool,
+    table: ScoreTable,
+    checkpoints: Path,
+    log: Any = lambda step, values: None,
+) -> Predictor:
+    """Fit on the train fold, stop early and calibrate on the tune fold.
+
+    Raises
+    ------
+    PoolError
+        If a fold has too few questions to fit or to tune.
+    """
+    train, tune = table.fold("train"), table.fold("tune")
+    if len(train) < 8 or len(tune) < 4:
+        raise PoolError(
+            f"pool {pool.location} has {len(train)} train and {len(tune)} tune questions; at least 8 "
+            "and 4 are needed: collect more questions"
+        )
+    return Predictor.fit(
+        (train.questions, train.scores),
+        (tune.questions, tune.scores),
+        config.predictor,
+        contract=pool.manifest.contract.fingerprint,
+        data_digest=pool.manifest.digest,
+        directory=checkpoints,
+        log=log,
+    )
+
+
+def _train(config: Config, digest: str) -> tuple[str, str]:
+    """Fit, track and register; returns run id and version."""
+    pool = Pool.open(config.pool_location)
+    table = load_scores(pool, config.folds)
+    tracking = Tracking(config)
+    settings = digest_text(config.predictor.model_dump_json() + config.folds.model_dump_json())
+    # Checkpoints are named by all that they depend on, so only the very same run resumes them.
+    checkpoints = config.home.resolve() / "checkpoints" / f"{digest}-{settings}"
+    with tracking.run("train", table, digest) as run_id, scratch() as folder:
+        predictor = fit_predictor(
+            config, pool, table, checkpoints, lambda step, values: tracking.metrics(values, step)
+        )
+        target = Path(folder) / "predictor"
+        predictor.save(target)
+        tracking.metrics({**predictor.card.results, "strength": predictor.card.strength})
+        version = tracking.register(target)
+        tracking.tag(version, data_digest=digest, contract=predictor.card.contract)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return run_id, version
+
+
+@task(name="fit-predictor", cache_policy=INPUTS + TASK_SOURCE, persist_result=True)
+def fit_cached(
+    predictor_settings: str, folds: str, registry: str, digest: str, config: Config
+) -> tuple[str, str]:
+    """One fit a data digest and predictor settings; a repeated run takes the registered one."""
+    return _train(config, digest)
+
+
+@flow(name="train", validate_parameters=False)
+def train(config: Config, output: Path | None = None) -> Trained:
+    """Fit and register a challenger; ``output`` also gets it as plain files."""
+    digest = Pool.open(config.pool_location).manifest.digest
+    tracking = Tracking(config)
+    arguments = (
+        config.predictor.model_dump_json(),
+        config.folds.model_dump_json(),
+        config.tracking_uri,
+        digest,
+        config,
+    )
+    run_id, version = fit_cached(*arguments)
+    try:
+        tracking.tags(version)
+    except TrackingError:
+        get_run_logger().warning("the cached fit is no longer registered; fitting again")
+        run_id, version = fit_cached.with_options(refresh_cache=True)(*arguments)
+    tracking.point("challenger", version)
+    if output is not None:
+        with scratch() as folder:
+            shutil.copytree(tracking.download(version, Path(folder)), output, dirs_exist_ok=True)
+    create_markdown_artifact(
+        f"Challenger version **{version}**, run `{run_id}`, data `{digest}`", key="challenger"
+    )
+    return Trained(run_id, version, digest)
+
+
+def moments_of(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Observed mean and standard deviation (n - 1) of each question's scores; NaN left out."""
+    return np.nanmean(scores, axis=1), np.nanstd(scores, axis=1, ddof=1)

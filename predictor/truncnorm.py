@@ -1,0 +1,169 @@
+"""The paper's score family: a normal(mu, sigma) truncated to [0, 1].
+
+All functions are vectorised over ``mu`` and ``sigma`` (broadcast) and work with logarithms of tail
+masses, so they hold far outside the interval (mu = 9, sigma = .5) and for narrow or flat laws.
+``mu`` and ``sigma`` are the location and scale of the *untruncated* normal, not the mean and the
+standard deviation of the scores; `moments` turns one into the other.
+"""
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_ndtr, ndtri_exp
+
+Array = NDArray[np.float64]
+
+# The likelihood has no maximum when all mass piles up at an end (mu and sigma run off along a
+# ridge of nearly equal laws), so fits stay in a box that holds every law of use.
+MU_RANGE = (-4.0, 5.0)
+SIGMA_RANGE = (0.005, 5.0)
+
+
+def _log_normal_mass(lower: Array, upper: Array) -> Array:
+    """log(Phi(upper) - Phi(lower)) for lower <= upper, without cancellation in either tail."""
+    # By symmetry, put the interval on the left, where log_ndtr keeps its digits.
+    right = lower > 0
+    a, b = np.where(right, -upper, lower), np.where(right, -lower, upper)
+    log_a, log_b = log_ndtr(a), log_ndtr(b)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        one_sided = log_b + np.log(-np.expm1(log_a - log_b))
+        both_sides = np.log1p(-(np.exp(log_a) + np.exp(log_ndtr(-b))))
+    return np.where(b > 0, both_sides, one_sided)
+
+
+def _standard(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> tuple[Array, Array, Array]:
+    x, mu, sigma = np.asarray(x, float), np.asarray(mu, float), np.asarray(sigma, float)
+    a, z, b = np.broadcast_arrays(-mu / sigma, (np.clip(x, 0, 1) - mu) / sigma, (1 - mu) / sigma)
+    return a, z, b
+
+
+def log_mass(mu: ArrayLike, sigma: ArrayLike) -> Array:
+    """Log P(0 <= X <= 1) of the untruncated X ~ N(mu, sigma)."""
+    a, _, b = _standard(0.0, mu, sigma)
+    return _log_normal_mass(a, b)
+
+
+def logpdf(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Array:
+    """Log density at ``x`` in [0, 1]."""
+    _, z, _ = _standard(x, mu, sigma)
+    return -0.5 * z**2 - np.log(sigma) - 0.5 * np.log(2 * np.pi) - log_mass(mu, sigma)
+
+
+def logcdf(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Array:
+    """Log F(x); accurate also where F is 0 or 1 to machine precision."""
+    a, z, b = _standard(x, mu, sigma)
+    mass = _log_normal_mass(a, b)
+    below, above = _log_normal_mass(a, z) - mass, _log_normal_mass(z, b) - mass
+    with np.errstate(divide="ignore"):
+        near_one = np.log1p(-np.exp(np.minimum(above, 0.0)))
+    return np.where(above < np.log(0.5), near_one, np.minimum(below, 0.0))
+
+
+def cdf(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Array:
+    """F(x) = P(score <= x)."""
+    return np.exp(logcdf(x, mu, sigma))
+
+
+def ppf(q: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Array:
+    """Quantile: the score x with F(x) = q, q in [0, 1]."""
+    mu, sigma = np.asarray(mu, float), np.asarray(sigma, float)
+    a, _, b = _standard(0.0, mu, sigma)
+    q, a, b = np.broadcast_arrays(np.asarray(q, float), a, b)
+    right = a > 0
+    lower, upper = np.where(right, -b, a), np.where(right, -a, b)
+    level = np.where(right, 1 - q, q)
+    with np.errstate(divide="ignore"):
+        log_level = np.logaddexp(log_ndtr(lower), np.log(level) + _log_normal_mass(lower, upper))
+    z = ndtri_exp(np.minimum(log_level, 0.0))
+    return np.clip(mu + sigma * np.where(right, -z, z), 0.0, 1.0)
+
+
+def moments(mu: ArrayLike, sigma: ArrayLike) -> tuple[Array, Array]:
+    """Mean and standard deviation of the scores, both in [0, 1]."""
+    mu, sigma = np.broadcast_arrays(np.asarray(mu, float), np.asarray(sigma, float))
+    a, b = -mu / sigma, (1 - mu) / sigma
+    mass = _log_normal_mass(a, b)
+    density_a = np.exp(-0.5 * a**2 - 0.5 * np.log(2 * np.pi) - mass)
+    density_b = np.exp(-0.5 * b**2 - 0.5 * np.log(2 * np.pi) - mass)
+    shift = density_a - density_b
+    variance = sigma**2 * (1 + a * density_a - b * density_b - shift**2)
+    return np.clip(mu + sigma * shift, 0.0, 1.0), np.sqrt(np.clip(variance, 0.0, 0.25))
+
+
+def maximum_cdf(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, n: ArrayLike) -> Array:
+    """CDF of the best of ``n`` independent scores, F(x)^n (paper, section 3)."""
+    return np.exp(np.asarray(n) * logcdf(x, mu, sigma))
+
+
+def maximum_ppf(q: ArrayLike, mu: ArrayLike, sigma: ArrayLike, n: ArrayLike) -> Array:
+    """Quantile of the best of ``n`` independent scores: F^-1(q^(1/n))."""
+    return ppf(np.asarray(q, float) ** (1 / np.asarray(n)), mu, sigma)
+
+
+def fit(
+    mean: ArrayLike,
+    square: ArrayLike,
+    n: ArrayLike = 1,
+    prior_mu: ArrayLike = 0.0,
+    prior_sigma: ArrayLike = 0.0,
+    prior_precision: ArrayLike = 0.0,
+) -> tuple[Array, Array]:
+    """Maximum-likelihood or MAP estimate of (mu, sigma).
+
+    The law is an exponential family, so the mean score and the mean squared score of the ``n``
+    scores are all that the likelihood needs; with ``n`` = 1 and exact moments this inverts `moments`.
+    The maximum is found by zooming into a grid: deterministic and vectorised, no optimiser.
+
+    Parameters
+    ----------
+    mean, square : (Q,) mean of the scores and of their squares.
+    n : (Q,) number of scores; 0 leaves the prior alone.
+    prior_mu, prior_sigma : (Q,) centre of independent normal priors on mu and on sigma.
+    prior_precision : 1 / tau^2 of both priors (the paper: tau = 0.1); 0 gives maximum likelihood.
+
+    Returns
+    -------
+    mu, sigma : (Q,) in `MU_RANGE` and `SIGMA_RANGE`.
+    """
+    columns = np.broadcast_arrays(*map(np.atleast_1d, (mean, square, n, prior_mu, prior_sigma)))
+    first, second, count, centre_mu, centre_sigma = (np.asarray(c, float)[:, None] for c in columns)
+    precision = np.broadcast_to(np.asarray(prior_precision, float), columns[0].shape)[:, None]
+
+    def objective(mu: Array, log_sigma: Array, mass: Array) -> Array:
+        sigma = np.exp(log_sigma)
+        squares = second - 2 * mu * first + mu**2
+        likelihood = -count * (0.5 * squares / sigma**2 + log_sigma + mass)
+        return likelihood - 0.5 * precision * ((mu - centre_mu) ** 2 + (sigma - centre_sigma) ** 2)
+
+    mu_grid, sigma_grid, mass_grid, steps = _coarse_grid()
+    best = objective(mu_grid, sigma_grid, mass_grid).argmax(axis=1)
+    mu, log_sigma = mu_grid[0, best], sigma_grid[0, best]
+    around_mu, around_sigma = (o.ravel() for o in np.meshgrid(_OFFSETS, _OFFSETS))
+    inside = (np.abs(around_mu) < 1) & (np.abs(around_sigma) < 1)
+    window = np.ones_like(mu)
+    for _ in range(_ZOOMS):
+        mu_near = np.clip(mu[:, None] + window[:, None] * steps[0] * around_mu, *MU_RANGE)
+        sigma_near = log_sigma[:, None] + window[:, None] * steps[1] * around_sigma
+        sigma_near = np.clip(sigma_near, *np.log(SIGMA_RANGE))
+        mass = log_mass(mu_near, np.exp(sigma_near))
+        best = objective(mu_near, sigma_near, mass).argmax(axis=1)
+        rows = np.arange(len(best))
+        mu, log_sigma = mu_near[rows, best], sigma_near[rows, best]
+        # A maximum on the window's rim may lie beyond it: move there first, shrink after.
+        window = np.where(inside[best], window * _SHRINK, window)
+    return mu, np.exp(log_sigma)
+
+
+_OFFSETS = np.linspace(-1, 1, 7)
+_SHRINK, _ZOOMS = 0.4, 30
+
+
+@cache
+def _coarse_grid() -> tuple[Array, Array, Array, Array]:
+    mu = np.linspace(MU_RANGE[0], MU_RANGE[1], 91)
+    low, high = np.log(SIGMA_RANGE)
+    log_sigma = np.linspace(low, high, 36)
+    grid = [g.ravel()[None] for g in np.meshgrid(mu, log_sigma)]
+    steps = np.array([mu[1] - mu[0], log_sigma[1] - log_sigma[0]])
+    return grid[0], grid[1], log_mass(grid[0], np.exp(grid[1])), steps

@@ -1,0 +1,191 @@
+"""The bundle: predictor, policy, contract and card in one directory, and the bento around it."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+from pydantic import Field, ValidationError
+
+from predictor.contract import ScoreContract
+from predictor.errors import BundleError, ConfigError
+from predictor.policies import AnyPolicy
+from predictor.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+REQUIREMENTS = (
+    "accelerate",
+    "bentoml",
+    "numpy",
+    "peft",
+    "pydantic",
+    "safetensors",
+    "scipy",
+    "torch",
+    "transformers",
+)
+
+
+class BundleCard(Settings):
+    """``bundle.json``: what the service serves."""
+
+    contract: ScoreContract
+    policy: AnyPolicy
+    model_version: str
+    """Version of the registered predictor."""
+    data_digest: str
+    tokens_per_candidate: float = Field(ge=0)
+    """Mean completion tokens of a candidate in the pool."""
+
+
+class Bundle(Settings):
+    """A bundle on disk."""
+
+    path: Path
+    card: BundleCard
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Read a bundle's card.
+
+        Raises
+        ------
+        BundleError
+            If there is no bundle, or its card cannot be read.
+        """
+        file = Path(path) / "bundle.json"
+        try:
+            return cls(path=Path(path), card=BundleCard.model_validate_json(file.read_bytes()))
+        except FileNotFoundError as error:
+            raise BundleError(f"no bundle at {path}: bundle.json is missing; ship one first") from error
+        except (ValidationError, ConfigError) as error:
+            raise BundleError(f"{file} is not a bundle's card: {error}") from error
+
+
+def build_bento(bundle: Path, name: str = "optscale") -> str:
+    """Build a bento that carries ``bundle``; returns its tag.
+
+    The build context is a directory of its own with just the rooms that serving needs, so nothing of
+    the user's working directory can slip into the image.
+    """
+    import bentoml
+
+    with tempfile.TemporaryDirectory(dir=bundle.parent) as scratch:
+        context = Path(scratch)
+        for room in ("predictor", "models", "serving"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / room, context / room, ignore=ignored)
+        shutil.copytree(bundle, context / "bundle", copy_function=os.link)
+        built = bentoml.build(
+            "serving.service:OptScale",
+            name=name,
+            build_ctx=str(context),
+            include=["**/*"],
+            python={
+                "packages": [f"{package}=={version(package)}" for package in REQUIREMENTS],
+                "lock_packages": False,
+            },
+            labels={"bundle": digest_bundle(bundle)},
+        )
+    return str(built.tag)
+
+
+def digest_bundle(bundle: Path) -> str:
+    """Sixteen hex digits over all files of a bundle."""
+    total = hashlib.sha256()
+    for file in sorted(p for p in bundle.rglob("*") if p.is_file()):
+        with file.open("rb") as stream:
+            total.update(file.relative_to(bundle).as_posix().encode())
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+class Server:
+    """A served bento in a process of its own; use as a context manager."""
+
+    def __init__(self, tag: str, port: int | None = None, timeout: float = 180.0) -> None:
+        self.tag = tag
+        self.port = port or free_port()
+        self.timeout = timeout
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        # Started from an empty directory, so that nothing but the bento can be imported.
+        self.folder = tempfile.TemporaryDirectory()
+        self.log = Path(self.folder.name) / "log"
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        command = [sys.executable, "-m", "bentoml", "serve", self.tag, "--port", str(self.port)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, "--host", "127.0.0.1"],
+                cwd=self.folder.name,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sign, wait in ((signal.SIGTERM, 20), (signal.SIGKILL, 5)):
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, sign)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(wait)
+                break
+        self.folder.cleanup()
+
+    def post(self, route: str, body: Any) -> Any:
+        """The JSON answer of a route.
+
+        Raises
+        ------
+        BundleError
+            If the answer is not a success.
+        """
+        answer = httpx.post(f"{self.url}{route}", json=body, timeout=60)
+        if answer.status_code != 200:
+            raise BundleError(f"{self.tag} answered {route} with {answer.status_code}: {answer.text[:300]}")
+        return answer.json()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + self.timeout
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise BundleError(f"{self.tag} did not start:\n{self._tail()}")
+            with suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200:
+                    return
+            time.sleep(0.5)
+        raise BundleError(f"{self.tag} was not ready within {self.timeout:g} s:\n{self._tail()}")
+
+    def _tail(self) -> str:
+        return self.log.read_text(errors="replace")[-2000:]
+
+
+def free_port() -> int:
+    """A TCP port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_card(bundle: Path, card: BundleCard) -> None:
+    """Write ``bundle.json``."""
+    (bundle / "bundle.json").write_text(json.dumps(card.model_dump(mode="json"), indent=1))

@@ -1,0 +1,156 @@
+import json
+import os
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.folds import FoldSettings
+from data.pool import SCHEMA, Pool, pending, question_of
+from data.scores import load_scores
+from predictor.errors import ContractError, PoolError
+from tests.helpers import make_contract, make_pool, make_questions, score_rows
+
+
+@pytest.fixture
+def pool(tmp_path):
+    return make_pool(tmp_path / "pool", questions=40)
+
+
+def part_file(pool, number=0):
+    return f"{pool.location}/parts/{pool.manifest.parts[number].file}"
+
+
+def test_what_was_appended_is_read_back(tmp_path, contract):
+    pool = Pool.create(str(tmp_path / "p"), contract)
+    asked = make_questions(3)
+    rows = score_rows(asked, contract)
+    pool.append(rows)
+    again = list(Pool.open(pool.location).rows())
+    assert [r["score"] for r in again] == [r["score"] for r in rows]
+    assert [question_of(r) for r in again[::6]] == asked
+    assert pending(make_questions(5), Pool.open(pool.location)) == make_questions(5)[3:]
+
+
+def test_digest_follows_the_rows(tmp_path, contract):
+    one, two = (make_pool(tmp_path / name, questions=20, contract=contract) for name in "ab")
+    before = one.manifest.digest
+    one.append(score_rows(make_questions(1, start=900), contract))
+    assert one.manifest.digest != before
+    assert len(two.manifest.digest) == 16
+
+
+def test_a_question_is_not_doubled(pool):
+    with pytest.raises(PoolError, match="already holds"):
+        pool.append(score_rows(make_questions(1), pool.manifest.contract))
+
+
+def test_rows_of_another_contract_do_not_get_in(pool):
+    with pytest.raises(ContractError):
+        Pool.create(pool.location, make_contract(reward_model="other"))
+
+
+def test_a_row_with_a_hole_is_refused_and_nothing_is_written(pool):
+    files = sorted(os.listdir(f"{pool.location}/parts"))
+    rows = score_rows(make_questions(1, start=500), pool.manifest.contract)
+    rows[2]["status"] = None
+    with pytest.raises(PoolError, match="status"):
+        pool.append(rows)
+    rows[2]["status"] = 7.5
+    with pytest.raises(PoolError, match="schema"):
+        pool.append(rows)
+    assert sorted(os.listdir(f"{pool.location}/parts")) == files
+
+
+def test_a_truncated_part_is_named(pool):
+    path = part_file(pool, 1)
+    with open(path, "r+b") as file:
+        file.truncate(os.path.getsize(path) // 2)
+    with pytest.raises(PoolError, match=os.path.basename(path)):
+        list(pool.rows())
+
+
+def test_a_part_of_another_schema_is_named(pool):
+    path = part_file(pool)
+    pq.write_table(pa.table({"score": [0.5]}), path)
+    with pytest.raises(PoolError, match=os.path.basename(path)):
+        list(pool.rows())
+
+
+def test_a_lost_part_is_named(pool):
+    os.remove(part_file(pool))
+    with pytest.raises(PoolError, match="gone"):
+        list(pool.rows())
+
+
+@pytest.mark.parametrize("document", ["{", "[]", '{"schema_version": 99}', '{"schema_version": 1}'])
+def test_a_broken_manifest_is_an_error_of_ours(pool, document):
+    with open(f"{pool.location}/manifest.json", "w") as file:
+        file.write(document)
+    with pytest.raises(PoolError, match="manifest"):
+        Pool.open(pool.location)
+
+
+def test_no_pool_is_an_error_of_ours(tmp_path):
+    with pytest.raises(PoolError, match="collect one"):
+        Pool.open(str(tmp_path / "nowhere"))
+
+
+def test_a_file_the_manifest_does_not_name_is_not_in_the_pool(pool):
+    shutil.copy(part_file(pool), f"{pool.location}/parts/stray.parquet")
+    assert sum(1 for _ in pool.rows()) == 40 * 6
+
+
+def test_manifest_is_readable_json(pool):
+    with open(f"{pool.location}/manifest.json") as file:
+        document = json.load(file)
+    assert document["contract"]["aggregation"] == "min"
+    assert len(document["parts"]) == 2
+
+
+def test_scores_come_as_arrays_with_misses_as_nan(tmp_path, contract):
+    pool = Pool.create(str(tmp_path / "p"), contract)
+    rows = score_rows(make_questions(2), contract)
+    rows[1] |= {"status": "cut"}
+    rows[4] |= {"status": "failed", "score": None, "step_scores": None, "completion": None}
+    pool.append(rows[:9])
+    table = load_scores(pool, FoldSettings())
+    by_id = {q.id: place for place, q in enumerate(table.questions)}
+    first, second = (by_id[q.id] for q in make_questions(2))
+    assert table.drawn[[first, second]].tolist() == [6, 3]
+    assert [bool(x) for x in table.scores[first] != table.scores[first]] == [
+        False,
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert table.tokens[second].tolist() == [10, 11, 12, 0, 0, 0]
+
+
+def test_a_candidate_listed_twice_is_an_error(tmp_path, contract):
+    pool = Pool.create(str(tmp_path / "p"), contract)
+    rows = score_rows(make_questions(1), contract)
+    pool.append([*rows, rows[0]])
+    with pytest.raises(PoolError, match="twice"):
+        load_scores(pool, FoldSettings())
+
+
+def test_an_empty_pool_is_an_error(tmp_path, contract):
+    with pytest.raises(PoolError, match="empty"):
+        load_scores(Pool.create(str(tmp_path / "p"), contract), FoldSettings())
+
+
+def test_schema_holds_what_audits_need():
+    for name in (
+        "contract",
+        "seed",
+        "status",
+        "inclusion_probability",
+        "time",
+        "step_scores",
+        "schema_version",
+    ):
+        assert name in SCHEMA.names

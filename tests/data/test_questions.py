@@ -1,0 +1,129 @@
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from data import arithmetic
+from data.answers import extract_answer, is_correct
+from data.folds import FoldSettings
+from data.questions import read_questions, write_questions
+from predictor.errors import QuestionError
+from tests.helpers import make_questions
+
+kinds = st.tuples(st.integers(2, 7), st.integers(1, 4))
+
+
+@given(seed=st.integers(), kind=kinds)
+def test_worked_solutions_are_right_and_wrong_ones_are_caught(seed, kind):
+    rng = random.Random(seed)
+    problem = arithmetic.draw_problem(rng, *kind)
+    assert arithmetic.parse_terms(problem.text) == problem.terms
+    right = arithmetic.work_out(problem.terms)
+    assert all(arithmetic.label_steps(problem.text, "\n".join(right)))
+    assert is_correct("\n".join(right), problem.answer)
+    wrong = arithmetic.work_out_wrongly(problem.terms, rng)
+    labels = arithmetic.label_steps(problem.text, "\n".join(wrong))
+    assert labels.count(False) == 1
+    assert len(labels) == kind[0]
+
+
+@pytest.mark.parametrize(
+    ("completion", "labels"),
+    [
+        ("61 - 33 = 28\n28 + 28 = 56\nAnswer: 56", [True, True, True]),
+        ("61 - 33 = 27\n27 + 28 = 55\nAnswer: 55", [False, True, True]),
+        ("61 - 33 = 28\n28 + 29 = 57\nAnswer: 57", [True, False, True]),
+        ("61 - 33 = 28\nAnswer: 28", [True, False]),
+        ("61 + 33 = 94\nwhat now", [False, False]),
+        ("", []),
+    ],
+)
+def test_steps_are_labelled_by_recomputing_them(completion, labels):
+    assert arithmetic.label_steps("Compute 61 - 33 + 28.", completion) == labels
+
+
+def test_no_pool_question_was_trained_on():
+    asked = arithmetic.pool_questions()
+    assert not {q.text for q in asked} & arithmetic.training_questions()
+    assert asked == read_questions("data/questions/arithmetic.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("completion", "reference", "right"),
+    [
+        (r"so \boxed{42}", "42", True),
+        (r"\boxed{41}, no: \boxed{42.0}", "42", True),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", True),
+        ("Answer: 1,234", "1234", True),
+        ("#### -7", "-7", True),
+        ("The answer is 5.", "5", True),
+        ("Answer: 56", "57", False),
+        ("no idea", "57", False),
+        (None, "57", False),
+        ("Answer: 5", None, None),
+    ],
+)
+def test_answers_are_compared_as_numbers(completion, reference, right):
+    assert is_correct(completion, reference) is right
+
+
+def test_the_last_answer_counts():
+    assert extract_answer("Answer: 1\nAnswer: 2") == "2"
+
+
+def test_question_sets_round_trip(tmp_path):
+    asked = make_questions(5)
+    write_questions(asked, tmp_path / "q.jsonl")
+    assert [q.id for q in read_questions(tmp_path / "q.jsonl")] == [q.id for q in asked]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2 is not JSON"),
+        ("[1]", "line 2 is not a JSON object"),
+        ('{"text": "hm"}', "none of the keys"),
+        ('{"question": ""}', "the question is empty"),
+        ('{"question": "  "}', "the question is empty"),
+        ('{"question": 5}', "line 2"),
+        ('{"question": null}', "line 2"),
+        ('{"messages": [{"role": "boss", "content": "x"}]}', "line 2"),
+        ('{"question": "first"}', "question 2 repeats question 1"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"question": "first"}\n' + line + "\n")
+    with pytest.raises(QuestionError, match=message):
+        read_questions(file)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
+def test_an_unreadable_file_is_an_error_of_ours(tmp_path, content):
+    file = tmp_path / "q.jsonl"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(QuestionError):
+        read_questions(file)
+
+
+def test_folds_have_their_shares_and_never_change():
+    folds = FoldSettings()
+    found = [folds.fold_of(q.id) for q in make_questions(4000)]
+    share = {name: count / 4000 for name, count in Counter(found).items()}
+    assert share == pytest.approx({"train": 0.5, "tune": 0.15, "calibration": 0.15, "test": 0.2}, abs=0.03)
+    assert found[:100] == [folds.fold_of(q.id) for q in make_questions(100)]
+
+
+def test_groups_can_be_kept_on_one_side():
+    folds = FoldSettings(by="group")
+    assert len({folds.fold_of(q.id, "same") for q in make_questions(50)}) == 1
+
+
+@pytest.mark.parametrize("shares", [{"train": 0.9}, {"train": 1.2}, {"tune": 0}])
+def test_shares_that_do_not_add_up_are_refused(shares):
+    with pytest.raises(ValidationError):
+        FoldSettings(**shares)

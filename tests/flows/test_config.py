@@ -1,0 +1,93 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from flows import cli
+from flows.config import Config, load_config
+from predictor.errors import ConfigError
+
+run = CliRunner().invoke
+
+
+def test_later_sources_win(tmp_path, monkeypatch):
+    file = tmp_path / "c.yaml"
+    file.write_text("collect: {candidates: 8, seed: 3}\npredictor: {lora: {rank: 2}}\n")
+    monkeypatch.setenv("OPTSCALE_COLLECT__CANDIDATES", "9")
+    config = load_config(file, ("predictor.lora.rank=4",))
+    assert (config.collect.candidates, config.collect.seed, config.predictor.lora.rank) == (9, 3, 4)
+    assert config.predictor.lora.alpha == Config().predictor.lora.alpha
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("predictor.lora.rnk=4", "rnk"),
+        ("colect.candidates=4", "colect"),
+        ("collect.candidates=0", "candidates"),
+        ("collect.candidates=many", "candidates"),
+        ("policy.confidence=2", "confidence"),
+        ("folds.train=0.9", "sum to"),
+        ("generator.sampling.temperature=-1", "temperature"),
+        ("policy.kind=magic", "policy"),
+        ("nonsense", "section.key=value"),
+    ],
+)
+def test_a_misspelt_or_impossible_setting_is_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, (override,))
+
+
+def test_broken_files_and_variables_are_named(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(tmp_path / "none.yaml")
+    file = tmp_path / "c.yaml"
+    file.write_text("a: [")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_config(file)
+    monkeypatch.setenv("OPTSCALE_COLECT__SEED", "1")
+    with pytest.raises(ConfigError, match="OPTSCALE_COLECT__SEED"):
+        load_config()
+
+
+def test_every_setting_is_documented():
+    schema = json.loads(run(cli.app, ["config", "--schema"]).output)
+    undocumented = [
+        f"{name}.{key}"
+        for name, part in {**schema["$defs"], "Config": schema}.items()
+        if name.endswith(("Settings", "Config", "FixedN", "OptScale"))
+        for key, field in part["properties"].items()
+        if "description" not in field and key not in {"kind", "sampling", "currency"}
+    ]
+    assert undocumented == []
+
+
+def test_decide_needs_no_heavy_library():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from typer.testing import CliRunner; from flows.cli import app;"
+        "r = CliRunner().invoke(app, ['decide', '[0.5, 0.7, 0.6]', '--set', 'policy.prior=false']);"
+        "assert r.exit_code == 0, r.output; print(r.output);"
+        "assert not {'torch', 'prefect', 'mlflow', 'bentoml'} & set(sys.modules), sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["drawn"] == 3
+
+
+def test_errors_of_ours_are_one_line_and_status_one(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["optscale", "decide", "[1.5]", "--set", "policy.prior=false"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1
+    assert "score 0 is 1.5" in capsys.readouterr().err
+
+
+def test_every_command_has_help():
+    for command in cli.app.registered_commands:
+        name = command.name or command.callback.__name__
+        result = run(cli.app, [name, "--help"])
+        assert result.exit_code == 0
+        assert len(command.callback.__doc__.split()) > 4

@@ -1,0 +1,204 @@
+"""The whole loop on the real models, tracked in a real MLflow, run by a real Prefect."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from data.pool import Pool
+from data.questions import write_questions
+from flows.config import Config
+from predictor.errors import ConfigError, GateError, PoolError, TrackingError
+from predictor.question import Question
+from tests.helpers import make_pool
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def prefect_server():
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+def small_config(home, **changes):
+    values = {
+        "home": home,
+        "collect": {"candidates": 3, "part_questions": 2, "questions": (str(home / "q.jsonl"),)},
+        "predictor": {"lora": {"rank": 2, "alpha": 4, "batch_size": 8, "max_steps": 4, "evaluate_every": 2}},
+        "policy": {"kind": "optscale", "cap": 6, "floor": 2, "target": 0.9, "confidence": 0.9},
+        "gate": {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "lost_hits": 1},
+    }
+    return Config.model_validate(values | changes)
+
+
+def write_small_questions(path, count):
+    asked = [
+        Question.ask(f"Compute {n} + {n % 7 + 1}.", answer=str(n + n % 7 + 1)) for n in range(3, 3 + count)
+    ]
+    write_questions(asked, path)
+
+
+@pytest.fixture(scope="module")
+def looped(tmp_path_factory, prefect_server):
+    """A pool of made-up scores, trained on, validated and shipped."""
+    from flows.ship import ship
+    from flows.train import train
+    from flows.validate import validate
+
+    home = tmp_path_factory.mktemp("loop")
+    make_pool(home / "pool", questions=80)
+    config = small_config(home)
+    trained = train(config, home / "out")
+    validated = validate(config)
+    shipped = ship(config)
+    return config, trained, validated, shipped
+
+
+def test_collect_fills_the_pool_and_goes_on_where_it_was(tmp_path, prefect_server):
+    from flows.collect import collect, estimate
+
+    config = small_config(tmp_path)
+    write_small_questions(tmp_path / "q.jsonl", 5)
+    assert estimate(config)["candidates"] == 15
+    first = collect(config.model_copy(update={"collect": config.collect.model_copy(update={"limit": 3})}))
+    assert (first.questions, first.candidates) == (3, 9)
+    rest = collect(config)
+    assert (rest.questions, rest.candidates) == (2, 6)
+    rows = list(Pool.open(config.pool_location).rows())
+    assert len(rows) == 15
+    assert all(0 <= r["score"] <= 1 for r in rows if r["status"] == "complete")
+    assert sum(r["correct"] for r in rows) > 10
+    assert estimate(config)["candidates"] == 0
+    assert collect(config).questions == 0
+
+
+def test_training_is_tracked_and_registered(looped):
+    import mlflow
+
+    config, trained, _, _ = looped
+    client = mlflow.MlflowClient(config.tracking_uri)
+    run = client.get_run(trained.run_id)
+    assert run.data.params["predictor.lora.rank"] == "2"
+    assert run.inputs.dataset_inputs[0].dataset.digest == trained.digest
+    assert client.get_metric_history(trained.run_id, "eval_loss")
+    model = mlflow.pyfunc.load_model(f"models:/{config.tracking.model}@challenger")
+    answer = model.predict(["Compute 3 plus 9."])
+    assert set(answer.columns) == {"mean", "std", "prior"}
+    assert 0 < answer["mean"][0] < 1
+    assert (config.home / "out" / "predictor.json").exists()
+
+
+def test_the_same_data_is_not_fitted_twice(looped):
+    from flows.train import train
+
+    config, trained, _, _ = looped
+    again = train(config)
+    assert (again.run_id, again.version) == (trained.run_id, trained.version)
+
+
+def test_the_report_can_be_read(looped):
+    config, _, validated, _ = looped
+    page = (config.home / "report" / "report.md").read_text()
+    assert "| fixed N = 6 |" in page
+    assert (config.home / "report" / "frontier.png").stat().st_size > 10_000
+    rows = {row["policy"]: row for row in validated.policies}
+    assert rows["fixed N = 1"]["candidates"] == 1
+    assert rows["fixed N = 6"]["lost hits"] == 0
+    assert rows["fixed N = 1"]["hits"] <= rows["shipped policy"]["hits"] <= rows["fixed N = 6"]["hits"]
+
+
+def test_the_shipped_bundle_answers_elsewhere(looped):
+    from flows.tracking import CHAMPION, Tracking
+
+    config, trained, _, shipped = looped
+    assert shipped.answer["action"] in {"sample", "accept", "give up"}
+    assert Tracking(config).version_of(CHAMPION) == trained.version
+
+
+def test_a_bundle_that_does_not_start_leaves_the_champion(looped, monkeypatch):
+    import bentoml
+
+    from flows import ship as module
+    from flows.tracking import CHAMPION, Tracking
+
+    config, trained, _, _ = looped
+    before = {str(b.tag) for b in bentoml.list()}
+
+    def broken(bundle, card):
+        (bundle / "bundle.json").write_text("{}")
+
+    monkeypatch.setattr(module, "write_card", broken)
+    with pytest.raises(Exception, match="did not start|not a bundle"):
+        module.ship(config)
+    assert Tracking(config).version_of(CHAMPION) == trained.version
+    assert {str(b.tag) for b in bentoml.list()} == before
+
+
+def test_the_gate_names_each_miss(looped):
+    from flows.validate import validate
+
+    config, _, _, _ = looped
+    strict = {"mean_skill": 2.0, "std_skill": -9, "evidence_gain": 5.0, "lost_hits": 1}
+    with pytest.raises(GateError, match=r"mean_skill is .* evidence_gain is"):
+        validate(Config.model_validate(config.model_dump() | {"gate": strict}))
+
+
+def test_a_pool_too_small_to_fit_says_so(tmp_path, prefect_server):
+    from flows.train import train
+
+    make_pool(tmp_path / "pool", questions=4)
+    with pytest.raises(PoolError, match="collect more"):
+        train(small_config(tmp_path))
+
+
+def test_an_mlflow_server_that_is_away_is_named(tmp_path, prefect_server):
+    from flows.train import train
+
+    make_pool(tmp_path / "pool", questions=4)
+    tracking = {"uri": "http://127.0.0.1:9", "timeout": 1}
+    with pytest.raises(TrackingError, match="http://127.0.0.1:9"):
+        train(small_config(tmp_path, tracking=tracking))
+
+
+def test_scheduling_without_a_server_says_what_to_start(tmp_path, monkeypatch):
+    from flows.retrain import serve_schedule
+
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with pytest.raises(ConfigError, match="prefect server start"):
+        serve_schedule(small_config(tmp_path), "0 3 * * 0")
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with pytest.raises(ConfigError, match="no Prefect server answers"):
+        serve_schedule(small_config(tmp_path), "0 3 * * 0")
+
+
+def test_killed_collections_lose_no_part_and_double_none(tmp_path, home):
+    write_small_questions(tmp_path / "q.jsonl", 8)
+    (tmp_path / "backbones").symlink_to(home / "backbones")
+    config = small_config(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(config.model_dump_json())
+    command = [sys.executable, "-m", "tests.flows.collect_bare", str(file)]
+    environment = {**os.environ, "OPTSCALE_HOME": str(tmp_path)}
+    seen: set[str] = set()
+    rng = random.Random(0)
+    for _ in range(3):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0.5, 4))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        found = Pool.open(config.pool_location)
+        ids = [r["question_id"] for r in found.rows()]
+        assert seen <= set(ids)
+        seen = set(ids)
+        assert len(ids) == 3 * len(seen)
+    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode == 0
+    rows = list(Pool.open(config.pool_location).rows())
+    assert len(rows) == len({(r["question_id"], r["candidate"]) for r in rows}) == 24

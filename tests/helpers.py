@@ -1,0 +1,70 @@
+"""Small builders that several tests share."""
+
+import numpy as np
+
+from data.pool import Pool, make_row
+from predictor.contract import Sampling, ScoreContract
+from predictor.question import Question
+
+
+def make_contract(**changes) -> ScoreContract:
+    values = {
+        "generator": "g",
+        "generator_revision": "1",
+        "prompt_template": "t",
+        "sampling": Sampling(),
+        "reward_model": "r",
+        "reward_revision": "1",
+        "markup": "lines",
+        "aggregation": "min",
+    }
+    return ScoreContract(**values | changes)
+
+
+def make_questions(count: int, start: int = 0) -> list[Question]:
+    """Questions whose difficulty shows in their text."""
+    return [
+        Question.ask(
+            f"Compute {number} plus {'9' * (1 + number % 4)}.",
+            answer=str(number),
+            group=f"nines{1 + number % 4}",
+        )
+        for number in range(start, start + count)
+    ]
+
+
+def score_rows(questions, contract, candidates: int = 6, seed: int = 0):
+    """Rows with beta scores whose mean falls with the number of nines."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for question in questions:
+        nines = question.text.count("9")
+        for number in range(candidates):
+            score = round(float(rng.beta(9 - 2 * min(nines, 4), 2)), 4)
+            rows.append(
+                make_row(
+                    question,
+                    contract,
+                    candidate=number,
+                    round=0,
+                    completion=f"Answer: {question.answer if score > 0.7 else -1}",
+                    completion_tokens=10 + number,
+                    prompt_tokens=12,
+                    status="complete",
+                    step_scores=[score],
+                    score=score,
+                    correct=score > 0.7,
+                    reward_tokens=30,
+                    seed=seed,
+                )
+            )
+    return rows
+
+
+def make_pool(location, questions: int = 60, contract=None, candidates: int = 6) -> Pool:
+    contract = contract or make_contract()
+    pool = Pool.create(str(location), contract)
+    asked = make_questions(questions)
+    for start in range(0, questions, 20):
+        pool.append(score_rows(asked[start : start + 20], contract, candidates, seed=start), seconds=1.0)
+    return pool

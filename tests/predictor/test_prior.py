@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from predictor.errors import ConfigError
+from predictor.families import get_family
+from predictor.prior import Prior, fit_population, log_evidence
+
+BETA = get_family("beta")
+
+
+def test_every_law_is_a_distribution_over_the_bins():
+    assert np.exp(BETA.log_mass).sum(axis=0) == pytest.approx(1.0)
+    centres = (BETA.edges[1:] + BETA.edges[:-1]) / 2
+    wide = BETA.std > 0.02
+    means = centres @ np.exp(BETA.log_mass)
+    assert np.abs(means - BETA.mean)[wide].max() < 0.003
+
+
+@given(st.integers(1, 200), st.integers(0, len(BETA.mean) - 1))
+def test_miss_probability_is_the_mass_below_the_target(edge, law):
+    target = edge / 200
+    miss = np.exp(BETA.log_miss(target)[law])
+    assert miss == pytest.approx(np.exp(BETA.log_mass[:edge, law]).sum(), abs=1e-9)
+
+
+@pytest.mark.parametrize("target", [0.0, 0.9512, 1.2])
+def test_a_target_inside_a_bin_is_an_error(target):
+    with pytest.raises(ConfigError, match="multiple of"):
+        BETA.log_miss(target)
+
+
+def test_scores_on_an_edge_count_as_reaching_it():
+    assert BETA.bin(0.95) == 190
+    assert BETA.bin(np.nextafter(0.95, 0)) == 189
+    assert BETA.bin([0.0, 1.0]).tolist() == [0, 199]
+
+
+def test_missing_scores_add_nothing_to_the_likelihood():
+    with_gap = BETA.log_likelihood([[0.3, np.nan, 0.8]])
+    assert with_gap == pytest.approx(BETA.log_likelihood([[0.3, 0.8]]))
+
+
+def test_prior_has_the_moments_it_was_centred_on():
+    for mean, std in [(0.8, 0.1), (0.5, 0.3), (0.95, 0.05)]:
+        told = Prior.centred(mean, std, spread=0.15).moments()
+        assert told == pytest.approx((mean, std), abs=0.02)
+
+
+def test_population_prior_recovers_the_population():
+    rng = np.random.default_rng(1)
+    mean = 1 / (1 + np.exp(-rng.normal(1.0, 0.8, 400)))
+    total = 6.0
+    scores = rng.beta(mean[:, None] * total, (1 - mean[:, None]) * total, (400, 24))
+    prior = fit_population(scores)
+    assert prior.location[0] == pytest.approx(1.0, abs=0.15)
+    assert prior.spread[0] == pytest.approx(0.8, abs=0.15)
+    assert prior.location[1] == pytest.approx(np.log(1 / total), abs=0.6)
+    other = Prior(location=(-1.0, 0.0), spread=(0.5, 0.5))
+    likelihood = BETA.log_likelihood(scores)
+    assert log_evidence([prior] * 400, likelihood).mean() > log_evidence([other] * 400, likelihood).mean()
+
+
+def test_more_strength_narrows_the_prior():
+    weak = Prior(location=(0.0, 0.0), spread=(1.0, 1.0), strength=0.25)
+    strong = weak.model_copy(update={"strength": 4.0})
+    spread = [np.exp(p.log_weights()) @ BETA.points[:, 0] ** 2 for p in (weak, strong)]
+    assert spread[0] > 4 * spread[1]
+
+
+def test_log_mass_follows_the_beta_distribution():
+    at = int(np.abs(BETA.points - [0.0, 0.0]).sum(axis=1).argmin())
+    mean, dispersion = 1 / (1 + np.exp(-BETA.points[at]))
+    total = 1 / dispersion - 1
+    law = stats.beta(mean * total, (1 - mean) * total)
+    assert np.exp(BETA.log_mass[:100, at]).sum() == pytest.approx(law.cdf(0.5), abs=1e-5)

@@ -1,0 +1,180 @@
+"""The service in process, on a bundle with the real backbone."""
+
+import json
+
+import pytest
+from starlette.testclient import TestClient
+
+from models.settings import LoraSettings
+from predictor.errors import BundleError
+from predictor.network.predictor import Predictor
+from predictor.network.settings import PredictorSettings
+from predictor.policies import OptScale
+from predictor.prior import Prior
+from serving.bundle import Bundle, BundleCard, digest_bundle, write_card
+from tests.helpers import make_contract
+from tests.predictor.test_network import questions_and_scores
+
+pytestmark = pytest.mark.slow
+POLICY = OptScale(target=0.9, confidence=0.9, cap=8, floor=2, batch=2)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
+    predictor = Predictor.fit(
+        questions_and_scores(8, 0),
+        questions_and_scores(4, 1),
+        PredictorSettings(
+            dtype="float32", lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1)
+        ),
+        contract=make_contract().fingerprint,
+        data_digest="d",
+        directory=tmp_path_factory.mktemp("checkpoints"),
+    )
+    predictor.save_merged(folder)
+    card = BundleCard(
+        contract=make_contract(), policy=POLICY, model_version="1", data_digest="d", tokens_per_candidate=20
+    )
+    write_card(folder, card)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(bundle, tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("OPTSCALE_BUNDLE", str(bundle))
+    patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path_factory.mktemp("metrics")))
+    from serving.service import OptScale as Service
+
+    with TestClient(Service.to_asgi(), raise_server_exceptions=False) as client:
+        yield client
+    patch.undo()
+
+
+def ask(client, route, body):
+    answer = client.post(route, json=body)
+    return answer.status_code, answer.json()
+
+
+def decide(client, **request):
+    return ask(client, "/decide", {"request": request})
+
+
+def test_it_is_ready_after_the_warm_up(client):
+    assert client.get("/readyz").status_code == 200
+    assert client.get("/livez").status_code == 200
+
+
+def test_predict_gives_a_prior_a_question(client):
+    messages = [{"role": "user", "content": "Compute 2 + 2."}]
+    status, found = ask(
+        client, "/predict", {"questions": [{"question": "Compute 2 + 2."}, {"messages": messages}]}
+    )
+    assert status == 200
+    assert found[0]["prior"]["location"] == pytest.approx(found[1]["prior"]["location"], abs=1e-4)
+    assert 1 <= found[0]["required_samples"] <= POLICY.cap
+    assert found[0]["expected_tokens"] == 20 * found[0]["required_samples"]
+    assert found[0]["contract"] == make_contract().fingerprint
+
+
+def test_decide_walks_from_the_first_sample_to_the_end(client):
+    scores: list[float] = []
+    for _ in range(POLICY.cap + 1):
+        status, found = decide(client, question="Compute 2 + 2.", scores=scores)
+        assert status == 200
+        if found["action"] != "sample":
+            break
+        scores += [0.5] * found["more"]
+    assert found["action"] in {"accept", "give up"}
+    assert found["reason"]
+    assert found["drawn"] == len(scores) <= POLICY.cap
+
+
+def test_decide_takes_a_prior_instead_of_a_question(client):
+    prior = Prior.centred(0.99, 0.01, 0.1).model_dump(mode="json")
+    status, found = decide(client, prior=prior, scores=[0.95, 0.96])
+    assert (status, found["action"], found["prior"]) == (200, "accept", prior)
+
+
+def test_scores_of_another_contract_are_refused(client):
+    status, found = decide(client, question="q", scores=[0.5], contract="0" * 16)
+    assert status == 409
+    assert "cannot be compared" in json.dumps(found)
+    assert decide(client, question="q", scores=[], contract=make_contract().fingerprint)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"question": "q", "scores": [1.5]},
+        {"question": "q", "scores": [-0.1]},
+        {"question": "q", "scores": ["a"]},
+        {"question": "q", "scores": [0.5] * 9},
+        {"question": "q", "scores": [0.5] * 5000},
+        {"question": "q", "scors": []},
+        {"question": "", "scores": []},
+        {"question": "   ", "scores": []},
+        {"question": "x" * 100_000, "scores": []},
+        {"question": "q", "messages": [{"role": "user", "content": "q"}]},
+        {"messages": [{"role": "user", "content": "x" * 100_000}]},
+        {"messages": []},
+        {"question": "q", "prior": Prior.centred(0.5, 0.1).model_dump(mode="json")},
+        {"prior": {"family": "unknown", "location": [0, 0], "spread": [1, 1]}},
+        {"question": 5},
+    ],
+)
+def test_bad_requests_are_refused_with_a_reason(client, request_):
+    status, found = decide(client, **request_)
+    assert status == 400, found
+    assert len(json.dumps(found)) > 20
+
+
+@pytest.mark.parametrize(
+    "body", ['{"request": {"question": "q", "scores": [NaN]}}', '{"request": {"scores": [1e999]}}', "{", "[]"]
+)
+def test_what_is_not_json_is_refused(client, body):
+    answer = client.post("/decide", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "questions",
+    [
+        [{"question": "x" * 100_000}],
+        [{"question": "q"}] * 100,
+        [{}],
+        [{"question": ""}],
+        "q",
+        [{"question": "q", "extra": 1}],
+    ],
+)
+def test_predict_has_limits(client, questions):
+    assert ask(client, "/predict", {"questions": questions})[0] == 400
+
+
+def test_openapi_has_the_routes_and_examples(client):
+    document = client.get("/docs.json").json()
+    assert {"/predict", "/decide", "/describe"} <= set(document["paths"])
+    assert "Compute 61 - 33 + 28." in json.dumps(document)
+
+
+def test_metrics_count_decisions(client):
+    decide(client, question="q", scores=[])
+    assert "optscale_decisions" in client.get("/metrics").text
+
+
+def test_describe_names_contract_and_policy(client):
+    _, found = ask(client, "/describe", {})
+    assert found["policy"]["target"] == POLICY.target
+    assert found["fingerprint"] == make_contract().fingerprint
+
+
+def test_a_bundle_is_read_only_what_it_is(bundle, tmp_path):
+    assert Bundle.open(bundle).card.policy == POLICY
+    assert digest_bundle(bundle) == digest_bundle(bundle)
+    with pytest.raises(BundleError, match="missing"):
+        Bundle.open(tmp_path)
+    (tmp_path / "bundle.json").write_text('{"policy": {}}')
+    with pytest.raises(BundleError, match="not a bundle's card"):
+        Bundle.open(tmp_path)
