@@ -1,5 +1,6 @@
 """The pool as arrays: what fits, decisions and reports work on."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,11 +57,16 @@ def load_scores(pool: Pool, folds: FoldSettings) -> ScoreTable:
     PoolError
         If the pool is empty or broken, or lists a candidate twice.
     """
+    return tabulate(pool.rows(), folds, f"pool {pool.location}")
+
+
+def tabulate(rows_: Iterable[Row], folds: FoldSettings, where: str) -> ScoreTable:
+    """Rows of a pool as arrays; see `load_scores`."""
     by_question: dict[str, list[Row]] = {}
-    for row in pool.rows():
+    for row in rows_:
         by_question.setdefault(row["question_id"], []).append(row)
     if not by_question:
-        raise PoolError(f"pool {pool.location} is empty; collect candidates first")
+        raise PoolError(f"{where} is empty; collect candidates first")
     ids = sorted(by_question)
     width = max(len(rows) for rows in by_question.values())
     blank = np.full((len(ids), width), np.nan)
@@ -71,7 +77,7 @@ def load_scores(pool: Pool, folds: FoldSettings) -> ScoreTable:
         rows = sorted(by_question[question_id], key=lambda r: int(r["candidate"]))
         numbers = [r["candidate"] for r in rows]
         if len(set(numbers)) != len(numbers):
-            raise PoolError(f"pool {pool.location}: question {question_id} has a candidate twice")
+            raise PoolError(f"{where}: question {question_id} has a candidate twice")
         questions.append(question_of(rows[0]))
         drawn[place] = len(rows)
         prompts[place] = rows[0]["prompt_tokens"]

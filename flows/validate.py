@@ -23,6 +23,7 @@ from predictor.network.predictor import Predictor
 from predictor.policies import FixedN, OptScale
 from predictor.prior import Prior, log_evidence
 from predictor.replay import pick, replay, spent
+from predictor.reward_quality import selection_accuracy, within_question_auc
 
 Row = dict[str, Any]
 
@@ -132,6 +133,8 @@ def validate(config: Config, output: Path | None = None) -> Validated:
             for name, policy in policies_to_compare(config.policy).items()
         ]
         metrics["lost_hits"] = rows[0]["lost hits"]
+        metrics["reward_auc_within"], _ = within_question_auc(test.scores, test.correct)
+        metrics |= selection_accuracy(test.scores, test.correct)
         page = Path(folder) / "report"
         page.mkdir()
         report.write(page, config, pool, test, priors, metrics, rows, version)

@@ -1,0 +1,40 @@
+"""Does the reward model help to choose? Selection happens within a question, so quality is measured there."""
+
+import numpy as np
+
+from predictor.decision import Array
+from predictor.replay import best_of, pick
+
+
+def within_question_auc(scores: Array, correct: Array) -> tuple[float, int]:
+    """Chance that a right candidate outscores a wrong one *of the same question*, ties counting half.
+
+    An overall AUC flatters a reward model that merely tells easy questions from hard ones.
+
+    Parameters
+    ----------
+    scores, correct : (questions, n); NaN where a candidate has no score or its answer is not known.
+
+    Returns
+    -------
+    The mean over questions that have both kinds, and how many those are; NaN where there is none.
+    """
+    found = []
+    for values, right in zip(scores, correct, strict=True):
+        known = ~np.isnan(values) & ~np.isnan(right)
+        good, bad = values[known & (right == 1)], values[known & (right == 0)]
+        if good.size and bad.size:
+            above = (good[:, None] > bad).mean() + 0.5 * (good[:, None] == bad).mean()
+            found.append(above)
+    return (float(np.mean(found)), len(found)) if found else (float("nan"), 0)
+
+
+def selection_accuracy(scores: Array, correct: Array) -> dict[str, float]:
+    """Share of right answers: a single sample, the best-scored of all, and any of all (a ceiling)."""
+    right = np.nan_to_num(correct)
+    _, chosen = best_of(scores)
+    return {
+        "accuracy_single": float(right.mean()),
+        "accuracy_best": float(pick(right, chosen).mean()),
+        "accuracy_any": float(right.max(axis=1).mean()),
+    }
