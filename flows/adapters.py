@@ -12,10 +12,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+from transformers import AutoModelForCausalLM
 
 from data.answers import is_correct
 from data.arithmetic import (
@@ -39,7 +38,7 @@ from data.scores import tabulate
 from models import backbone
 from models.generators import LocalGenerator
 from models.lora import Example, attach, fit, save_adapter
-from models.prm import PrmCollator, encode_steps, prm_loss
+from models.prm import PrmCollator, StepRewardModel, encode_steps, prm_loss
 from models.settings import LocalGeneratorSettings, LoraSettings
 from models.sft import SftCollator, encode_example, sft_loss
 from predictor.contract import Aggregation, Sampling
@@ -62,7 +61,7 @@ SOLVER = LoraSettings(
     patience=5,
     seed=SOLVER_SEED,
 )
-PRM = SOLVER.model_copy(update={"learning_rate": 1e-3, "evaluate_every": 60, "seed": PRM_SEED})
+PRM = SOLVER.model_copy(update={"learning_rate": 1e-3, "evaluate_every": 38, "seed": PRM_SEED})
 
 
 def as_messages(text: str) -> list[dict[str, str]]:
@@ -122,7 +121,7 @@ def make_prm(
     problems = draw_mix(random.Random(PRM_SEED), PRM_MIX, count)
     sampled = sample_for_prm(solver, problems, work / "samples.jsonl")
     rng = random.Random(PRM_SEED)
-    near_misses = [(p.text, "\n".join(work_out_wrongly(p.terms, rng))) for p in problems]
+    near_misses = [(p.text, "\n".join(work_out_wrongly(p.terms, rng))) for p in problems[::4]]
     tokenizer = backbone.load_tokenizer(BACKBONE, solver)
 
     def encode(pair: tuple[str, str]) -> Example:
@@ -133,12 +132,13 @@ def make_prm(
     held_out = {p.text for p in problems[:TUNE]}
     tune = [encode(pair) for pair in sampled if pair[0] in held_out]
     train = [encode(pair) for pair in sampled + near_misses if pair[0] not in held_out]
-    torch.manual_seed(settings.seed)  # the head is drawn while loading
-    model = backbone.load(BACKBONE, AutoModelForTokenClassification, num_labels=2)
-    model = attach(model, settings, trained=["score"])
-    # The solver can already add; starting from its adapter, the PRM only has to learn to compare.
+    trunk = backbone.load(BACKBONE, AutoModelForCausalLM)
+    model = attach(StepRewardModel(trunk, trunk.config.hidden_size), settings, trained=["step_head"])
+    # The solver can already work steps out; from its adapter on, the PRM learns to judge by that.
     start = load_file(solver / "adapter_model.safetensors")
-    start = {k: v.float() for k, v in start.items()}
+    start = {
+        k.replace("base_model.model.", "base_model.model.backbone.", 1): v.float() for k, v in start.items()
+    }
     set_peft_model_state_dict(model, get_peft_model_state_dict(model) | start)
     started = time.monotonic()
     result = fit(
@@ -205,6 +205,10 @@ def accuracy_by_kind(solver: Path, questions: int = 8, n: int = 8) -> dict[str, 
 
 if __name__ == "__main__":
     home, out = backbone.state_home() / "adapters", Path("data/adapters")
+    if sys.argv[1:] == ["report"]:
+        found = {"solver": accuracy_by_kind(out / "solver"), "prm": compare_aggregations("data/pool")}
+        print(json.dumps(found, indent=1))
+        sys.exit()
     if not (out / "solver/adapter_model.safetensors").exists():
         print(json.dumps(make_solver(out / "solver", home / "solver"), indent=2))
     print(json.dumps(make_prm(out / "solver", out / "prm", home / "prm"), indent=2))

@@ -176,7 +176,7 @@ def collect_part(
     return Collected(len(questions), len(rows), tokens, failed, seconds)
 
 
-@flow(name="collect", validate_parameters=False)
+@flow(name="collect")
 def collect(config: Config) -> Collected:
     """Collect every question that the pool does not hold yet; a killed run goes on where it was."""
     logger = get_run_logger()

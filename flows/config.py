@@ -104,7 +104,7 @@ class Config(Settings):
     reward: LocalRewardSettings = LocalRewardSettings()
     """The process reward model."""
     collect: CollectSettings = CollectSettings()
-    """How the pool is filled."""
+    """Questions, candidates, parts and retries of a collection."""
     folds: FoldSettings = FoldSettings()
     """How questions are divided."""
     predictor: PredictorSettings = PredictorSettings()

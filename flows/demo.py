@@ -26,7 +26,7 @@ def run_demo(config: Config) -> None:
         _say(f"copied the shipped pool to {home / 'pool'}")
     found: dict[str, Any] = {}
 
-    @flow(name="run", validate_parameters=False)
+    @flow(name="run")
     def whole_loop() -> None:
         found["collected"] = collect(config)
         found["trained"] = train(config)

@@ -1,7 +1,6 @@
 """Retrain: collect, train, validate, ship, in that order; and its schedule."""
 
 import os
-from typing import Any
 
 from prefect import flow
 
@@ -13,23 +12,13 @@ from flows.validate import validate
 from predictor.errors import ConfigError
 
 
-@flow(name="retrain", validate_parameters=False)
+@flow(name="retrain")
 def retrain(config: Config) -> Shipped:
     """The whole loop; a challenger that misses the gate ends it, and the champion stays."""
     collect(config)
     train(config)
     validate(config)
     return ship(config)
-
-
-@flow(name="retrain")
-def scheduled(config: dict[str, Any]) -> None:
-    """`retrain` with its config as plain JSON, as a deployment stores it."""
-    from flows.config import enter_home
-
-    loaded = Config.model_validate(config)
-    enter_home(loaded)
-    retrain(loaded)
 
 
 def serve_schedule(config: Config, cron: str) -> None:
@@ -54,7 +43,7 @@ def serve_schedule(config: Config, cron: str) -> None:
     except httpx.HTTPError as error:
         raise ConfigError(f"no Prefect server answers at PREFECT_API_URL={url}: {error}") from error
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
-    scheduled.serve(
+    retrain.serve(
         name="retrain",
         cron=cron,
         parameters={"config": config.model_dump(mode="json")},

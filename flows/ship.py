@@ -79,7 +79,7 @@ def promote(config: Config, version: str, tag: str) -> None:
     tracking.point(CHAMPION, version)
 
 
-@flow(name="ship", validate_parameters=False)
+@flow(name="ship")
 def ship(config: Config) -> Shipped:
     """Build, start, ask, then promote; whatever fails, the former champion stays."""
     logger = get_run_logger()

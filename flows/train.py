@@ -1,13 +1,12 @@
 """Train: fit the predictor on train questions, stop early on tune, register the challenger."""
 
 import shutil
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import INPUTS, TASK_SOURCE
 from prefect.logging import get_run_logger
 
 from data.pool import Pool
@@ -81,32 +80,37 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
     return run_id, version
 
 
-@task(name="fit-predictor", cache_policy=INPUTS + TASK_SOURCE, persist_result=True)
-def fit_cached(
-    predictor_settings: str, folds: str, registry: str, digest: str, config: Config
-) -> tuple[str, str]:
+def _cache_key(_: Any, arguments: dict[str, Any]) -> str:
+    """All that a fit depends on: data, predictor and folds, the code's version, and the registry."""
+    config, digest = arguments["config"], arguments["digest"]
+    parts = (
+        config.predictor,
+        config.folds,
+        config.tracking,
+        config.tracking_uri,
+        version_of("optscale"),
+        digest,
+    )
+    return digest_text(repr(parts))
+
+
+@task(name="fit-predictor", cache_key_fn=_cache_key, persist_result=True)
+def fit_cached(config: Config, digest: str) -> tuple[str, str]:
     """One fit a data digest and predictor settings; a repeated run takes the registered one."""
     return _train(config, digest)
 
 
-@flow(name="train", validate_parameters=False)
+@flow(name="train")
 def train(config: Config, output: Path | None = None) -> Trained:
     """Fit and register a challenger; ``output`` also gets it as plain files."""
     digest = Pool.open(config.pool_location).manifest.digest
     tracking = Tracking(config)
-    arguments = (
-        config.predictor.model_dump_json(),
-        config.folds.model_dump_json(),
-        config.tracking_uri,
-        digest,
-        config,
-    )
-    run_id, version = fit_cached(*arguments)
+    run_id, version = fit_cached(config, digest)
     try:
         tracking.tags(version)
     except TrackingError:
         get_run_logger().warning("the cached fit is no longer registered; fitting again")
-        run_id, version = fit_cached.with_options(refresh_cache=True)(*arguments)
+        run_id, version = fit_cached.with_options(refresh_cache=True)(config, digest)
     tracking.point("challenger", version)
     if output is not None:
         with scratch() as folder:
@@ -115,8 +119,3 @@ def train(config: Config, output: Path | None = None) -> Trained:
         f"Challenger version **{version}**, run `{run_id}`, data `{digest}`", key="challenger"
     )
     return Trained(run_id, version, digest)
-
-
-def moments_of(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Observed mean and standard deviation (n - 1) of each question's scores; NaN left out."""
-    return np.nanmean(scores, axis=1), np.nanstd(scores, axis=1, ddof=1)

@@ -105,7 +105,7 @@ def _reads_prior(policy: Policy) -> bool:
     return isinstance(policy, OptScale) and policy.prior
 
 
-@flow(name="validate", validate_parameters=False)
+@flow(name="validate")
 def validate(config: Config, output: Path | None = None) -> Validated:
     """Report on the test fold; raises GateError where the challenger misses a threshold.
 

@@ -73,6 +73,7 @@ def fit(
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         prediction_loss_only=True,
+        label_names=["labels"],
         logging_steps=10,
         remove_unused_columns=False,
         report_to="none",

@@ -1,37 +1,93 @@
-"""Process reward models with a step-level head: encoding, training loss, and scoring.
+"""The embedded process reward model: a step-level head that compares a step with its recomputation.
 
-A completion is split into steps, each followed by a separator token; the head reads P(step right)
-at that token. Positions come from a mask made while encoding, never from the scores themselves.
+A completion is split into steps, each closed by a separator token. There the head reads two things:
+the hidden state, and how likely the model itself finds the step's tokens. The second is what makes a
+small model a verifier: it has learnt to work steps out, so a slip in one digit shows as a token it would
+not have written. Positions come from a mask made while encoding, never from the scores.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from models.lora import Example
 from models.sft import IGNORED
+
+LEAST_LOG_LIKELIHOOD = -12.0
 
 
 def encode_steps(
     tokenizer: Any, messages: list[dict[str, str]], steps: Sequence[str], separator: str = "\n"
 ) -> Example:
-    """Token ids of the question and its steps; ``step_mask`` is 1 at each step's separator token."""
+    """Token ids of the question and its steps; ``step`` numbers each token's step from 1, 0 outside.
+
+    A separator closes each step, the end token the last one, as the generator wrote them: a number
+    that ends too early shows in the token after it.
+    """
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids = list(tokenizer(prompt, add_special_tokens=False).input_ids)
-    mask = [0] * len(ids)
+    number = [0] * len(ids)
     (mark,) = tokenizer(separator, add_special_tokens=False).input_ids
-    for step in steps:
+    for count, step in enumerate(steps, start=1):
         tokens = tokenizer(step, add_special_tokens=False).input_ids
-        ids += [*tokens, mark]
-        mask += [0] * len(tokens) + [1]
-    return {"input_ids": ids, "step_mask": mask}
+        ids += [*tokens, mark if count < len(steps) else tokenizer.eos_token_id]
+        number += [count] * (len(tokens) + 1)
+    return {"input_ids": ids, "step": number}
+
+
+class StepRewardModel(nn.Module):
+    """A language model and the step-level head on it."""
+
+    def __init__(self, backbone: nn.Module, hidden_size: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
+        self.step_head = nn.Linear(hidden_size + 2, 1)
+        nn.init.zeros_(self.step_head.weight)
+        nn.init.zeros_(self.step_head.bias)
+        with torch.no_grad():  # start from the likelihood alone: the hidden state has to earn its say
+            self.step_head.weight[0, -2:] = 0.5
+            self.step_head.bias += 1.0
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, step: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of P(step right), and the token log-likelihoods behind them.
+
+        Parameters
+        ----------
+        input_ids, attention_mask, step : (batch, width); ``step`` as `encode_steps` numbers it.
+
+        Returns
+        -------
+        logits : (batch, steps) in the order of the steps; what lies beyond a row's last step is void.
+        likelihood : (tokens,) log-likelihood of every step token of the batch, row by row.
+        place : (tokens, 2) row and step number (from 0) of each of them.
+        """
+        hidden = self.backbone.model(input_ids=input_ids, attention_mask=attention_mask)[0]  # type: ignore[operator, union-attr]
+        rows, columns = step.nonzero(as_tuple=True)
+        scores = self.backbone.lm_head(hidden[rows, columns - 1]).float()  # type: ignore[operator, union-attr]
+        likelihood = -cross_entropy(scores, input_ids[rows, columns], reduction="none")
+        place = torch.stack([rows, step[rows, columns] - 1], dim=1)
+        shape = (len(step), int(step.max()))
+        flat = place[:, 0] * shape[1] + place[:, 1]
+        bounded = likelihood.clamp(min=LEAST_LOG_LIKELIHOOD)
+        zeros = bounded.new_zeros(shape[0] * shape[1])
+        total = zeros.scatter_add(0, flat, bounded)
+        least = zeros.scatter_reduce(0, flat, bounded, "amin")
+        # Columns rise within a row, so the last write of a step is its separator.
+        ends = torch.zeros(len(zeros), dtype=torch.long, device=step.device)
+        ends = ends.scatter_reduce(0, flat, columns, "amax")
+        at_end = hidden[torch.arange(len(zeros), device=step.device) // shape[1], ends]
+        features = torch.cat([self.norm(at_end.float()), total[:, None], least[:, None]], dim=1)
+        return self.step_head(features).view(shape), likelihood, place
 
 
 class PrmCollator:
-    """Pads on the right; ``labels`` (batch, width) hold 0 or 1 at step positions, -100 elsewhere."""
+    """Pads on the right; ``labels`` (batch, steps) hold 0 or 1, -100 beyond a row's last step."""
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
@@ -39,35 +95,45 @@ class PrmCollator:
     def __call__(self, examples: list[Example]) -> dict[str, Tensor]:
         width = max(len(e["input_ids"]) for e in examples)
         ids = torch.full((len(examples), width), self.pad_token_id)
-        mask = torch.zeros_like(ids)
-        labels = torch.full_like(ids, IGNORED)
+        mask, step = torch.zeros_like(ids), torch.zeros_like(ids)
+        labels = torch.full((len(examples), max(e["step"][-1] for e in examples)), IGNORED)
         for row, example in enumerate(examples):
             length = len(example["input_ids"])
             ids[row, :length] = torch.tensor(example["input_ids"])
+            step[row, :length] = torch.tensor(example["step"])
             mask[row, :length] = 1
-            marks = torch.tensor(example["step_mask"]).nonzero().squeeze(1)
-            labels[row, marks] = torch.tensor(example.get("labels", [0] * len(marks)), dtype=torch.long)
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+            known = example.get("labels", [0] * example["step"][-1])
+            labels[row, : len(known)] = torch.tensor(known)
+        return {"input_ids": ids, "attention_mask": mask, "step": step, "labels": labels}
 
 
-def prm_loss(output: Any, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of the step labels; logits (batch, width, 2)."""
-    return cross_entropy(output.logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+def prm_loss(output: tuple[Tensor, Tensor, Tensor], labels: Tensor) -> Tensor:
+    """Cross-entropy of the step labels, and of the tokens of right steps.
+
+    The second term keeps teaching the model to work steps out, which its judgement rests on; a label
+    alone says in one bit what the right digits say token by token.
+    """
+    logits, likelihood, place = output
+    known = labels != IGNORED
+    judged = binary_cross_entropy_with_logits(logits.float()[known], labels[known].float())
+    right = labels[place[:, 0], place[:, 1]] == 1
+    return judged - likelihood[right].mean()
 
 
 @torch.inference_mode()
 def step_probabilities(
-    model: Any, tokenizer: Any, examples: Sequence[Example], batch_size: int
+    model: StepRewardModel, pad_token_id: int, examples: Sequence[Example], batch_size: int
 ) -> list[list[float]]:
     """P(step right) of each example's steps, in order; examples of like length share a batch."""
-    collate = PrmCollator(tokenizer.pad_token_id)
+    collate = PrmCollator(pad_token_id)
+    device = next(model.parameters()).device
     order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
     found: list[list[float]] = [[] for _ in examples]
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = {k: v.to(model.device) for k, v in collate([examples[i] for i in chosen]).items()}
-        marks = batch.pop("labels") != IGNORED
-        right = model(**batch).logits.float().softmax(-1)[..., 1]
+        batch = {k: v.to(device) for k, v in collate([examples[i] for i in chosen]).items()}
+        known = batch.pop("labels") != IGNORED
+        right = model(**batch)[0].float().sigmoid()
         for row, index in enumerate(chosen):
-            found[index] = right[row][marks[row]].tolist()
+            found[index] = right[row][known[row]].tolist()
     return found

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from transformers import AutoModelForTokenClassification
+from transformers import AutoModelForCausalLM
 
 from models import backbone, lora
-from models.prm import encode_steps, step_probabilities
+from models.prm import StepRewardModel, encode_steps, step_probabilities
 from models.settings import LocalRewardSettings
 from predictor.contract import Aggregation
 from predictor.question import Question
@@ -44,9 +44,9 @@ class LocalRewardModel:
         adapter = backbone.find_adapter(settings.adapter)
         self.tokenizer = backbone.load_tokenizer(settings.backbone, adapter)
         self.positions = backbone.max_positions(settings.backbone)
-        model = backbone.load(settings.backbone, AutoModelForTokenClassification, num_labels=2)
-        self.model = lora.merge_adapter(model, adapter)
-        self.model.to(device, backbone.resolve_dtype(settings.dtype, device))
+        trunk = backbone.load(settings.backbone, AutoModelForCausalLM)
+        self.model = lora.merge_adapter(StepRewardModel(trunk, trunk.config.hidden_size), adapter)
+        self.model.to(device).backbone.to(backbone.resolve_dtype(settings.dtype, device))
         self.identity = {
             "reward_model": Path(settings.adapter).name,
             "reward_revision": backbone.revision(settings.backbone, settings.adapter),
@@ -59,11 +59,11 @@ class LocalRewardModel:
             encode_steps(self.tokenizer, q.as_chat(), [s for s in text.splitlines() if s.strip()])
             for q, text in items
         ]
-        fits = [sum(e["step_mask"]) > 0 and len(e["input_ids"]) <= self.positions for e in examples]
+        fits = [e["step"][-1] > 0 and len(e["input_ids"]) <= self.positions for e in examples]
         scored = iter(
             step_probabilities(
                 self.model,
-                self.tokenizer,
+                self.tokenizer.pad_token_id,
                 [e for e, ok in zip(examples, fits, strict=True) if ok],
                 self.settings.batch_size,
             )

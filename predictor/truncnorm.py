@@ -140,7 +140,6 @@ def fit(
     best = objective(mu_grid, sigma_grid, mass_grid).argmax(axis=1)
     mu, log_sigma = mu_grid[0, best], sigma_grid[0, best]
     around_mu, around_sigma = (o.ravel() for o in np.meshgrid(_OFFSETS, _OFFSETS))
-    inside = (np.abs(around_mu) < 1) & (np.abs(around_sigma) < 1)
     window = np.ones_like(mu)
     for _ in range(_ZOOMS):
         mu_near = np.clip(mu[:, None] + window[:, None] * steps[0] * around_mu, *MU_RANGE)
@@ -149,9 +148,12 @@ def fit(
         mass = log_mass(mu_near, np.exp(sigma_near))
         best = objective(mu_near, sigma_near, mass).argmax(axis=1)
         rows = np.arange(len(best))
+        moved_mu = np.abs(mu_near[rows, best] - mu) / steps[0]
+        moved_sigma = np.abs(sigma_near[rows, best] - log_sigma) / steps[1]
         mu, log_sigma = mu_near[rows, best], sigma_near[rows, best]
         # A maximum on the window's rim may lie beyond it: move there first, shrink after.
-        window = np.where(inside[best], window * _SHRINK, window)
+        inside = np.maximum(moved_mu, moved_sigma) < 0.99 * window
+        window = np.where(inside, window * _SHRINK, window)
     return mu, np.exp(log_sigma)
 
 

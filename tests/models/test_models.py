@@ -88,16 +88,26 @@ def test_step_scores_do_not_depend_on_the_batch(reward):
 
 
 def test_step_scores_agree_with_a_bare_forward_pass(reward):
-    example = encode_steps(reward.tokenizer, EASY[0].as_chat(), ["2 + 3 = 5", "Answer: 5"])
-    text = "<|im_start|>user\nCompute 2 + 3.<|im_end|>\n<|im_start|>assistant\n2 + 3 = 5\nAnswer: 5\n"
+    steps = ["2 + 3 = 5", "Answer: 5"]
+    example = encode_steps(reward.tokenizer, EASY[0].as_chat(), steps)
+    prompt = "<|im_start|>user\nCompute 2 + 3.<|im_end|>\n<|im_start|>assistant\n"
+    text = prompt + "2 + 3 = 5\nAnswer: 5<|im_end|>"
     ids = reward.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
     assert example["input_ids"] == ids[0].tolist()
+    model = reward.model
     with torch.inference_mode():
-        logits = reward.model(input_ids=ids).logits[0]
-    newline = reward.tokenizer("\n").input_ids[0]
-    marks = (ids[0] == newline).nonzero().squeeze(1)[-2:]
-    expected = logits[marks].softmax(-1)[:, 1].tolist()
-    assert reward.score([(EASY[0], "2 + 3 = 5\nAnswer: 5")])[0].steps == pytest.approx(expected, abs=1e-5)
+        hidden = model.backbone.model(input_ids=ids)[0][0]
+        likelihood = model.backbone.lm_head(hidden).log_softmax(-1)[:-1].gather(1, ids[0, 1:, None])[:, 0]
+        start = len(reward.tokenizer(prompt, add_special_tokens=False).input_ids)
+        middle = start + len(reward.tokenizer("2 + 3 = 5\n", add_special_tokens=False).input_ids)
+        expected = []
+        for first, last in ((start, middle), (middle, ids.shape[1])):
+            part = likelihood[first - 1 : last - 1].clamp(min=-12)
+            state = torch.nn.functional.layer_norm(hidden[last - 1], hidden.shape[1:])
+            features = torch.cat([state, part.sum()[None], part.min()[None]])
+            expected.append(model.step_head(features).sigmoid().item())
+    found = reward.score([(EASY[0], "\n".join(steps))])[0].steps
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_what_cannot_be_scored_is_marked(reward):
