@@ -8,15 +8,14 @@ import json
 import random
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from data.answers import is_correct
 from data.arithmetic import (
     PRM_MIX,
     PRM_QUESTIONS,
@@ -26,7 +25,6 @@ from data.arithmetic import (
     SOLVER_SEED,
     Problem,
     draw_mix,
-    draw_problem,
     label_steps,
     split_steps,
     work_out,
@@ -34,7 +32,7 @@ from data.arithmetic import (
 )
 from data.folds import FoldSettings
 from data.pool import Pool
-from data.scores import tabulate
+from data.scores import load_scores, tabulate
 from models import backbone
 from models.generators import LocalGenerator
 from models.lora import Example, attach, fit, save_adapter
@@ -163,51 +161,46 @@ def make_prm(
     }
 
 
-def compare_aggregations(pool: str) -> dict[str, dict[str, float]]:
-    """Selection quality of each aggregation on a pool's train and tune questions, where it is chosen,
-    and on its calibration and test questions, which have no part in the choice.
+def quality(scores: np.ndarray, correct: np.ndarray) -> dict[str, float]:
+    """Selection quality of scores (questions, n), rounded for a page."""
+    auc, both = within_question_auc(scores, correct)
+    found = {"auc_within": auc, "auc_questions": both, **selection_accuracy(scores, correct)}
+    return {"questions": len(scores), **{name: round(value, 3) for name, value in found.items()}}
+
+
+def report(location: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Selection quality on a pool: of each aggregation, and of the pool's own by kind of question.
+
+    The aggregation is chosen on train and tune questions; calibration and test have no part in that.
     """
-    opened = Pool.open(pool)
-    found: dict[str, dict[str, float]] = {}
+    pool = Pool.open(location)
+    aggregations: dict[str, dict[str, float]] = {}
     for how in get_args(Aggregation):
-        contract = opened.manifest.contract.model_copy(update={"aggregation": how})
+        contract = pool.manifest.contract.model_copy(update={"aggregation": how})
         rows = [
             {**r, "score": None if r["step_scores"] is None else contract.score(r["step_scores"])}
-            for r in opened.rows()
+            for r in pool.rows()
         ]
-        table = tabulate(rows, FoldSettings(), pool)
+        table = tabulate(rows, FoldSettings(), location)
         for name, part in (
             ("choice", table.fold("train", "tune")),
             ("held out", table.fold("calibration", "test")),
         ):
-            auc, questions = within_question_auc(part.scores, part.correct)
-            found[f"{how}, {name}"] = {
-                "auc": auc,
-                "questions": questions,
-                **selection_accuracy(part.scores, part.correct),
-            }
-    return found
-
-
-def accuracy_by_kind(solver: Path, questions: int = 8, n: int = 8) -> dict[str, list[float]]:
-    """Share of right answers of the solver, question by question, for each kind."""
-    rng = random.Random(99)
-    kinds = [(t, d) for t in (2, 3, 4, 5, 6) for d in (1, 2, 3)]
-    problems = [draw_problem(rng, *kind) for kind in kinds for _ in range(questions)]
-    generator = LocalGenerator(LocalGeneratorSettings(adapter=str(solver)))
-    sampled = generator.sample([Question.ask(p.text) for p in problems], n=n, seed=7)
-    shares = defaultdict(list)
-    for problem, found in zip(problems, sampled, strict=True):
-        right = sum(bool(is_correct(c.text, problem.answer)) for c in found)
-        shares[problem.group].append(right / n)
-    return dict(shares)
+            aggregations[f"{how}, {name}"] = quality(part.scores, part.correct)
+    table = load_scores(pool, FoldSettings())
+    kinds = np.array([q.group or "" for q in table.questions])
+    groups = {kind: table.select(kinds == kind) for kind in sorted(set(kinds))}
+    return {
+        "aggregations": aggregations,
+        "groups": {kind: quality(t.scores, t.correct) for kind, t in groups.items()},
+        "all": {"all": quality(table.scores, table.correct)},
+    }
 
 
 if __name__ == "__main__":
     home, out = backbone.state_home() / "adapters", Path("data/adapters")
     if sys.argv[1:] == ["report"]:
-        found = {"solver": accuracy_by_kind(out / "solver"), "prm": compare_aggregations("data/pool")}
-        print(json.dumps(found, indent=1))
+        print(json.dumps(report("data/pool"), indent=1))
         sys.exit()
     if not (out / "solver/adapter_model.safetensors").exists():
         print(json.dumps(make_solver(out / "solver", home / "solver"), indent=2))

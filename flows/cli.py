@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -190,6 +191,7 @@ def show_config(
 
 def main() -> None:
     """Run the command line; the project's own errors are one line and exit status 1."""
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries, to each other
     try:
         app()
     except OptScaleError as error:

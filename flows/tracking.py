@@ -12,7 +12,7 @@ import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
-from mlflow.models import EvaluationResult, MetricThreshold, validate_evaluation_results
+from mlflow.models import EvaluationResult, MetricThreshold
 from mlflow.models.evaluation.validation import ModelValidationFailedException
 
 from data.scores import ScoreTable
@@ -167,7 +167,7 @@ def check_gate(metrics: dict[str, float], floors: dict[str, float], ceilings: di
     } | {name: MetricThreshold(threshold=value, greater_is_better=False) for name, value in ceilings.items()}
     result = EvaluationResult(metrics=metrics, artifacts={})
     try:
-        validate_evaluation_results(thresholds, result)
+        mlflow.validate_evaluation_results(thresholds, result)
     except ModelValidationFailedException as error:
         missed = [
             f"{name} is {metrics[name]:.4f}, must be {'at least' if name in floors else 'at most'} "

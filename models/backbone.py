@@ -18,8 +18,13 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging
 
 from predictor.errors import ModelError
+
+# Progress is shown by what takes long; loading a model is not that.
+logging.set_verbosity_error()
+logging.disable_progress_bar()
 
 PACKAGE = "package:"
 

@@ -43,14 +43,13 @@ class StepRewardModel(nn.Module):
 
     def __init__(self, backbone: nn.Module, hidden_size: int) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Any = backbone
         self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
         self.step_head = nn.Linear(hidden_size + 2, 1)
+        # Start from the likelihood alone: the hidden state has to earn its say.
+        nn.init.constant_(self.step_head.bias, 1.0)
         nn.init.zeros_(self.step_head.weight)
-        nn.init.zeros_(self.step_head.bias)
-        with torch.no_grad():  # start from the likelihood alone: the hidden state has to earn its say
-            self.step_head.weight[0, -2:] = 0.5
-            self.step_head.bias += 1.0
+        nn.init.constant_(self.step_head.weight[:, -2:], 0.5)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, step: Tensor
@@ -67,9 +66,9 @@ class StepRewardModel(nn.Module):
         likelihood : (tokens,) log-likelihood of every step token of the batch, row by row.
         place : (tokens, 2) row and step number (from 0) of each of them.
         """
-        hidden = self.backbone.model(input_ids=input_ids, attention_mask=attention_mask)[0]  # type: ignore[operator, union-attr]
+        hidden = self.backbone.model(input_ids=input_ids, attention_mask=attention_mask)[0]
         rows, columns = step.nonzero(as_tuple=True)
-        scores = self.backbone.lm_head(hidden[rows, columns - 1]).float()  # type: ignore[operator, union-attr]
+        scores = self.backbone.lm_head(hidden[rows, columns - 1]).float()
         likelihood = -cross_entropy(scores, input_ids[rows, columns], reduction="none")
         place = torch.stack([rows, step[rows, columns] - 1], dim=1)
         shape = (len(step), int(step.max()))

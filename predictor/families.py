@@ -98,6 +98,7 @@ def _beta_cdf(x: Array, mean: Array, dispersion: Array) -> Array:
 
 
 _FAMILIES = {"beta": _beta_cdf}
+FAMILIES = tuple(_FAMILIES)
 
 
 @lru_cache(maxsize=8)

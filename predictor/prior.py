@@ -1,17 +1,19 @@
 """Priors: what is believed of a question's score law before its first score."""
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from scipy.special import expit, logsumexp
 
-from predictor.families import Family, get_family
+from predictor.families import FAMILIES, Family, get_family
 from predictor.settings import Settings
 
 Array = NDArray[np.float64]
+Coordinate = Annotated[float, Field(ge=-20, le=20)]
+Spread = Annotated[float, Field(gt=0, le=20)]
 
 
 class Prior(Settings):
@@ -19,14 +21,21 @@ class Prior(Settings):
 
     family: str = "beta"
     """Score family whose laws it weighs."""
-    location: tuple[float, float]
+    location: tuple[Coordinate, Coordinate]
     """Centre: logit of the mean score, logit of its dispersion."""
-    spread: tuple[float, float]
+    spread: tuple[Spread, Spread]
     """Standard deviations around the centre; > 0."""
     correlation: float = Field(0.0, gt=-1, lt=1)
     """Correlation of the two coordinates."""
-    strength: float = Field(1.0, gt=0)
+    strength: float = Field(1.0, gt=0, le=1e4)
     """Multiplies the precision: 2 halves the variance. Calibrated on tune questions."""
+
+    @field_validator("family")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in FAMILIES:
+            raise ValueError(f"no score family {name!r}; there are {', '.join(FAMILIES)}")
+        return name
 
     def log_weights(self) -> Array:
         """(laws,) log prior weight of each law on the family's grid; they sum to 1."""

@@ -44,7 +44,7 @@ class Question(Settings):
     @classmethod
     def ask(cls, text: str, **fields: str | None) -> Self:
         """A question of one user message."""
-        return cls(messages=(Message(role="user", content=text),), **fields)  # type: ignore[arg-type]
+        return cls(messages=(Message(role="user", content=text),), **fields)
 
     @property
     def text(self) -> str:

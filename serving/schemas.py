@@ -61,7 +61,7 @@ class DecideRequest(Asked):
     model_config = ConfigDict(
         extra="forbid",
         allow_inf_nan=False,
-        json_schema_extra={"examples": [{"question": EXAMPLE, "scores": [0.31, 0.42], "contract": None}]},
+        json_schema_extra={"example": {"question": EXAMPLE, "scores": [0.31, 0.42]}},
     )
 
     prior: Prior | None = None
