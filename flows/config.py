@@ -110,7 +110,7 @@ class Config(Settings):
     predictor: PredictorSettings = PredictorSettings()
     """The LoRA predictor."""
     policy: Annotated[FixedN | OptScale, Field(discriminator="kind")] = OptScale(
-        target=0.9, confidence=0.9, cap=16, floor=2, batch=2
+        target=0.85, confidence=0.9, cap=16, floor=2, batch=2
     )
     """The stopping policy that is validated and shipped."""
     gate: GateSettings = GateSettings()
