@@ -1,6 +1,7 @@
 """A state folder of the tests' own; converted models are kept between runs, all else is fresh."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ settings.register_profile("shared machine", deadline=None)  # its speed says not
 settings.load_profile("shared machine")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TQDM_DISABLE", "1")
+# BentoML gathers metrics across processes; the client library looks at this when first imported.
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp()
 for name in [n for n in os.environ if n.startswith("OPTSCALE_")]:
     del os.environ[name]
 

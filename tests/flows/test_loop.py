@@ -12,7 +12,7 @@ import pytest
 from data.pool import Pool
 from data.questions import write_questions
 from flows.config import Config
-from predictor.errors import ConfigError, GateError, PoolError, TrackingError
+from predictor.errors import BundleError, ConfigError, GateError, PoolError, TrackingError
 from predictor.question import Question
 from tests.helpers import make_pool
 
@@ -135,8 +135,9 @@ def test_a_bundle_that_does_not_start_leaves_the_champion(looped, monkeypatch):
         (bundle / "bundle.json").write_text("{}")
 
     monkeypatch.setattr(module, "write_card", broken)
-    with pytest.raises(Exception, match="did not start|not a bundle"):
-        module.ship(config)
+    impatient = config.model_copy(update={"serve": config.serve.model_copy(update={"start_timeout": 15})})
+    with pytest.raises(BundleError, match="did not start|was not ready"):
+        module.ship(impatient)
     assert Tracking(config).version_of(CHAMPION) == trained.version
     assert {str(b.tag) for b in bentoml.list()} == before
 

@@ -44,7 +44,6 @@ def bundle(tmp_path_factory):
 def client(bundle, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("OPTSCALE_BUNDLE", str(bundle))
-    patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path_factory.mktemp("metrics")))
     from serving.service import OptScale as Service
 
     with TestClient(Service.to_asgi(), raise_server_exceptions=False) as client:
