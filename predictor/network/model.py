@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from predictor.families import Family
 from predictor.prior import Prior
 
-OUTPUTS = 4  # location and log spread, on each of the family's two coordinates
+OUTPUTS = 5  # location and log spread on each of the family's two coordinates, and their correlation
 _LOG_SPREAD = (-2.5, 1.5)
+_ATANH_CORRELATION = (-1.8, 1.8)
 
 
 class PriorNetwork(nn.Module):
@@ -28,11 +29,12 @@ class PriorNetwork(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         spread = torch.tensor(population.spread).log()
-        offset = torch.cat([torch.tensor(population.location), spread])
+        correlation = torch.tensor([population.correlation]).atanh()
+        offset = torch.cat([torch.tensor(population.location), spread, correlation])
         self.register_buffer("offset", offset.float())
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(batch, 4): logit mean, logit dispersion, and the logs of their spreads."""
+        """(batch, 5): logit mean, logit dispersion, the logs of their spreads, atanh of their correlation."""
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
         states = output.hidden_states
         last = attention_mask.sum(1) - 1
@@ -45,7 +47,8 @@ class PriorNetwork(nn.Module):
             dim=1,
         ).float()
         values: Tensor = self.head(self.norm(features)) + self.offset
-        return torch.cat([values[:, :2], values[:, 2:].clamp(*_LOG_SPREAD)], dim=1)
+        spread, correlation = values[:, 2:4].clamp(*_LOG_SPREAD), values[:, 4:].clamp(*_ATANH_CORRELATION)
+        return torch.cat([values[:, :2], spread, correlation], dim=1)
 
 
 def _pool(hidden: Tensor, mask: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,8 +73,10 @@ class EvidenceLoss:
         """``labels`` (batch, laws + 1): log-likelihood of each law, then the number of scores."""
         likelihood, count = labels[:, :-1], labels[:, -1]
         points = self.points.to(output.device)
-        z = (points[None] - output[:, None, :2]) / output[:, None, 2:].exp()
-        weights = (-0.5 * z.square().sum(2)).log_softmax(1)
+        z = (points[None] - output[:, None, :2]) / output[:, None, 2:4].exp()
+        rho = output[:, 4:].tanh()
+        square = z.square().sum(2) - 2 * rho * z[..., 0] * z[..., 1]
+        weights = (-0.5 * square / (1 - rho.square())).log_softmax(1)
         evidence = (likelihood + weights).logsumexp(1)
         return -(evidence / count.clamp(min=1)).mean()
 
@@ -104,13 +109,14 @@ def make_labels(family: Family, scores: NDArray[Any]) -> Tensor:
 
 
 def to_priors(output: Tensor, family: str, strength: float) -> list[Prior]:
-    """Priors from what the network gives, (questions, 4)."""
+    """Priors from what the network gives, (questions, 5)."""
     return [
         Prior(
             family=family,
             location=(row[0], row[1]),
             spread=(row[2], row[3]),
+            correlation=row[4],
             strength=strength,
         )
-        for row in torch.cat([output[:, :2], output[:, 2:].exp()], dim=1).tolist()
+        for row in torch.cat([output[:, :2], output[:, 2:4].exp(), output[:, 4:].tanh()], dim=1).tolist()
     ]
