@@ -118,9 +118,16 @@ def load(
     """
     path = locate(reference)
     try:
-        model = kind.from_pretrained(path, dtype=dtype, **options)  # type: ignore[attr-defined]
+        model, info = kind.from_pretrained(  # type: ignore[attr-defined]
+            path, dtype=dtype, output_loading_info=True, **options
+        )
     except (OSError, ValueError) as error:
         raise ModelError(_missing(reference, error)) from error
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"backbone {reference!r} lacks {len(missing)} weights of a {type(model).__name__}, {missing[0]} "
+            "for one: it is another kind of model"
+        )
     return model.to(device).eval()
 
 

@@ -41,6 +41,8 @@ def fit(
 ) -> dict[str, float]:
     """Train the adapted weights of ``model`` in place; keep those of the best look at ``tune``.
 
+    The first look is before the first step, so training never makes a model worse on ``tune``.
+
     Parameters
     ----------
     model : takes what ``collate`` returns, less its ``labels``.
@@ -52,7 +54,7 @@ def fit(
 
     Returns
     -------
-    The last training loss and the best tune loss.
+    The mean training loss, the tune loss before training, and the best tune loss.
     """
     arguments = TrainingArguments(
         output_dir=str(directory),
@@ -89,18 +91,27 @@ def fit(
         compute_loss_func=lambda output, labels, num_items_in_batch=None: loss(output, labels),
         callbacks=[EarlyStoppingCallback(settings.patience), _LogCallback(log)],
     )
+    # Training may do harm where data are few: the start is kept unless a look at tune is better.
+    learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    start = {name: p.detach().clone() for name, p in learnt.items()}
+    start_loss = trainer.evaluate()["eval_loss"]
     resume = any(directory.glob("checkpoint-*"))
     result = trainer.train(resume_from_checkpoint=resume)
-    model.eval()
     best = trainer.state.best_metric
-    return {"train_loss": result.training_loss, "tune_loss": float("nan") if best is None else best}
+    if best is None or not best < start_loss:
+        best = start_loss
+        with torch.no_grad():
+            for name, parameter in learnt.items():
+                parameter.copy_(start[name])
+    model.eval()
+    return {"train_loss": result.training_loss, "start_tune_loss": start_loss, "tune_loss": best}
 
 
 def save_adapter(model: PeftModel, directory: Path) -> None:
-    """Write the adapter (and modules learnt whole) as bfloat16 safetensors with its config."""
+    """Write the adapter as bfloat16 and the modules learnt whole as float32 safetensors, with its config."""
     directory.mkdir(parents=True, exist_ok=True)
     weights = {
-        name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        name: tensor.detach().to("cpu", torch.bfloat16 if "lora_" in name else torch.float32).contiguous()
         for name, tensor in get_peft_model_state_dict(model).items()
     }
     save_file(weights, directory / "adapter_model.safetensors")

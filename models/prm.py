@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from models.lora import Example
 from models.sft import IGNORED
+from models.steps import Example, StepCollator, step_ends
 
 LEAST_LOG_LIKELIHOOD = -12.0
 
@@ -77,33 +77,26 @@ class StepRewardModel(nn.Module):
         zeros = bounded.new_zeros(shape[0] * shape[1])
         total = zeros.scatter_add(0, flat, bounded)
         least = zeros.scatter_reduce(0, flat, bounded, "amin")
-        # Columns rise within a row, so the last write of a step is its separator.
-        ends = torch.zeros(len(zeros), dtype=torch.long, device=step.device)
-        ends = ends.scatter_reduce(0, flat, columns, "amax")
-        at_end = hidden[torch.arange(len(zeros), device=step.device) // shape[1], ends]
-        features = torch.cat([self.norm(at_end.float()), total[:, None], least[:, None]], dim=1)
-        return self.step_head(features).view(shape), likelihood, place
+        at_end = hidden[torch.arange(len(hidden), device=step.device)[:, None], step_ends(step)]
+        parts = [self.norm(at_end.float()), total.view(*shape, 1), least.view(*shape, 1)]
+        return self.step_head(torch.cat(parts, dim=2)).squeeze(2), likelihood, place
+
+    def step_logits(self, input_ids: Tensor, attention_mask: Tensor, step: Tensor) -> Tensor:
+        """(batch, steps) logits of P(step right)."""
+        return self(input_ids, attention_mask, step)[0]
 
 
 class PrmCollator:
-    """Pads on the right; ``labels`` (batch, steps) hold 0 or 1, -100 beyond a row's last step."""
+    """A batch with ``labels`` (batch, steps): 0 or 1, -100 beyond a row's last step."""
 
     def __init__(self, pad_token_id: int) -> None:
-        self.pad_token_id = pad_token_id
+        self.pad = StepCollator(pad_token_id)
 
     def __call__(self, examples: list[Example]) -> dict[str, Tensor]:
-        width = max(len(e["input_ids"]) for e in examples)
-        ids = torch.full((len(examples), width), self.pad_token_id)
-        mask, step = torch.zeros_like(ids), torch.zeros_like(ids)
         labels = torch.full((len(examples), max(e["step"][-1] for e in examples)), IGNORED)
         for row, example in enumerate(examples):
-            length = len(example["input_ids"])
-            ids[row, :length] = torch.tensor(example["input_ids"])
-            step[row, :length] = torch.tensor(example["step"])
-            mask[row, :length] = 1
-            known = example.get("labels", [0] * example["step"][-1])
-            labels[row, : len(known)] = torch.tensor(known)
-        return {"input_ids": ids, "attention_mask": mask, "step": step, "labels": labels}
+            labels[row, : len(example["labels"])] = torch.tensor(example["labels"])
+        return {**self.pad(examples), "labels": labels}
 
 
 def prm_loss(output: tuple[Tensor, Tensor, Tensor], labels: Tensor) -> Tensor:
@@ -117,22 +110,3 @@ def prm_loss(output: tuple[Tensor, Tensor, Tensor], labels: Tensor) -> Tensor:
     judged = binary_cross_entropy_with_logits(logits.float()[known], labels[known].float())
     right = labels[place[:, 0], place[:, 1]] == 1
     return judged - likelihood[right].mean()
-
-
-@torch.inference_mode()
-def step_probabilities(
-    model: StepRewardModel, pad_token_id: int, examples: Sequence[Example], batch_size: int
-) -> list[list[float]]:
-    """P(step right) of each example's steps, in order; examples of like length share a batch."""
-    collate = PrmCollator(pad_token_id)
-    device = next(model.parameters()).device
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
-    found: list[list[float]] = [[] for _ in examples]
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = {k: v.to(device) for k, v in collate([examples[i] for i in chosen]).items()}
-        known = batch.pop("labels") != IGNORED
-        right = model(**batch)[0].float().sigmoid()
-        for row, index in enumerate(chosen):
-            found[index] = right[row][known[row]].tolist()
-    return found

@@ -1,16 +1,13 @@
 """Reward models: from a question and its completion to one score a step."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from transformers import AutoModelForCausalLM
-
-from models import backbone, lora
-from models.prm import StepRewardModel, encode_steps, step_probabilities
-from models.settings import LocalRewardSettings
-from predictor.contract import Aggregation
+from models.settings import RewardSettings
+from predictor.contract import Aggregation, Span
 from predictor.question import Question
+
+END_OF_REASONING = "</think>"
 
 
 class StepScores(NamedTuple):
@@ -34,43 +31,27 @@ class RewardModel(Protocol):
         """Step scores of each (question, completion), in order."""
 
 
-class LocalRewardModel:
-    """The embedded PRM: steps are lines, each closed by a newline token that carries its score."""
+def scored_part(completion: str, span: Span) -> str:
+    """The part of a reasoning model's completion that ``span`` names.
 
-    def __init__(self, settings: LocalRewardSettings) -> None:
-        self.settings = settings
-        self.aggregation = settings.aggregation
-        device = settings.device or backbone.default_device()
-        adapter = backbone.find_adapter(settings.adapter)
-        self.tokenizer = backbone.load_tokenizer(settings.backbone, adapter)
-        self.positions = backbone.max_positions(settings.backbone)
-        trunk = backbone.load(settings.backbone, AutoModelForCausalLM)
-        self.model = lora.merge_adapter(StepRewardModel(trunk, trunk.config.hidden_size), adapter)
-        self.model.to(device).backbone.to(backbone.resolve_dtype(settings.dtype, device))
-        self.identity = {
-            "reward_model": Path(settings.adapter).name,
-            "reward_revision": backbone.revision(settings.backbone, settings.adapter),
-            "markup": "lines",
-        }
+    Without an end of reasoning there is no answer after it; a text that has not even begun to reason
+    is all answer.
+    """
+    if span == "all":
+        return completion
+    before, end, after = completion.partition(END_OF_REASONING)
+    begun = before.lstrip().startswith("<think>")
+    if span == "reasoning":
+        return before.lstrip().removeprefix("<think>") if end or begun else ""
+    return after if end else "" if begun else completion
 
-    def score(self, items: Sequence[tuple[Question, str]]) -> list[StepScores]:
-        """See `RewardModel`. A completion without a line has no steps; one too long is not cut."""
-        examples = [
-            encode_steps(self.tokenizer, q.as_chat(), [s for s in text.splitlines() if s.strip()])
-            for q, text in items
-        ]
-        fits = [e["step"][-1] > 0 and len(e["input_ids"]) <= self.positions for e in examples]
-        scored = iter(
-            step_probabilities(
-                self.model,
-                self.tokenizer.pad_token_id,
-                [e for e, ok in zip(examples, fits, strict=True) if ok],
-                self.settings.batch_size,
-            )
-        )
-        return [
-            StepScores(next(scored), len(e["input_ids"]))
-            if ok
-            else StepScores(None, 0, over_length=len(e["input_ids"]) > self.positions)
-            for e, ok in zip(examples, fits, strict=True)
-        ]
+
+def load_reward_model(settings: RewardSettings) -> RewardModel:
+    """The reward model that the settings describe."""
+    if settings.kind == "vllm":
+        from models.http_reward import HttpRewardModel
+
+        return HttpRewardModel(settings)
+    from models.local_reward import LocalRewardModel
+
+    return LocalRewardModel(settings)

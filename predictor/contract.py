@@ -16,6 +16,7 @@ from predictor.errors import ContractError, ScoreError
 from predictor.settings import Settings
 
 Aggregation = Literal["mean", "min", "last", "product"]
+Span = Literal["all", "answer", "reasoning"]
 
 
 class Sampling(Settings):
@@ -47,8 +48,8 @@ class ScoreContract(Settings):
     """Digest or revision of its weights."""
     markup: str
     """Convention by which steps are split and marked, e.g. ``lines`` or ``qwen``."""
-    span: Literal["all", "answer", "reasoning"] = "all"
-    """Which part of a completion is scored."""
+    span: Span = "all"
+    """Which part of a completion is scored: after ``</think>``, before it, or both."""
     aggregation: Aggregation
     """How step scores become the candidate's score."""
     decimals: int = Field(4, ge=1, le=9)

@@ -29,6 +29,10 @@ class ModelError(OptScaleError):
     """A model that cannot be found, loaded, or reached."""
 
 
+class CollectError(OptScaleError):
+    """A part of a collection in which too many candidates failed."""
+
+
 class TrackingError(OptScaleError):
     """An MLflow server, run, or registered model that is not there."""
 

@@ -42,10 +42,9 @@ class Prior(Settings):
         return stack_log_weights([self])[0]
 
     def moments(self) -> tuple[float, float]:
-        """Mean score, and standard deviation of one question's scores, averaged over the laws."""
+        """Expected mean and expected standard deviation of one question's scores, over the laws."""
         family, weights = get_family(self.family), np.exp(self.log_weights())
-        variance = float(weights @ family.std**2)
-        return float(weights @ family.mean), variance**0.5
+        return float(weights @ family.mean), float(weights @ family.std)
 
     @classmethod
     def centred(cls, mean: float, std: float, spread: float = 0.5, family: str = "beta") -> Self:
@@ -81,6 +80,16 @@ def log_evidence(priors: Sequence[Prior], likelihood: ArrayLike) -> Array:
     """(questions,) log of the sum over laws of prior times likelihood (questions, laws)."""
     evidence: Array = logsumexp(stack_log_weights(priors) + np.asarray(likelihood), axis=1)
     return evidence
+
+
+def posterior_moments(prior: Prior, likelihood: ArrayLike) -> tuple[Array, Array]:
+    """Mean (questions, 2) and covariance (questions, 2, 2) of the coordinates, given the scores."""
+    points = get_family(prior.family).points
+    posterior = np.asarray(likelihood) + prior.log_weights()
+    weights = np.exp(posterior - logsumexp(posterior, axis=1, keepdims=True))
+    mean: Array = weights @ points
+    square: Array = np.einsum("ql,li,lj->qij", weights, points, points)
+    return mean, square - mean[:, :, None] * mean[:, None, :]
 
 
 def fit_population(scores: ArrayLike, family_name: str = "beta", rounds: int = 100) -> Prior:

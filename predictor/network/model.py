@@ -2,16 +2,50 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from predictor.families import Family
-from predictor.prior import Prior
+from predictor.families import Family, get_family
+from predictor.prior import Prior, posterior_moments
 
 OUTPUTS = 5  # location and log spread on each of the family's two coordinates, and their correlation
+FARTHEST = 4.0
 _LOG_SPREAD = (-2.5, 1.5)
 _ATANH_CORRELATION = (-1.8, 1.8)
+
+
+class Head(nn.Module):
+    """A linear map of standardised features; it starts as the zero map.
+
+    The statistics are those of the training questions before any training. A few hidden dimensions of
+    a language model are hundreds of times larger than the rest and would drown them otherwise.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, OUTPUTS)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.register_buffer("centre", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, 5) from pooled hidden states (batch, size)."""
+        values: Tensor = self.linear(self.standardise(features))
+        return values
+
+    def standardise(self, features: Tensor) -> Tensor:
+        """(batch, size) features in standard deviations, at most `FARTHEST`: beyond, nothing was learnt.
+
+        Divided by the root of their number, so that a step of the optimiser moves the output little.
+        """
+        away = ((features.float() - self.centre) / self.scale).clamp(-FARTHEST, FARTHEST)
+        return away / features.shape[1] ** 0.5
 
 
 class PriorNetwork(nn.Module):
@@ -21,34 +55,65 @@ class PriorNetwork(nn.Module):
     and training can only add what the question itself tells.
     """
 
+    offset: Tensor
+    limits: Tensor
+
     def __init__(self, backbone: nn.Module, hidden_size: int, population: Prior) -> None:
         super().__init__()
         self.backbone = backbone
-        self.norm = nn.LayerNorm(4 * hidden_size, elementwise_affine=False)
-        self.head = nn.Linear(4 * hidden_size, OUTPUTS)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = Head(4 * hidden_size)
         spread = torch.tensor(population.spread).log()
         correlation = torch.tensor([population.correlation]).atanh()
         offset = torch.cat([torch.tensor(population.location), spread, correlation])
         self.register_buffer("offset", offset.float())
+        points = get_family(population.family).points
+        grid = zip(points.min(0), points.max(0), strict=True)
+        limits = torch.tensor([*grid, _LOG_SPREAD, _LOG_SPREAD, _ATANH_CORRELATION])
+        self.register_buffer("limits", limits.T.float(), persistent=False)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(batch, 5): logit mean, logit dispersion, the logs of their spreads, atanh of their correlation."""
+    def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(batch, 4 x hidden size): mean and last token of a middle and of the last layer."""
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
         states = output.hidden_states
         last = attention_mask.sum(1) - 1
-        features = torch.cat(
-            [
-                pooled
-                for h in (states[len(states) // 2], states[-1])
-                for pooled in _pool(h, attention_mask, last)
-            ],
-            dim=1,
-        ).float()
-        values: Tensor = self.head(self.norm(features)) + self.offset
-        spread, correlation = values[:, 2:4].clamp(*_LOG_SPREAD), values[:, 4:].clamp(*_ATANH_CORRELATION)
-        return torch.cat([values[:, :2], spread, correlation], dim=1)
+        depths = (states[len(states) // 2], states[-1])
+        return torch.cat([pooled for h in depths for pooled in _pool(h, attention_mask, last)], dim=1)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(batch, 5): logit mean, logit dispersion, the logs of their spreads, atanh of their correlation."""
+        values = self.head(self.features(input_ids, attention_mask)) + self.offset
+        return values.clamp(*self.limits)
+
+    def warm_start(self, features: Tensor, likelihood: NDArray[Any], population: Prior) -> None:
+        """Start the head from a ridge regression on frozen features.
+
+        What it foretells is each question's law as its own scores and the population's prior place it
+        (posterior mean of the coordinates); the spread is what remains: the leave-one-out error and the
+        posterior's own variance. LoRA then starts from a predictor that already works, and cannot settle
+        for explaining every question by a wide prior.
+
+        Parameters
+        ----------
+        features : (questions, size) of the training questions.
+        likelihood : (questions, laws) log-likelihood of their scores.
+        """
+        from sklearn.linear_model import RidgeCV  # training alone needs it
+
+        mean, covariance = posterior_moments(population, likelihood)
+        self.head.centre.copy_(features.mean(0))
+        self.head.scale.copy_(features.std(0) + 1e-6)
+        standard = self.head.standardise(features).numpy()
+        ridge = RidgeCV(np.logspace(-4, 3, 15), store_cv_results=True).fit(standard, mean)
+        chosen = list(ridge.alphas).index(ridge.alpha_)
+        error = np.sqrt(ridge.cv_results_[..., chosen].mean(0))
+        related = np.corrcoef((mean - ridge.predict(standard)).T)
+        rest = covariance.mean(0) + related * np.outer(error, error)
+        spread = np.sqrt(np.diag(rest))
+        correlation = np.clip(rest[0, 1] / spread.prod(), -0.95, 0.95)
+        wanted = np.concatenate([ridge.intercept_, np.log(spread), [np.arctanh(correlation)]])
+        with torch.no_grad():
+            self.head.linear.weight[:2] = torch.tensor(ridge.coef_)
+            self.head.linear.bias.copy_(torch.tensor(wanted) - self.offset)
 
 
 def _pool(hidden: Tensor, mask: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:

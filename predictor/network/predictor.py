@@ -79,7 +79,6 @@ class Predictor:
         population = fit_population(train[1], settings.family)
         tokenizer = backbone.load_tokenizer(settings.backbone)
         network = _build(settings, population)
-        adapted = lora.attach(network, settings.lora, trained=["head"])
         examples = []
         for questions, scores in (train, tune):
             labels = make_labels(family, scores)
@@ -91,10 +90,15 @@ class Predictor:
                     if tokens is not None
                 ]
             )
+        collate = QuestionCollator(tokenizer.pad_token_id)
+        labels = torch.stack([e["labels"] for e in examples[0]])
+        features = _frozen_features(network, collate, examples[0], settings.batch_size)
+        network.warm_start(features, labels[:, :-1].numpy(), population)
+        adapted = lora.attach(network, settings.lora, trained=["head"])
         results = lora.fit(
             adapted,
             *examples,
-            collate=QuestionCollator(tokenizer.pad_token_id),
+            collate=collate,
             loss=EvidenceLoss(family),
             settings=settings.lora,
             directory=directory,
@@ -192,6 +196,19 @@ class Predictor:
 def _build(settings: PredictorSettings, population: Prior) -> PriorNetwork:
     trunk = backbone.load(settings.backbone, AutoModel)
     return PriorNetwork(trunk, trunk.config.hidden_size, population)
+
+
+@torch.inference_mode()
+def _frozen_features(
+    network: PriorNetwork, collate: QuestionCollator, examples: Sequence[lora.Example], batch_size: int
+) -> torch.Tensor:
+    """(questions, size) features of the backbone as it is, in the order of the examples."""
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
+    found = []
+    for start in range(0, len(order), batch_size):
+        batch = collate([{"input_ids": examples[i]["input_ids"]} for i in order[start : start + batch_size]])
+        found.append(network.features(**batch).float())
+    return torch.cat(found)[np.argsort(order)]
 
 
 def encode(tokenizer: Any, question: Question, max_length: int) -> list[int] | None:

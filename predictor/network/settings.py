@@ -26,8 +26,8 @@ class PredictorSettings(Settings):
         alpha=16,
         learning_rate=1e-3,
         batch_size=16,
-        epochs=6,
-        evaluate_every=10,
+        epochs=3,
+        evaluate_every=20,
         patience=3,
     )
     """The adapter and its training."""

@@ -5,9 +5,9 @@ import torch
 
 from data.answers import is_correct
 from models import backbone
-from models.generators import LocalGenerator
+from models.local_generator import LocalGenerator
+from models.local_reward import LocalRewardModel
 from models.prm import encode_steps
-from models.rewards import LocalRewardModel
 from models.settings import LocalGeneratorSettings, LocalRewardSettings
 from predictor.contract import Sampling
 from predictor.errors import ModelError

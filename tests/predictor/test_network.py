@@ -75,6 +75,14 @@ def test_a_question_too_long_gets_the_populations_prior(trained):
     assert trained.predict([endless]) == [trained.card.population]
 
 
+def test_a_question_like_none_before_gets_a_prior_all_the_same(trained):
+    strange = [Question.ask(t) for t in ("q", "\u2603" * 30, "SELECT * FROM t;", "Wer weiß das schon?")]
+    for prior in trained.predict(strange):
+        mean, std = prior.moments()
+        assert 0 < mean < 1
+        assert 0 < std < 0.5
+
+
 def test_both_stored_forms_predict_the_same(trained, tmp_path):
     questions, _ = questions_and_scores(4, 4)
     expected = trained.predict(questions)
@@ -128,3 +136,35 @@ def test_untrained_network_gives_the_populations_prior(trained):
     assert prior.location == pytest.approx(population.location, abs=1e-5)
     assert prior.spread == pytest.approx(population.spread, rel=1e-4)
     assert prior.correlation == pytest.approx(population.correlation, abs=1e-4)
+
+
+def test_a_warm_start_foretells_what_the_features_tell():
+    from predictor.network.model import PriorNetwork
+
+    rng = np.random.default_rng(0)
+    mean = rng.uniform(0.2, 0.8, 80)
+    scores = rng.beta(20 * mean[:, None], 20 * (1 - mean[:, None]), (80, 16))
+    told = np.log(mean / (1 - mean))[:, None] * rng.normal(size=8) * [1e3, 1, 1, 1, 1, 1, 1, 1e-3]
+    features = torch.tensor(told + 0.1 * rng.normal(size=(80, 8)) * told.std(0))
+    population = fit_population(scores)
+    network = PriorNetwork(torch.nn.Identity(), 2, population)
+    network.warm_start(features[:60], get_family("beta").log_likelihood(scores[:60]), population)
+    output = (network.head(features[60:]) + network.offset).detach()
+    assert np.corrcoef(output[:, 0], np.log(mean / (1 - mean))[60:])[0, 1] > 0.95
+    assert output[:, 2].exp().max() < 0.5 * population.spread[0]
+
+
+def test_training_that_does_harm_is_undone(tmp_path):
+    ruinous = LoraSettings(rank=2, learning_rate=1.0, batch_size=8, max_steps=2, evaluate_every=1)
+    predictor = Predictor.fit(
+        questions_and_scores(16, 0),
+        questions_and_scores(8, 1),
+        PredictorSettings(dtype="float32", lora=ruinous),
+        contract="c",
+        data_digest="d",
+        directory=tmp_path,
+    )
+    results = predictor.card.results
+    assert results["tune_loss"] == results["start_tune_loss"]
+    lora = [p for name, p in predictor.network.named_parameters() if "lora_B" in name]
+    assert all((p == 0).all() for p in lora)

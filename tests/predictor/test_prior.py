@@ -6,7 +6,7 @@ from scipy import stats
 
 from predictor.errors import ConfigError
 from predictor.families import get_family
-from predictor.prior import Prior, fit_population, log_evidence
+from predictor.prior import Prior, fit_population, log_evidence, posterior_moments
 
 BETA = get_family("beta")
 
@@ -76,3 +76,20 @@ def test_log_mass_follows_the_beta_distribution():
     total = 1 / dispersion - 1
     law = stats.beta(mean * total, (1 - mean) * total)
     assert np.exp(BETA.log_mass[:100, at]).sum() == pytest.approx(law.cdf(0.5), abs=1e-5)
+
+
+def test_without_scores_the_posterior_is_the_prior():
+    prior = Prior(location=(0.5, -2.0), spread=(0.6, 0.8), correlation=-0.5)
+    mean, covariance = posterior_moments(prior, np.zeros((1, len(BETA.mean))))
+    assert mean[0] == pytest.approx(prior.location, abs=0.02)
+    assert np.diag(covariance[0]) ** 0.5 == pytest.approx(prior.spread, rel=0.03)
+    assert covariance[0, 0, 1] == pytest.approx(-0.5 * 0.6 * 0.8, rel=0.05)
+
+
+def test_scores_narrow_the_posterior_around_their_law():
+    scores = stats.beta(9, 3).rvs((1, 200), random_state=0)
+    prior = Prior(location=(0.0, -1.0), spread=(2.0, 2.0))
+    mean, covariance = posterior_moments(prior, BETA.log_likelihood(scores))
+    assert mean[0, 0] == pytest.approx(np.log(3), abs=0.15)
+    assert mean[0, 1] == pytest.approx(np.log(1 / 12), abs=0.3)  # dispersion 1 / 13
+    assert np.diag(covariance[0]).max() < 0.1

@@ -1,0 +1,74 @@
+"""What generators and reward models behind HTTP share: the client, its loop, its first question."""
+
+import atexit
+import os
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import TypeVar, TypeVarTuple
+
+import openai
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from models.settings import HttpSettings
+from predictor.errors import ModelError
+
+# The set-up is at fault: no request can succeed.
+MISCONFIGURED = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+
+@cache
+def _portal() -> BlockingPortal:
+    """The process's one event loop, in a thread; limits on requests hold across calling threads."""
+    running = start_blocking_portal()
+    opened = running.__enter__()
+    atexit.register(running.__exit__, None, None, None)
+    return opened
+
+
+def call(function: Callable[[*Arguments], Awaitable[T]], *args: *Arguments) -> T:
+    """Run on that loop and wait; a ModelError out of a task group comes alone."""
+    try:
+        return _portal().call(function, *args)
+    except* ModelError as group:
+        raise group.exceptions[0] from None
+
+
+def connect(settings: HttpSettings) -> openai.AsyncOpenAI:
+    """The client, of a server that was seen to serve the model.
+
+    The key is read from the environment now and kept nowhere else.
+    """
+    client = openai.AsyncOpenAI(
+        base_url=settings.base_url,
+        api_key=os.environ.get(settings.api_key_variable, "none"),
+        timeout=settings.timeout,
+        max_retries=settings.retries,
+    )
+    call(_require_served, client, settings)
+    return client
+
+
+async def _require_served(client: openai.AsyncOpenAI, settings: HttpSettings) -> None:
+    """Ask the server for its models.
+
+    Raises
+    ------
+    ModelError
+        If it does not answer, refuses the key, or serves other models only.
+    """
+    where = f"server at {settings.base_url}"
+    try:
+        served = [model.id for model in (await client.models.list()).data]
+    except (openai.NotFoundError, AttributeError, ValueError):
+        return  # not every server lists its models
+    except openai.APIConnectionError as error:
+        raise ModelError(f"{where} does not answer ({error}); is it running?") from error
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+        variable = settings.api_key_variable
+        raise ModelError(f"{where} refuses the key in ${variable}: {error}") from error
+    except openai.APIStatusError as error:
+        raise ModelError(f"{where} answers {error.status_code}: {error}") from error
+    if served and settings.model not in served:
+        raise ModelError(f"{where} serves {', '.join(served[:5])}, not {settings.model!r}")

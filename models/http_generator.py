@@ -1,0 +1,138 @@
+"""A generator behind HTTP: any server that speaks OpenAI's chat or completion route."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import openai
+
+from models.generators import Candidate, Status
+from models.http_client import MISCONFIGURED, call, connect
+from models.settings import HttpGeneratorSettings
+from predictor.errors import ModelError
+from predictor.question import Question
+
+logger = logging.getLogger(__name__)
+SEEDS = 2**31
+STATUS: dict[str, Status] = {"stop": "complete", "length": "cut"}
+# The request itself is at fault: no other request is concerned, and trying again is no use.
+REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError)
+
+
+class HttpGenerator:
+    """Samples over HTTP, at most ``in_flight`` requests at once, whichever thread asks.
+
+    The client retries connection errors, timeouts, 429 and 5xx with exponential backoff and jitter
+    and heeds Retry-After. What still fails is a candidate marked ``failed``, with a warning.
+    """
+
+    def __init__(self, settings: HttpGeneratorSettings) -> None:
+        self.settings = settings
+        self.sampling = settings.sampling
+        self._client = connect(settings)
+        self._limit = asyncio.Semaphore(settings.in_flight)
+        prompt = settings.prompt_template if settings.route == "chat" else settings.template
+        self.identity = {
+            "generator": settings.model,
+            "generator_revision": settings.revision,
+            "prompt_template": f"{prompt} + {settings.instruction}" if settings.instruction else prompt,
+        }
+
+    def sample(self, questions: Sequence[Question], n: int, seed: int) -> list[list[Candidate]]:
+        """See `Generator`. Raises ModelError where the server refuses every request alike."""
+        return call(self._sample, questions, n, seed)
+
+    async def _sample(self, questions: Sequence[Question], n: int, seed: int) -> list[list[Candidate]]:
+        size = self.settings.candidates_per_request or n
+        async with asyncio.TaskGroup() as group:
+            asked = [
+                [
+                    group.create_task(self._ask(question, min(size, n - at), seed + place * n + at))
+                    for at in range(0, n, size)
+                ]
+                for place, question in enumerate(questions)
+            ]
+        return [[candidate for task in tasks for candidate in task.result()] for tasks in asked]
+
+    async def _ask(self, question: Question, count: int, seed: int) -> list[Candidate]:
+        """``count`` candidates; asked for again as long as the server gives fewer, but some."""
+        found: list[Candidate] = []
+        while len(found) < count:
+            number = (seed + len(found)) % SEEDS
+            try:
+                async with self._limit, asyncio.timeout(self.settings.deadline):
+                    answer = await self._request(question, count - len(found), number)
+                    candidates = self._read(answer, number)[: count - len(found)]
+            except MISCONFIGURED as error:
+                raise ModelError(f"generator at {self.settings.base_url}: {error}") from error
+            except REFUSED as error:
+                logger.warning("question %s was refused: %s", question.id, error)
+                candidates = []
+            # A server that breaks off, or answers in another shape, is no error of ours.
+            except (openai.APIError, TimeoutError, ValueError, AttributeError, TypeError) as error:
+                logger.warning("question %s got no answer: %s: %s", question.id, type(error).__name__, error)
+                candidates = []
+            if not candidates:
+                missing = count - len(found)
+                return found + [Candidate(None, 0, 0, "failed", number)] * missing
+            found += candidates
+        return found
+
+    async def _request(self, question: Question, n: int, seed: int) -> Any:
+        sampling = self.sampling
+        shared: dict[str, Any] = {
+            "model": self.settings.model,
+            "n": n,
+            "seed": seed if self.settings.seeds else openai.omit,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "stop": list(sampling.stop) or openai.omit,
+            "extra_body": dict(self.settings.extra_body) or None,
+        }
+        turns: list[Any] = question.as_chat()
+        turns[-1]["content"] += self.settings.instruction
+        if self.settings.route == "chat":
+            return await self._client.chat.completions.create(messages=turns, **shared)
+        prompt = self.settings.template.replace("{question}", turns[-1]["content"])
+        return await self._client.completions.create(prompt=prompt, **shared)
+
+    def _read(self, answer: Any, seed: int) -> list[Candidate]:
+        texts = [_text(choice) for choice in answer.choices]
+        tokens = [_counted(choice) for choice in answer.choices]
+        if None in tokens:
+            tokens = _apportion(answer.usage.completion_tokens, texts)
+        return [
+            Candidate(
+                text=text,
+                tokens=count or 0,
+                prompt_tokens=answer.usage.prompt_tokens,
+                status=STATUS.get(choice.finish_reason, "failed"),
+                seed=seed,
+            )
+            for choice, text, count in zip(answer.choices, texts, tokens, strict=True)
+        ]
+
+
+def _text(choice: Any) -> str:
+    """The completion; what a server has taken out as reasoning is put back where it was."""
+    if not hasattr(choice, "message"):
+        return choice.text
+    more = choice.message.model_extra or {}
+    reasoning = more.get("reasoning_content") or more.get("reasoning")
+    content = choice.message.content or ""
+    return f"<think>\n{reasoning}\n</think>\n\n{content}" if reasoning else content
+
+
+def _counted(choice: Any) -> int | None:
+    """Tokens of one choice, where the server lists them (vLLM does if asked by ``return_token_ids``)."""
+    ids = (choice.model_extra or {}).get("token_ids")
+    return len(ids) if isinstance(ids, list) else None
+
+
+def _apportion(total: int, texts: Sequence[str]) -> list[int | None]:
+    """Shares of ``total`` by length of the texts; they sum to it."""
+    lengths = [len(text) + 1 for text in texts]
+    ends = [round(total * sum(lengths[: i + 1]) / sum(lengths)) for i in range(len(lengths))]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]

