@@ -10,7 +10,7 @@ answer::
 
 import random
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,20 +37,20 @@ SOLVER_MIX: Mix = {
     (4, 3): 4,
     (5, 2): 6,
 }
-PRM_SEED, PRM_QUESTIONS = 2, 2000
+PRM_SEED, PRM_QUESTIONS = 2, 3000
 PRM_MIX: Mix = {
     (2, 2): 12,
-    (2, 3): 10,
-    (3, 1): 8,
-    (3, 2): 20,
+    (2, 3): 16,
+    (3, 1): 4,
+    (3, 2): 26,
     (3, 3): 4,
-    (4, 1): 12,
-    (4, 2): 12,
-    (5, 1): 12,
-    (5, 2): 2,
+    (4, 1): 8,
+    (4, 2): 16,
+    (5, 1): 10,
+    (5, 2): 4,
     (6, 1): 8,
 }
-POOL_SEED, POOL_QUESTIONS = 3, 316
+POOL_SEED, POOL_QUESTIONS = 3, 1900
 # From nearly always right to nearly never, most in between (the solver's card has the shares).
 POOL_MIX: Mix = {
     (2, 2): 16,
@@ -62,6 +62,9 @@ POOL_MIX: Mix = {
     (5, 1): 14,
     (6, 1): 10,
 }
+# Sums told as a story, which the solver never saw.
+STORY_QUESTIONS = 200
+STORY_MIX: Mix = {(2, 1): 1, (2, 2): 1, (3, 1): 1, (3, 2): 1}
 
 
 class Problem(NamedTuple):
@@ -181,12 +184,18 @@ def split_steps(completion: str) -> list[str]:
     return [line.strip() for line in completion.split(STEP_SEPARATOR) if line.strip()]
 
 
-def draw_mix(rng: random.Random, mix: Mix, count: int, without: Collection[str] = ()) -> list[Problem]:
+def draw_mix(
+    rng: random.Random,
+    mix: Mix,
+    count: int,
+    without: Collection[str] = (),
+    draw: Callable[[random.Random, int, int], Problem] = draw_problem,
+) -> list[Problem]:
     """Distinct problems, their kinds drawn by the weights of ``mix``; none of ``without``."""
     kinds, weights = list(mix), list(mix.values())
     seen: dict[str, Problem] = {}
     while len(seen) < count:
-        problem = draw_problem(rng, *rng.choices(kinds, weights)[0])
+        problem = draw(rng, *rng.choices(kinds, weights)[0])
         if problem.text not in without:
             seen.setdefault(problem.text, problem)
     return list(seen.values())
@@ -199,9 +208,26 @@ def training_questions() -> set[str]:
     return {problem.text for problem in solver + prm}
 
 
+def tell_story(rng: random.Random, terms: int, digits: int) -> Problem:
+    """A sum of ``terms`` numbers told in words; no total on the way is negative."""
+    problem = draw_problem(rng, terms, digits)
+    total, told = problem.terms[0], [f"A library has {problem.terms[0]} books."]
+    signed = [total]
+    for term in problem.terms[1:]:
+        change = term if total + term >= 0 else -term
+        told.append(f"It {'buys' if change > 0 else 'gives away'} {abs(change)} books.")
+        signed.append(change)
+        total += change
+    text = " ".join([*told, "How many books does it have now?"])
+    return Problem(text, tuple(signed), f"story-{problem.group}")
+
+
 def pool_questions() -> list[Question]:
-    """The questions of the shipped pool, and the fresh ones after them; none was trained on."""
-    drawn = draw_mix(random.Random(POOL_SEED), POOL_MIX, POOL_QUESTIONS, training_questions())
+    """The questions of the shipped pool and fresh ones, in mixed order; none was trained on."""
+    rng = random.Random(POOL_SEED)
+    drawn = draw_mix(rng, POOL_MIX, POOL_QUESTIONS, without=training_questions())
+    drawn += draw_mix(rng, STORY_MIX, STORY_QUESTIONS, draw=tell_story)
+    rng.shuffle(drawn)
     return [Question.ask(p.text, answer=p.answer, source="arithmetic", group=p.group) for p in drawn]
 
 

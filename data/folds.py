@@ -16,13 +16,13 @@ Fold = Literal["train", "tune", "calibration", "test"]
 class FoldSettings(Settings):
     """Shares of the four folds; they sum to 1."""
 
-    train: float = Field(0.5, gt=0, lt=1)
+    train: float = Field(0.45, gt=0, lt=1)
     """Fits predictor and population prior."""
-    tune: float = Field(0.15, gt=0, lt=1)
+    tune: float = Field(0.1, gt=0, lt=1)
     """Early stopping, prior strength, choices."""
-    calibration: float = Field(0.15, gt=0, lt=1)
+    calibration: float = Field(0.225, gt=0, lt=1)
     """Opened once, for the certificate."""
-    test: float = Field(0.2, gt=0, lt=1)
+    test: float = Field(0.225, gt=0, lt=1)
     """Reported on, never selected on."""
     by: Literal["question", "group"] = "question"
     """Hash the question id, or the group, so that a whole group lies on one side."""

@@ -7,7 +7,7 @@ process killed at any moment leaves either the old pool or the new one, never ha
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any, Self
@@ -146,7 +146,8 @@ class Pool:
         Raises
         ------
         PoolError
-            If a row does not fit the schema, or repeats a question that the pool holds.
+            If a row does not fit the schema, or repeats a question that the pool holds, or the disk
+            is full.
         """
         try:
             table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
@@ -261,9 +262,14 @@ def _filesystem(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:
 
 def _write_aside(fs: pafs.FileSystem, path: str, content: bytes) -> None:
     aside = f"{path}.{hashlib.sha256(content).hexdigest()[:8]}.tmp"
-    with fs.open_output_stream(aside) as stream:
-        stream.write(content)
-    fs.move(aside, path)
+    try:
+        with fs.open_output_stream(aside) as stream:
+            stream.write(content)
+        fs.move(aside, path)
+    except OSError as error:
+        with suppress(OSError):
+            fs.delete_file(aside)
+        raise PoolError(f"{path} cannot be written, and nothing was added: {error}") from error
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -90,6 +92,29 @@ def test_a_broken_manifest_is_an_error_of_ours(pool, document):
         file.write(document)
     with pytest.raises(PoolError, match="manifest"):
         Pool.open(pool.location)
+
+
+def test_a_disk_that_fills_leaves_the_pool_as_it_was(pool):
+    """In a process of its own whose files may not grow beyond what the pool's manifest needs."""
+    script = f"""
+import resource
+from data.pool import Pool
+from predictor.errors import PoolError
+from tests.helpers import make_questions, score_rows
+pool = Pool.open({pool.location!r})
+rows = score_rows(make_questions(200, start=500), pool.manifest.contract)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+try:
+    pool.append(rows)
+except PoolError as error:
+    print(error)
+"""
+    before = Pool.open(pool.location).manifest
+    files = sorted(os.listdir(f"{pool.location}/parts"))
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "cannot be written, and nothing was added" in found.stdout, found.stderr
+    assert Pool.open(pool.location).manifest == before
+    assert sorted(os.listdir(f"{pool.location}/parts")) == files
 
 
 def test_no_pool_is_an_error_of_ours(tmp_path):
