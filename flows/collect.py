@@ -1,6 +1,8 @@
 """Collect: candidates of new questions, scored, into the pool."""
 
+import operator
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,17 +14,18 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from tqdm.auto import tqdm
 
 from data.answers import is_correct
 from data.pool import Pool, Row, make_row, pending
 from data.questions import read_questions
-from flows.config import Config
-from models.generators import Candidate, Generator, LocalGenerator
-from models.rewards import LocalRewardModel, RewardModel, StepScores
+from flows.config import CollectSettings, Config
+from models.generators import Candidate, Generator, load_generator
+from models.rewards import RewardModel, StepScores, load_reward_model
 from predictor.contract import ScoreContract, require_scores
-from predictor.errors import OptScaleError, ScoreError
+from predictor.errors import CollectError, OptScaleError, ScoreError
 from predictor.question import Question, require_distinct
 
 
@@ -65,17 +68,19 @@ def sample_and_score(
     """``n`` scored candidates of each question, as rows of the pool.
 
     A candidate whose text is empty or whose step scores are no probabilities is kept as failed: it
-    cost its tokens, and it is a miss.
+    cost its tokens, and it is a miss. ``reward_tokens`` are what scoring it alone takes.
     """
     sampled = generator.sample(questions, n, seed)
-    whole = [
-        (place, number)
+    whole = {
+        (place, number): (questions[place], candidate.text)
         for place, candidates in enumerate(sampled)
-        for number, c in enumerate(candidates)
-        if c.status == "complete" and (c.text or "").strip()
-    ]
-    items = [(questions[p], sampled[p][c].text or "") for p, c in whole]
-    scored = dict(zip(whole, reward.score(items), strict=True))
+        for number, candidate in enumerate(candidates)
+        if candidate.status == "complete" and candidate.text and candidate.text.strip()
+    }
+    # Candidates of an easy question are often the same to the letter: score each text once.
+    distinct = list({(q.id, text): (q, text) for q, text in whole.values()}.values())
+    scores = {(q.id, text): found for (q, text), found in zip(distinct, reward.score(distinct), strict=True)}
+    scored = {key: scores[q.id, text] for key, (q, text) in whole.items()}
     return [
         _row(question, contract, number, candidate, scored.get((place, number)))
         for place, question in enumerate(questions)
@@ -137,7 +142,8 @@ def estimate(config: Config) -> dict[str, Any]:
     generated = candidates * mean("completion_tokens", limit)
     prompt = len(new) * mean("prompt_tokens", 100)
     judged = candidates * mean("reward_tokens", limit + 100)
-    seconds = sum(p.seconds for p in pool.manifest.parts) if pool else 0.0
+    # Parts in flight share the time that each of them took.
+    seconds = sum(p.seconds for p in pool.manifest.parts) / config.collect.parts_in_flight if pool else 0.0
     rate = sum(r["completion_tokens"] for r in rows) / seconds if seconds else None
     prices = config.prices
     cost = (
@@ -160,20 +166,33 @@ def estimate(config: Config) -> dict[str, Any]:
 @task(name="collect-part", cache_policy=NO_CACHE)
 def collect_part(
     questions: Sequence[Question],
-    n: int,
     seed: int,
+    settings: CollectSettings,
     generator: Generator,
     reward: RewardModel,
     pool: Pool,
 ) -> Collected:
-    """Sample, score and append one part; all of it is in the pool when this returns."""
+    """Sample, score and append one part; all of it is in the pool when this returns.
+
+    Raises
+    ------
+    CollectError
+        If more than ``settings.failed_share`` of the candidates failed; nothing is written then.
+    """
     started = time.monotonic()
+    n = settings.candidates
     rows = sample_and_score(questions, n, seed, generator, reward, pool.manifest.contract)
     seconds = time.monotonic() - started
+    failed = sum(row["status"] == "failed" for row in rows)
+    if failed > settings.failed_share * len(rows):
+        raise CollectError(
+            f"{failed} of {len(rows)} candidates failed (see the warnings above), more than "
+            f"collect.failed_share allows; the part is not kept. Is the generator or reward model in order?"
+        )
     pool.append(rows, seconds=seconds)
-    failed = sum(row["score"] is None for row in rows)
+    unscored = sum(row["score"] is None for row in rows)
     tokens = sum(row["completion_tokens"] for row in rows)
-    return Collected(len(questions), len(rows), tokens, failed, seconds)
+    return Collected(len(questions), len(rows), tokens, unscored, seconds)
 
 
 @flow(name="collect")
@@ -181,22 +200,34 @@ def collect(config: Config) -> Collected:
     """Collect every question that the pool does not hold yet; a killed run goes on where it was."""
     logger = get_run_logger()
     questions = read_all_questions(config)
-    generator = LocalGenerator(config.generator)
-    reward = LocalRewardModel(config.reward)
+    generator = load_generator(config.generator)
+    reward = load_reward_model(config.reward)
     pool = Pool.create(config.pool_location, make_contract(generator, reward))
-    new = pending(questions, pool)[: config.collect.limit]
+    settings = config.collect
+    new = pending(questions, pool)[: settings.limit]
     logger.info("%d questions, %d of them new", len(questions), len(new))
-    size = config.collect.part_questions
-    parts = [new[i : i + size] for i in range(0, len(new), size)]
-    artifact = create_progress_artifact(progress=0.0, key="collect", description="parts collected")
-    work = collect_part.with_options(retries=config.collect.retries, retry_delay_seconds=5)
-    done = []
-    for number, part in enumerate(tqdm(parts, desc="collect", unit="part")):
-        # The seed follows the first question's id: a part collected later or again draws the same.
-        seed = config.collect.seed + int(part[0].id[:8], 16)
-        done.append(work(part, config.collect.candidates, seed, generator, reward, pool))
-        update_progress_artifact(artifact, progress=100 * (number + 1) / len(parts))  # type: ignore[arg-type]
-    total = Collected(*(sum(values) for values in zip(*done, strict=True))) if done else NOTHING
+    artifact = create_progress_artifact(progress=0.0, key="collect", description="questions collected")
+    work = collect_part.with_options(retries=settings.retries, retry_delay_seconds=5)
+    total = NOTHING
+    under_way: deque[PrefectFuture[Collected]] = deque()
+    with tqdm(total=len(new), desc="collect", unit="question") as bar:
+
+        def finish_one() -> None:
+            nonlocal total
+            done = under_way.popleft().result()
+            total = Collected(*map(operator.add, total, done))
+            bar.update(done.questions)
+            update_progress_artifact(artifact, progress=100 * total.questions / len(new))  # type: ignore[arg-type]
+
+        for start in range(0, len(new), settings.part_questions):
+            if len(under_way) == settings.parts_in_flight:
+                finish_one()
+            part = new[start : start + settings.part_questions]
+            # The seed follows the first question: a part collected later or again draws the same.
+            seed = settings.seed + int(part[0].id[:8], 16)
+            under_way.append(work.submit(part, seed, settings, generator, reward, pool))
+        while under_way:
+            finish_one()
     create_table_artifact(table=[total._asdict()], key="collected", description="what was collected")
     logger.info("collected %s", total)
     return total

@@ -19,7 +19,7 @@ from pydantic_settings import (
 )
 
 from data.folds import FoldSettings
-from models.settings import LocalGeneratorSettings, LocalRewardSettings
+from models.settings import GeneratorSettings, LocalGeneratorSettings, LocalRewardSettings, RewardSettings
 from predictor.errors import ConfigError
 from predictor.network.settings import PredictorSettings
 from predictor.policies import FixedN, OptScale
@@ -33,7 +33,7 @@ class CollectSettings(Settings):
 
     questions: tuple[str, ...] = ("data/questions/arithmetic.jsonl",)
     """Question sets: JSON lines files."""
-    candidates: int = Field(16, ge=1)
+    candidates: int = Field(32, ge=1)
     """Candidates a question; the cap that policies are judged against."""
     part_questions: int = Field(16, ge=1)
     """Questions a part of the pool; what a crash can cost at most."""
@@ -43,6 +43,10 @@ class CollectSettings(Settings):
     """Base of the candidates' seeds."""
     retries: int = Field(2, ge=0)
     """Further tries of a part whose collection failed."""
+    parts_in_flight: int = Field(1, ge=1)
+    """Parts collected at once: 2 lets a server generate while the last part is scored."""
+    failed_share: float = Field(0.1, ge=0, le=1)
+    """A part with a greater share of failed candidates is not kept: something is broken."""
 
 
 class PriceSettings(Settings):
@@ -99,9 +103,9 @@ class Config(Settings):
     """The one folder of all state: pool, MLflow, Prefect, bundles, converted models."""
     pool: str | None = None
     """Location of the pool, a path or URI; null: ``pool`` in the state folder."""
-    generator: LocalGeneratorSettings = LocalGeneratorSettings()
+    generator: GeneratorSettings = LocalGeneratorSettings()
     """The model that answers."""
-    reward: LocalRewardSettings = LocalRewardSettings()
+    reward: RewardSettings = LocalRewardSettings()
     """The process reward model."""
     collect: CollectSettings = CollectSettings()
     """Questions, candidates, parts and retries of a collection."""
@@ -110,7 +114,7 @@ class Config(Settings):
     predictor: PredictorSettings = PredictorSettings()
     """The LoRA predictor."""
     policy: Annotated[FixedN | OptScale, Field(discriminator="kind")] = OptScale(
-        target=0.85, confidence=0.9, cap=16, floor=2, batch=2
+        target=0.85, confidence=0.9, cap=32, floor=2, batch=2
     )
     """The stopping policy that is validated and shipped."""
     gate: GateSettings = GateSettings()
@@ -154,7 +158,6 @@ def load_config(file: str | Path | None = None, overrides: tuple[str, ...] = ())
         model_config = SettingsConfigDict(
             env_prefix="OPTSCALE_",
             env_nested_delimiter="__",
-            nested_model_default_partial_update=True,
         )
 
         @classmethod
@@ -167,7 +170,7 @@ def load_config(file: str | Path | None = None, overrides: tuple[str, ...] = ())
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             read = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
-            return (init_settings, env_settings, *read)
+            return (init_settings, env_settings, *read, _Defaults(settings_cls))
 
     try:
         sourced = Sourced(**_parse_overrides(overrides))
@@ -179,6 +182,30 @@ def load_config(file: str | Path | None = None, overrides: tuple[str, ...] = ())
         raise ConfigError(f"config{f' {file}' if file else ''}: {problems}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"config {file} is not YAML: {error}") from error
+
+
+class _Defaults(PydanticBaseSettingsSource):
+    """The defaults as the last source, so a section can be given in part.
+
+    Where another ``kind`` of a section is chosen, the defaults of the usual kind do not apply.
+    """
+
+    def get_field_value(self, field: Any, field_name: str) -> Any:
+        raise NotImplementedError  # only whole trees are asked for
+
+    def __call__(self) -> dict[str, Any]:
+        return _of_same_kind(Config().model_dump(), self.current_state)
+
+
+def _of_same_kind(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for key, value in defaults.items():
+        over = given.get(key)
+        if not isinstance(value, dict) or not isinstance(over, dict):
+            kept[key] = value
+        elif over.get("kind", value.get("kind")) == value.get("kind"):
+            kept[key] = _of_same_kind(value, over)
+    return kept
 
 
 def _parse_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:

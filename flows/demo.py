@@ -8,10 +8,11 @@ from typing import Any
 from flows.config import ROOT, Config
 
 POOL = ROOT / "data" / "pool"
+FRESH_QUESTIONS = 12
 
 
 def run_demo(config: Config) -> None:
-    """Seed the state folder with the shipped pool, retrain on it and on fresh questions, report."""
+    """Seed the state folder with the shipped pool, retrain on it and on some fresh questions, report."""
     from prefect import flow
 
     from flows.collect import collect
@@ -21,6 +22,8 @@ def run_demo(config: Config) -> None:
 
     started = time.monotonic()
     home = config.home.resolve()
+    fresh = config.collect.model_copy(update={"limit": config.collect.limit or FRESH_QUESTIONS})
+    config = config.model_copy(update={"collect": fresh})
     if config.pool is None and not (home / "pool" / "manifest.json").exists():
         shutil.copytree(POOL, home / "pool", dirs_exist_ok=True)
         _say(f"copied the shipped pool to {home / 'pool'}")

@@ -46,7 +46,7 @@ Nothing on this page was fitted or chosen on these questions.
 
 The skill is 1 - MSE / MSE of the population's prior; above 0 the question's text told something.
 
-{_table([{"measure": k, "value": v} for k, v in metrics.items()])}
+{table_of([{"measure": k, "value": v} for k, v in metrics.items()])}
 
 ![priors](priors.png)
 
@@ -57,7 +57,7 @@ Means a question, candidates taken in the order they were drawn. A hit is a best
 whose target the policy called feasible, with the chance of so few hits if the promise held
 (one-sided binomial). Questions without a known answer: {unknown}; they count as wrong.
 
-{_table(rows)}
+{table_of(rows)}
 
 ![frontier](frontier.png)
 
@@ -102,7 +102,8 @@ def priors_against_scores(table: ScoreTable, priors: list[Prior]) -> Figure:
     return figure
 
 
-def _table(rows: list[Row]) -> str:
+def table_of(rows: list[Row]) -> str:
+    """A Markdown table; the first row's keys are the heading."""
     head = list(rows[0])
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     lines += ["| " + " | ".join(_cell(row[key]) for key in head) + " |" for row in rows]

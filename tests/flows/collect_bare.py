@@ -6,13 +6,13 @@ from pathlib import Path
 from data.pool import Pool, pending
 from flows.collect import collect_part, make_contract, read_all_questions
 from flows.config import Config
-from models.generators import LocalGenerator
-from models.rewards import LocalRewardModel
+from models.generators import load_generator
+from models.rewards import load_reward_model
 
 config = Config.model_validate_json(Path(sys.argv[1]).read_text())
-generator, reward = LocalGenerator(config.generator), LocalRewardModel(config.reward)
+generator, reward = load_generator(config.generator), load_reward_model(config.reward)
 pool = Pool.create(config.pool_location, make_contract(generator, reward))
 print("ready", flush=True)
 new = pending(read_all_questions(config), pool)
 for start in range(0, len(new), 2):
-    collect_part.fn(new[start : start + 2], 3, 0, generator, reward, pool)
+    collect_part.fn(new[start : start + 2], 0, config.collect, generator, reward, pool)

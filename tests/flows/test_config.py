@@ -91,3 +91,39 @@ def test_every_command_has_help():
         result = run(cli.app, [name, "--help"])
         assert result.exit_code == 0
         assert len(command.callback.__doc__.split()) > 4
+
+
+def test_the_embedded_config_is_the_default():
+    assert load_config("flows/configs/embedded.yaml") == load_config()
+
+
+def test_the_papers_config_is_the_papers_setting():
+    config = load_config("flows/configs/paper.yaml")
+    assert config.generator.kind == "openai"
+    assert (config.generator.sampling.temperature, config.generator.sampling.top_p) == (0.7, 0.95)
+    assert (config.reward.kind, config.reward.convention, config.reward.aggregation) == (
+        "vllm",
+        "qwen",
+        "mean",
+    )
+    assert config.collect.candidates == config.policy.cap == 64
+    assert config.predictor.lora.rank == load_config().predictor.lora.rank
+
+
+def test_the_local_vllm_config_is_the_embedded_contract():
+    from models import backbone
+
+    config = load_config("flows/configs/local-vllm.yaml")
+    here = load_config()
+    tokenizer = backbone.load_tokenizer(here.generator.backbone, here.generator.adapter)
+    assert config.generator.revision == backbone.revision(here.generator.backbone, here.generator.adapter)
+    assert config.generator.prompt_template == backbone.digest_text(tokenizer.chat_template)
+    assert config.generator.sampling == here.generator.sampling
+    assert config.reward == here.reward
+
+
+def test_another_kind_leaves_the_defaults_of_the_usual_one_behind():
+    config = load_config(None, ("policy={kind: fixed, n: 4}", "policy.target=0.7"))
+    assert config.policy.model_dump() == {"kind": "fixed", "n": 4, "target": 0.7}
+    with pytest.raises(ConfigError, match="base_url"):
+        load_config(None, ("generator={kind: openai, model: m}",))

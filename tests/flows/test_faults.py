@@ -1,0 +1,88 @@
+"""Faults that a long run meets, made to happen for real."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from data.pool import Pool
+from data.questions import write_questions
+from flows.config import Config
+from predictor.errors import CollectError, TrackingError
+from predictor.question import Question
+from tests.helpers import make_pool
+from tests.models.faulty_server import FaultyServer
+from tests.servers import free_port, running
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_server():
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+def mlflow_server(folder, port):
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/m.db", "--workers", "1"]
+    command += ["--artifacts-destination", f"{folder}/artifacts"]
+    return running(command, f"http://127.0.0.1:{port}/health", folder / "mlflow.log")
+
+
+def test_an_mlflow_server_that_goes_away_in_the_middle(tmp_path):
+    from flows.train import train
+
+    make_pool(tmp_path / "pool", questions=60)
+    port = free_port()
+    lora = {"rank": 2, "alpha": 4, "batch_size": 8, "max_steps": 6, "evaluate_every": 2, "patience": 9}
+    tracking = {"uri": f"http://127.0.0.1:{port}", "timeout": 2}
+    config = Config.model_validate({"home": tmp_path, "predictor": {"lora": lora}, "tracking": tracking})
+    with mlflow_server(tmp_path, port) as server:
+
+        def kill_after_the_first_checkpoint():
+            while not list(tmp_path.glob("checkpoints/*/checkpoint-2")):
+                time.sleep(0.02)
+            os.killpg(server.pid, signal.SIGKILL)
+
+        threading.Thread(target=kill_after_the_first_checkpoint, daemon=True).start()
+        with pytest.raises(TrackingError, match=str(port)):
+            train(config)
+    assert list(tmp_path.glob("checkpoints/*/checkpoint-2"))
+    with mlflow_server(tmp_path, port):
+        assert train(config).version == "1"
+    assert not list(tmp_path.glob("checkpoints/*/*"))
+
+
+def test_a_generator_that_fails_keeps_whole_parts_only(tmp_path):
+    """The pool takes no part with many failed candidates, and goes on when the server is well again."""
+    from flows.collect import collect
+
+    server = FaultyServer()
+    asked = [Question.ask(f"Compute {n} + 7 - {n}.", answer="7") for n in range(6)]
+    write_questions(asked, tmp_path / "q.jsonl")
+
+    def config(way):
+        generator = {"kind": "openai", "base_url": server.url(way), "model": "m", "retries": 0}
+        settings = {
+            "questions": (str(tmp_path / "q.jsonl"),),
+            "candidates": 4,
+            "part_questions": 3,
+            "parts_in_flight": 2,
+            "retries": 0,
+        }
+        return Config.model_validate({"home": tmp_path, "generator": generator, "collect": settings})
+
+    for way in ("error", "empty", "half"):
+        with pytest.raises(CollectError, match=r"12 of 12 candidates failed"):
+            collect(config(way))
+        assert not Pool.open(str(tmp_path / "pool")).question_ids
+    found = collect(config("plain"))
+    assert (found.questions, found.candidates, found.failed) == (6, 24, 0)
+    assert all(row["correct"] for row in Pool.open(str(tmp_path / "pool")).rows())
+    server.close()

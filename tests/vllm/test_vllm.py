@@ -1,0 +1,171 @@
+"""``make test-vllm``: two real vLLM servers on the CPU, driven by `collect`."""
+
+import json
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from data.answers import is_correct
+from data.pool import Pool
+from data.questions import write_questions
+from flows.adapters import export
+from flows.config import load_config
+from models.rewards import load_reward_model
+from models.settings import HttpRewardSettings, LocalRewardSettings
+from predictor.errors import CollectError
+from predictor.question import Question
+from tests.models.tiny import save_qwen_prm, save_shepherd
+from tests.servers import free_port, running
+
+VLLM = Path(__file__).parents[2] / ".venv-vllm" / "bin" / "vllm"
+EASY = [Question.ask(f"Compute {a} + {b}.", answer=str(a + b)) for a in range(2, 9) for b in (1, 2, 3)]
+
+
+@contextmanager
+def serve(model, name, log, *options):
+    """A vLLM server until the block ends; gives its base URL and process."""
+    port = free_port()
+    command = [str(VLLM), "serve", str(model), "--served-model-name", name, "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--enforce-eager", "--max-num-seqs", "128", *options]
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
+    environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{(os.cpu_count() or 1) - 1}")
+    with running(command, f"http://127.0.0.1:{port}/health", log, environment) as process:
+        yield f"http://127.0.0.1:{port}/v1", process
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("vllm")
+
+
+@pytest.fixture(scope="module")
+def solver(folder):
+    export(folder / "solver")
+    options = ("--dtype", "bfloat16", "--max-model-len", "512")
+    with serve(folder / "solver", "solver", folder / "solver.log", *options) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def prm(folder):
+    (folder / "prm").mkdir()
+    model = save_qwen_prm(folder / "prm")
+    # The real model's mark is vLLM's default; the tiny one's tokenizer numbers it otherwise.
+    mark = AutoTokenizer.from_pretrained(model).convert_tokens_to_ids("<extra_0>")
+    steps = json.dumps({"tok_pooling_type": "STEP", "step_tag_id": mark})
+    options = ("--runner", "pooling", "--dtype", "float32", "--pooler-config", steps)
+    with serve(model, "prm", folder / "prm.log", *options) as (url, _):
+        yield url, model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_server():
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+def config(home, base_url, questions, *more):
+    write_questions(questions, home / "q.jsonl")
+    overrides = (
+        f"home={home}",
+        f"generator.base_url={base_url}",
+        f"collect.questions=[{home / 'q.jsonl'}]",
+        "collect.candidates=8",
+        "collect.part_questions=4",
+    )
+    return load_config("flows/configs/local-vllm.yaml", (*overrides, *more))
+
+
+def test_collect_drives_the_solver(solver, tmp_path):
+    from flows.collect import collect, make_contract
+    from models.generators import load_generator
+
+    found = collect(config(tmp_path, solver[0], EASY))
+    assert (found.questions, found.candidates) == (len(EASY), 8 * len(EASY))
+    pool = Pool.open(str(tmp_path / "pool"))
+    rows = list(pool.rows())
+    assert sum(is_correct(r["completion"], r["answer"]) for r in rows) > 0.8 * len(rows)
+    tokenizer = load_reward_model(LocalRewardSettings()).tokenizer
+    for row in rows[:20]:
+        assert row["completion_tokens"] == len(tokenizer(row["completion"]).input_ids) + 1
+    local = load_config()
+    here = make_contract(load_generator(local.generator), load_reward_model(local.reward))
+    assert pool.manifest.contract == here
+
+
+def test_pooling_gives_the_scores_of_the_same_model_in_this_process(prm):
+    url, model = prm
+    items = [(q, "\n\n".join(f"step {k}: {q.text}" for k in range(1 + n % 4))) for n, q in enumerate(EASY)]
+    remote = load_reward_model(HttpRewardSettings(base_url=url, model="prm", tokenizer=model))
+    local = load_reward_model(
+        LocalRewardSettings(convention="qwen", backbone=model, adapter=None, dtype="float32")
+    )
+    for one, other in zip(remote.score(items), local.score(items), strict=True):
+        assert one.steps == pytest.approx(other.steps, abs=2e-3)
+        assert one.tokens == other.tokens
+
+
+@pytest.mark.xfail(reason="vLLM 0.32 offers a causal model the task token_embed only", strict=True)
+def test_math_shepherd_behind_pooling(folder):
+    (folder / "shepherd").mkdir()
+    model = save_shepherd(folder / "shepherd")
+    local = load_reward_model(
+        LocalRewardSettings(convention="math-shepherd", backbone=model, adapter=None, dtype="float32")
+    )
+    mark = local.tokenizer("7 ки").input_ids[-1]
+    right, wrong = local.model.classes
+    steps = {"tok_pooling_type": "STEP", "step_tag_id": mark, "returned_token_ids": [right, wrong]}
+    pooler = json.dumps(steps)
+    options = ("--runner", "pooling", "--dtype", "float32", "--pooler-config", pooler)
+    with serve(model, "prm", folder / "shepherd.log", *options) as (url, _):
+        settings = {"base_url": url, "model": "prm", "tokenizer": model, "convention": "math-shepherd"}
+        remote = load_reward_model(HttpRewardSettings(**settings))
+        items = [(q, "\n".join(f"3 + 4 = 7 {k}" for k in range(1 + n % 4))) for n, q in enumerate(EASY)]
+        for one, other in zip(remote.score(items), local.score(items), strict=True):
+            assert one.steps == pytest.approx(other.steps, abs=2e-3)
+
+
+def test_collect_with_both_models_behind_servers(solver, prm, tmp_path):
+    from flows.collect import collect
+
+    url, model = prm
+    reward = f"reward={{kind: vllm, base_url: '{url}', model: prm, tokenizer: {model}, convention: qwen}}"
+    found = collect(config(tmp_path, solver[0], EASY, reward))
+    assert (found.questions, found.failed) == (len(EASY), 0)
+    rows = list(Pool.open(str(tmp_path / "pool")).rows())
+    assert all(0 <= r["score"] <= 1 for r in rows)
+
+
+def test_a_server_that_is_killed_costs_only_the_part_under_way(folder, tmp_path):
+    from flows.collect import collect
+
+    if not (folder / "solver").exists():
+        export(folder / "solver")
+    options = ("--dtype", "bfloat16", "--max-model-len", "512")
+    quick = ("generator.retries=0", "collect.retries=0", "collect.part_questions=2")
+    with serve(folder / "solver", "solver", folder / "killed.log", *options) as (url, process):
+        settings = config(tmp_path, url, EASY, *quick)
+        location = tmp_path / "pool" / "manifest.json"
+
+        def kill_after_the_first_part():
+            while not location.exists() or '"file"' not in location.read_text():
+                time.sleep(0.02)
+            os.killpg(process.pid, signal.SIGKILL)
+
+        threading.Thread(target=kill_after_the_first_part, daemon=True).start()
+        with pytest.raises(CollectError, match="failed_share"):
+            collect(settings)
+    kept = Pool.open(str(tmp_path / "pool")).question_ids
+    assert 0 < len(kept) < len(EASY)
+    with serve(folder / "solver", "solver", folder / "again.log", *options) as (url, _):
+        assert collect(config(tmp_path, url, EASY, *quick)).questions == len(EASY) - len(kept)
+    rows = list(Pool.open(str(tmp_path / "pool")).rows())
+    assert len(rows) == len({(r["question_id"], r["candidate"]) for r in rows}) == 8 * len(EASY)
