@@ -1,24 +1,36 @@
 """From a question's text and the scores so far to a decision."""
 
 from predictor.bound import is_feasible, required_samples
+from predictor.certificate import Certificate, certify
 from predictor.contract import ScoreContract
-from predictor.decision import Decision, Policy, decide
+from predictor.decision import Decision, Policy, State, decide
 from predictor.errors import OptScaleError
-from predictor.policies import FixedN, OptScale, load_policy
-from predictor.prior import Prior
+from predictor.policies import FixedN, OptScale, Predictive, Quantile, Schedule, Value, load_policy
+from predictor.prior import Beliefs, Prior
 from predictor.question import Question
+from predictor.replay import Candidates, replay
 
 __all__ = [
+    "Beliefs",
+    "Candidates",
+    "Certificate",
     "Decision",
     "FixedN",
     "OptScale",
     "OptScaleError",
     "Policy",
+    "Predictive",
     "Prior",
+    "Quantile",
     "Question",
+    "Schedule",
     "ScoreContract",
+    "State",
+    "Value",
+    "certify",
     "decide",
     "is_feasible",
     "load_policy",
+    "replay",
     "required_samples",
 ]

@@ -1,19 +1,22 @@
 """Decisions: sample m more, accept, or give up, with the reason."""
 
-from collections.abc import Sequence
 from enum import IntEnum
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from predictor.contract import require_scores
-from predictor.errors import ScoreError
-from predictor.prior import Prior
+from predictor.errors import ConfigError, ScoreError
+from predictor.families import get_family
+from predictor.prior import Beliefs, Prior
 from predictor.settings import Settings
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+CHUNK = 256  # questions planned at once: their tables stay in the cache, and memory stays flat
 
 
 class Reason(IntEnum):
@@ -25,6 +28,10 @@ class Reason(IntEnum):
     CAP_REACHED = 3
     PLAN_DONE = 4
     PLAN_NOT_DONE = 5
+    HIT = 6
+    HOPELESS = 7
+    WORTH_MORE = 8
+    NOT_WORTH_MORE = 9
 
 
 _WORDS = {
@@ -34,8 +41,11 @@ _WORDS = {
     Reason.CAP_REACHED: "the cap is reached",
     Reason.PLAN_DONE: "the planned number of samples is reached",
     Reason.PLAN_NOT_DONE: "the planned number of samples is not reached",
+    Reason.HIT: "a score has reached the target",
+    Reason.HOPELESS: "a score at the target is too unlikely within the cap",
+    Reason.WORTH_MORE: "what more samples are expected to gain exceeds their price",
+    Reason.NOT_WORTH_MORE: "what more samples are expected to gain is below their price",
 }
-_SAMPLING = {Reason.FIRST_LOOK, Reason.BOUND_NOT_REACHED, Reason.PLAN_NOT_DONE}
 
 
 def describe(reason: Reason) -> str:
@@ -51,13 +61,108 @@ class Plan(NamedTuple):
     reason: IntArray
     """A `Reason`."""
     required: IntArray
-    """N*, the samples that the policy's estimate asks for in all; the cap where not feasible."""
-    feasible: NDArray[np.bool_]
-    """Whether some number of samples within the cap reaches the target."""
+    """Samples in all that the policy's estimate asks for; the cap where not feasible."""
+    feasible: BoolArray
+    """Whether the policy held the target to be within reach of the cap."""
+
+
+class State:
+    """Many questions as a policy sees them: their scores so far, and what is believed of their laws.
+
+    Parameters
+    ----------
+    scores : (questions, n) scores in the order drawn, NaN where a candidate has none (it failed, was
+        cut, or is over-length): it counts as drawn and as a score of 0, the miss that it is.
+    drawn : (questions,) candidates drawn; what lies beyond is not read.
+    beliefs : the questions' priors; None where the policy reads none.
+    tokens : (questions, n) completion tokens of the candidates; None where they are not known.
+    """
+
+    def __init__(
+        self, scores: Array, drawn: IntArray, beliefs: Beliefs | None = None, tokens: Array | None = None
+    ) -> None:
+        self.drawn = drawn
+        self.seen = np.arange(scores.shape[1]) < drawn[:, None]
+        self.scores = np.where(self.seen, np.nan_to_num(scores), 0.0)
+        self.best: Array = self.scores.max(axis=1, initial=0.0)
+        self.beliefs = beliefs
+        self.tokens = tokens
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def at(self, drawn: IntArray) -> "State":
+        """The questions as they were after their first ``drawn`` candidates."""
+        return State(self.scores, np.minimum(self.drawn, drawn), self.beliefs, self.tokens)
+
+    def hit(self, target: float) -> BoolArray:
+        """(questions,) whether a score has reached the target."""
+        return (self.best >= target) & (self.drawn > 0)
+
+    def require_beliefs(self) -> Beliefs:
+        """The beliefs.
+
+        Raises
+        ------
+        ConfigError
+            If none were given.
+        """
+        if self.beliefs is None:
+            raise ConfigError(
+                "this policy reads a prior a question, and none was given: give one, or a schedule policy"
+            )
+        return self.beliefs
+
+    @cached_property
+    def weights(self) -> Array:
+        """(questions, laws) posterior: prior times the likelihood of the scores so far, exact on the grid."""
+        beliefs = self.require_beliefs()
+        family, found = beliefs.family, beliefs.table[beliefs.index]
+        if len(self) == 1:  # the rows of a few scores are faster than the whole table
+            found = found + family.log_mass[family.bin(self.scores[0, : self.drawn[0]])].sum(axis=0)
+        else:
+            found = found + family.log_likelihood(np.where(self.seen, self.scores, np.nan))
+        found -= found.max(axis=1, keepdims=True)
+        np.exp(found, out=found)
+        found /= found.sum(axis=1, keepdims=True)
+        return found
+
+    def no_hit(self, target: float, longest: int) -> Array:
+        """(questions, longest + 1) chance that none of m = 0 … longest more samples reaches the target.
+
+        The posterior predictive sum over laws of weight x F(s-)^m: it carries the uncertainty of the
+        estimate, which a plug-in of one (mu, sigma) does not.
+        """
+        found: Array = self.weights @ _miss_powers(self.require_beliefs().family.name, target, longest)
+        return found
+
+    def miss_quantile(self, target: float, level: float) -> Array:
+        """(questions,) log F(s-) that the question's own exceeds with a chance of at most 1 - level."""
+        family = self.require_beliefs().family
+        order, sorted_miss = _miss_order(family.name, target)
+        below = np.cumsum(self.weights[:, order], axis=1)
+        place = np.minimum((below < level).sum(axis=1), len(order) - 1)
+        found: Array = sorted_miss[place]
+        return found
+
+
+@lru_cache(maxsize=32)
+def _miss_powers(family: str, target: float, longest: int) -> Array:
+    """(laws, longest + 1) F(s-)^m; the largest tables of a policy, so they are kept."""
+    log_miss = get_family(family).log_miss(target)
+    powers: Array = np.exp(log_miss[:, None] * np.arange(longest + 1))
+    return powers
+
+
+@lru_cache(maxsize=32)
+def _miss_order(family: str, target: float) -> tuple[IntArray, Array]:
+    log_miss = get_family(family).log_miss(target)
+    order = np.argsort(log_miss)
+    return order, log_miss[order]
 
 
 class Policy(Protocol):
-    """From the scores so far to a plan. A policy is a small frozen value that is JSON in and out."""
+    """From a state to a plan. A policy is a small frozen value that is JSON in and out."""
 
     @property
     def target(self) -> float: ...
@@ -65,16 +170,8 @@ class Policy(Protocol):
     @property
     def cap(self) -> int: ...
 
-    def plan(self, scores: Array, drawn: IntArray, priors: Sequence[Prior] | None) -> Plan:
-        """Plan the next round.
-
-        Parameters
-        ----------
-        scores : (questions, cap) scores in the order drawn; what lies beyond ``drawn`` is not read.
-            A candidate that failed counts as drawn, its score is NaN.
-        drawn : (questions,) candidates drawn.
-        priors : one a question, or None where the policy needs none.
-        """
+    def plan(self, state: State) -> Plan:
+        """Plan the next round of each question."""
 
 
 class Decision(Settings):
@@ -93,13 +190,20 @@ class Decision(Settings):
     """Best score so far."""
 
 
-def decide(policy: Policy, scores: ArrayLike, prior: Prior | None = None, failed: int = 0) -> Decision:
+def decide(
+    policy: Policy,
+    scores: ArrayLike,
+    prior: Prior | None = None,
+    failed: int = 0,
+    tokens: ArrayLike | None = None,
+) -> Decision:
     """Decide for one question.
 
     Parameters
     ----------
     scores : scores so far, in the order drawn, each in [0, 1].
     failed : candidates drawn that have no score (cut, failed, over-length); they count as misses.
+    tokens : completion tokens of the scored candidates, where the policy weighs them.
 
     Raises
     ------
@@ -110,18 +214,25 @@ def decide(policy: Policy, scores: ArrayLike, prior: Prior | None = None, failed
     drawn = values.size + failed
     if drawn > policy.cap:
         raise ScoreError(f"{drawn} candidates were drawn, more than the policy's cap of {policy.cap}")
-    row = np.full((1, policy.cap), np.nan)
-    row[0, : values.size] = values
-    plan = policy.plan(row, np.array([drawn]), None if prior is None else [prior])
-    reason, more = Reason(int(plan.reason[0])), int(plan.more[0])
+    row = np.concatenate([values, np.full(failed, np.nan)])[None]
+    spent = None
+    if tokens is not None:
+        spent = np.asarray(tokens, float).ravel()
+        if spent.size != values.size:
+            raise ScoreError(f"{spent.size} token counts for {values.size} scores; give one a score")
+        spent = np.concatenate([spent, np.full(failed, spent.mean() if spent.size else 0.0)])[None]
+    beliefs = None if prior is None else Beliefs.of([prior])
+    plan = policy.plan(State(row, np.array([drawn]), beliefs, spent))
+    more, reason, feasible = int(plan.more[0]), Reason(int(plan.reason[0])), bool(plan.feasible[0])
     best = float(values.max()) if values.size else None
-    stopped = "give up" if best is None or (not plan.feasible[0] and best < policy.target) else "accept"
+    missed = best is None or best < policy.target
+    hopeless = best is None or (missed and (reason == Reason.HOPELESS or not feasible))
     return Decision(
-        action="sample" if reason in _SAMPLING else stopped,
+        action="sample" if more else "give up" if hopeless else "accept",
         more=more,
         reason=describe(reason),
         required_samples=int(plan.required[0]),
-        feasible=bool(plan.feasible[0]),
+        feasible=feasible,
         drawn=drawn,
         best=best,
     )

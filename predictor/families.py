@@ -9,7 +9,7 @@ mean, and the logit of the dispersion var / (mean (1 - mean)), which lies in (0,
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,9 @@ BINS = 200
 FLOOR = 1e-6
 _LOGIT_MEAN = np.linspace(-6.0, 6.5, 51)
 _LOGIT_DISPERSION = np.linspace(-7.0, 3.0, 31)
+_EDGES = np.arange(BINS + 1) / BINS  # the doubles nearest to .005, .95, … as scores are written
+_ATOMS = ((0.0, 0.0), (0.0, 0.6), (0.6, 0.0), (0.6, 0.6))
+_NEWTON_STEPS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +70,13 @@ class Family:
         Raises
         ------
         ConfigError
-            If the target lies inside a bin, or outside (0, 1].
+            If the target lies inside a bin, or outside (0, 1): a score of 1 shares the last bin.
         """
         at = int(np.abs(self.edges - target).argmin())
-        if abs(self.edges[at] - target) > 1e-9 or at == 0:
+        if abs(self.edges[at] - target) > 1e-9 or not 0 < at < len(self.edges) - 1:
             raise ConfigError(
                 f"target {target} is not one of the family's bin edges; give a multiple of "
-                f"{1 / (len(self.edges) - 1):g} in (0, 1]"
+                f"{1 / (len(self.edges) - 1):g} between 0 and 1"
             )
         hit = np.exp(self.log_mass[at:]).sum(axis=0)
         miss = np.exp(self.log_mass[:at]).sum(axis=0)
@@ -81,27 +84,89 @@ class Family:
         return np.where(hit < 0.5, np.log1p(-np.minimum(hit, 0.5)), np.log(np.maximum(miss, 1e-300)))
 
 
-def _build(name: str, cdf: Callable[[Array, Array, Array], Array]) -> Family:
-    mean, dispersion = (g.ravel() for g in np.meshgrid(_LOGIT_MEAN, _LOGIT_DISPERSION))
-    points = np.stack([mean, dispersion], axis=1)
-    edges = np.arange(BINS + 1) / BINS  # the doubles nearest to .005, .95, … as scores are written
-    below = cdf(edges[:, None], expit(mean), expit(dispersion))
-    mass = (1 - FLOOR) * np.diff(below, axis=0) + FLOOR / BINS
-    m, rho = expit(mean), expit(dispersion)
-    return Family(name, points, edges, np.log(mass), m, np.sqrt(m * (1 - m) * rho))
+Builder = Callable[[Array, Array], Array]
+"""From means and dispersions (laws,) to the mass of every bin (bins, k x laws)."""
 
 
-def _beta_cdf(x: Array, mean: Array, dispersion: Array) -> Array:
+def _beta_masses(mean: Array, dispersion: Array) -> Array:
     total = 1 / dispersion - 1
-    cdf: Array = betainc(mean * total, (1 - mean) * total, x)
-    return cdf
+    return np.diff(betainc(mean * total, (1 - mean) * total, _EDGES[:, None]), axis=0)
 
 
-_FAMILIES = {"beta": _beta_cdf}
-FAMILIES = tuple(_FAMILIES)
+def _truncnorm_masses(mean: Array, dispersion: Array) -> Array:
+    """Truncated normals in their general form, exp(a x + b x^2) on [0, 1] with b of either sign.
+
+    With b < 0 it is the paper's law. With b > 0 it has two ends and a valley, and only so can it have
+    every mean and variance: a plain truncated normal cannot spread wider than the uniform law around
+    its mean. (a, b) is found by Newton steps on its convex dual, on three Gauss-Legendre nodes a bin.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(3)
+    x = (_EDGES[:-1, None] + (nodes + 1) / 2 / BINS).ravel()
+    log_weight = np.tile(np.log(weights / 2 / BINS), BINS)
+    u = (x[:, None] - mean) / np.sqrt(mean * (1 - mean) * dispersion)  # moments to match: 0 and 1
+    masses, tilt = np.empty_like(u), np.tile([0.0, -0.5], (len(mean), 1))
+
+    def law(tilt: Array, u: Array) -> tuple[Array, Array]:
+        log_density = (tilt[:, 0] + tilt[:, 1] * u) * u + log_weight[:, None]
+        top = log_density.max(axis=0)
+        density = np.exp(log_density - top)
+        total = density.sum(axis=0)
+        return density / total, top + np.log(total) - tilt[:, 1]
+
+    # The last laws, whose mass is narrower than the nodes are apart, come as near as these allow.
+    left = np.arange(len(mean))
+    for _ in range(_NEWTON_STEPS):
+        mass, dual = law(tilt[left], u[:, left])
+        masses[:, left] = mass
+        first, second, third, fourth = [(mass := mass * u[:, left]).sum(axis=0) for _ in range(4)]
+        gradient = np.stack([first, second - 1], axis=1)
+        rows = [second - first**2, third - first * second, fourth - second**2]
+        hessian = np.stack(rows, axis=1)[:, [[0, 1], [1, 2]]] + 1e-9 * np.eye(2)
+        bad = np.abs(gradient).max(axis=1) > 1e-6
+        if not bad.any():
+            break
+        left, dual = left[bad], dual[bad]
+        step = -np.linalg.solve(hessian[bad], gradient[bad, :, None])[:, :, 0]
+        size = np.ones(len(left))
+        for _ in range(30):
+            _, tried = law(tilt[left] + size[:, None] * step, u[:, left])
+            worse = ~(tried <= dual + 1e-12)
+            if not worse.any():
+                break
+            size = np.where(worse, size / 2, size)
+        tilt[left] += size[:, None] * step
+    return masses.reshape(BINS, 3, -1).sum(axis=1)
 
 
-@lru_cache(maxsize=8)
+def _atom_masses(mean: Array, dispersion: Array) -> Array:
+    """Betas with atoms at 0 and 1: a law for each combination of `_ATOMS`, in blocks.
+
+    The atoms hold a share of the most that mean and dispersion allow (all of it would leave a law of
+    right and wrong alone); the beta between them takes up what remains of both moments.
+    """
+    blocks = []
+    square = mean**2 + dispersion * mean * (1 - mean)
+    for at_zero, at_one in _ATOMS:
+        zero, one = at_zero * (1 - mean) * dispersion, at_one * mean * dispersion
+        rest = 1 - zero - one
+        inner = (mean - one) / rest
+        spread = ((square - one) / rest - inner**2) / (inner * (1 - inner))
+        masses = rest * _beta_masses(inner, np.clip(spread, 1e-6, 1 - 1e-6))
+        masses[0] += zero
+        masses[-1] += one
+        blocks.append(masses)
+    return np.concatenate(blocks, axis=1)
+
+
+_BUILDERS: dict[str, Builder] = {
+    "beta": _beta_masses,
+    "truncnorm": _truncnorm_masses,
+    "atoms": _atom_masses,
+}
+FAMILIES = tuple(_BUILDERS)
+
+
+@cache
 def get_family(name: str) -> Family:
     """The family of that name, its table built once.
 
@@ -110,6 +175,14 @@ def get_family(name: str) -> Family:
     ConfigError
         If there is no such family.
     """
-    if name not in _FAMILIES:
-        raise ConfigError(f"no score family {name!r}; there are {', '.join(_FAMILIES)}")
-    return _build(name, _FAMILIES[name])
+    if name not in _BUILDERS:
+        raise ConfigError(f"no score family {name!r}; there are {', '.join(FAMILIES)}")
+    points = np.stack([g.ravel() for g in np.meshgrid(_LOGIT_MEAN, _LOGIT_DISPERSION)], axis=1)
+    mean, dispersion = expit(points).T
+    masses = _BUILDERS[name](mean, dispersion)
+    copies = masses.shape[1] // len(points)
+    log_mass = np.log((1 - FLOOR) * masses + FLOOR / BINS)
+    std = np.sqrt(mean * (1 - mean) * dispersion)
+    return Family(
+        name, np.tile(points, (copies, 1)), _EDGES, log_mass, np.tile(mean, copies), np.tile(std, copies)
+    )

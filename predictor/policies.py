@@ -1,116 +1,315 @@
-"""Policies: fixed N, and the paper's OptScale in its sequential and its one-shot form."""
+"""Policies: when to draw how many more candidates, and when to stop.
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+Every policy is a rule for the plan, and the same four parts around it compose with any rule: a first
+look, a stop on the first hit, giving up, and the size of a round. policies.md says what each
+promises and when to choose it.
+"""
+
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from predictor import truncnorm
-from predictor.bound import is_feasible, required_samples
-from predictor.decision import Array, IntArray, Plan, Policy, Reason
+from predictor.bound import is_feasible, required_from_log_miss, required_samples
+from predictor.decision import Array, BoolArray, IntArray, Plan, Policy, Reason, State
 from predictor.errors import ConfigError
-from predictor.prior import Prior, mean_dispersion
+from predictor.prior import Beliefs
 from predictor.settings import Settings
 
 
-class FixedN(Settings):
-    """Draw N candidates in one round, whatever they score: plain Best-of-N."""
+class Wish(NamedTuple):
+    """What a rule alone would do; every field (questions,)."""
+
+    total: IntArray
+    """Candidates to have after the next rounds; the number drawn, or less, where it would stop."""
+    required: IntArray
+    feasible: BoolArray
+
+
+class _Parts(Settings):
+    """What every policy has around its rule."""
+
+    target: float = Field(0.95, gt=0, le=1)
+    """Target score s; a score of at least s is a hit."""
+    cap: int = Field(64, ge=1, le=100_000)
+    """N_max, samples at most."""
+    floor: int = Field(0, ge=0)
+    """Candidates drawn before the rule is asked, in one round."""
+    batch: int | None = Field(None, ge=1)
+    """Samples a round at most; null asks for all that the rule wants at once."""
+    stop_on_hit: bool = True
+    """Stop at the first round with a score of at least the target."""
+    give_up: float = Field(0.0, ge=0, lt=1)
+    """Stop where the chance of a hit within the cap is at most this; 0 never gives up."""
+
+    @model_validator(mode="after")
+    def _floor_within_cap(self) -> Self:
+        if self.floor > self.cap:
+            raise ValueError(f"the floor of {self.floor} samples is above the cap of {self.cap}")
+        return self
+
+    _words = (Reason.PLAN_NOT_DONE, Reason.PLAN_DONE)
+
+    def wish(self, state: State) -> Wish:
+        """What the rule alone would do."""
+        raise NotImplementedError
+
+    def round_size(self) -> int | None:
+        """Samples a round at most."""
+        return self.batch
+
+    def plan(self, state: State) -> Plan:
+        """See `Policy`."""
+        drawn, look = state.drawn, min(self.floor, self.cap)
+        wish = self.wish(state)
+        first, hit, full = drawn < look, state.hit(self.target), drawn >= self.cap
+        more = np.clip(np.where(first, look, np.minimum(wish.total, self.cap)) - drawn, 0, None)
+        if (size := self.round_size()) is not None:
+            more = np.where(first, more, np.minimum(more, size))
+        going, done = self._words
+        stopped = hit & self.stop_on_hit
+        hopeless = np.zeros(len(state), bool)
+        if self.give_up:
+            rest = self.cap - drawn
+            curve = state.no_hit(self.target, self.cap)
+            hopeless = ~hit & ~full & (1 - curve[np.arange(len(rest)), np.maximum(rest, 0)] <= self.give_up)
+        more = np.where(stopped | hopeless, 0, more)
+        reason = np.select(
+            [stopped, full, hopeless, first, more > 0],
+            [Reason.HIT, Reason.CAP_REACHED, Reason.HOPELESS, Reason.FIRST_LOOK, going],
+            done,
+        )
+        return Plan(more, reason, wish.required, wish.feasible)
+
+
+class FixedN(_Parts):
+    """Plain Best-of-N: draw the cap. With ``stop_on_hit`` and a ``batch`` it ends at the first hit."""
 
     kind: Literal["fixed"] = "fixed"
-    n: int = Field(ge=1)
-    """Candidates to draw."""
-    target: float = Field(0.95, gt=0, le=1)
-    """Score that counts as a hit in reports; it does not steer the policy."""
+    stop_on_hit: bool = False
+    """Stop at the first round with a score of at least the target; off in plain Best-of-N."""
 
-    @property
-    def cap(self) -> int:
-        return self.n
-
-    def plan(self, scores: Array, drawn: IntArray, priors: Sequence[Prior] | None) -> Plan:
-        """See `Policy`."""
-        more = np.maximum(self.n - drawn, 0)
-        reason = np.where(more > 0, Reason.PLAN_NOT_DONE, Reason.PLAN_DONE)
-        return Plan(more, reason, np.full_like(drawn, self.n), np.ones(len(drawn), bool))
+    def wish(self, state: State) -> Wish:
+        """All of the cap."""
+        total = np.full(len(state), self.cap)
+        return Wish(total, total, np.ones(len(state), bool))
 
 
-class OptScale(Settings):
+class Schedule(_Parts):
+    """A blind schedule: rounds that grow by a factor up to the cap, whatever the scores are.
+
+    It is the line that any cleverer rule has to beat.
+    """
+
+    kind: Literal["schedule"] = "schedule"
+    start: int = Field(1, ge=1)
+    """Candidates of the first round."""
+    factor: float = Field(2.0, ge=1)
+    """Each round is this many times the one before."""
+
+    def wish(self, state: State) -> Wish:
+        """The first total of the schedule that lies beyond what is drawn."""
+        totals, size = [0], float(self.start)
+        while totals[-1] < self.cap:
+            totals.append(min(totals[-1] + max(round(size), 1), self.cap))
+            size *= self.factor
+        place = np.searchsorted(totals, state.drawn, side="right")
+        total = np.array(totals)[np.minimum(place, len(totals) - 1)]
+        return Wish(total, np.full(len(state), self.cap), np.ones(len(state), bool))
+
+
+class _Bound(_Parts):
+    confidence: float = Field(0.95, gt=0, lt=1)
+    """Alpha: the chance that the best of the planned samples is a hit."""
+
+
+class OptScale(_Bound):
     """The paper's policy: estimate (mu, sigma) of a truncated normal, draw until n >= N*.
 
     Without priors the estimate is by maximum likelihood (OptScale-0), with them it is the MAP
-    estimate around the predictor's (mu0, sigma0) (OptScale-t).
+    estimate around the predictor's (mu0, sigma0) (OptScale-t). As in the paper it does not look at
+    hits, draws one by one, and plugs the estimate into the bound as if it were known.
     """
 
     kind: Literal["optscale"] = "optscale"
-    target: float = Field(0.95, gt=0, le=1)
-    """Target score s; a score of at least s is a hit."""
-    confidence: float = Field(0.95, gt=0, lt=1)
-    """Alpha: the chance that the best of N* scores is a hit."""
-    cap: int = Field(64, ge=1)
-    """N_max, samples at most."""
     floor: int = Field(3, ge=0)
-    """Scores drawn before the first estimate; 0 lets the prior alone size the first round."""
-    batch: int = Field(1, ge=1)
-    """Samples a round after the first; 1 is the paper's, larger trades tokens for latency."""
+    """Scores drawn before the first estimate; with a prior it can be 0."""
+    batch: int | None = Field(1, ge=1)
+    """Samples a round after the first; 1 is the paper's."""
+    stop_on_hit: bool = False
+    """Stop at the first round with a score of at least the target; the paper does not."""
     one_shot: bool = False
     """Estimate once after the floor and draw all of N* in one round, as the authors' code does."""
     prior: bool = True
     """Use the question's prior (OptScale-t); false gives OptScale-0."""
     prior_width: float = Field(0.1, gt=0)
     """Tau: standard deviation of the priors on mu and sigma (paper: 0.1), over sqrt(strength)."""
+    _words = (Reason.BOUND_NOT_REACHED, Reason.BOUND_REACHED)
 
-    def plan(self, scores: Array, drawn: IntArray, priors: Sequence[Prior] | None) -> Plan:
-        """See `Policy`. Candidates without a score enter the fit as scores of 0: a miss."""
-        if self.prior and priors is None:
-            raise ConfigError("this policy reads a prior a question, and none was given")
+    def round_size(self) -> int | None:
+        """See `_Parts`; one-shot asks for all of N* together."""
+        return None if self.one_shot else self.batch
+
+    def wish(self, state: State) -> Wish:
+        """N* of the scores so far; one-shot: of the first ``floor`` scores."""
         if self.one_shot:
-            return self._one_shot(scores, drawn, priors)
-        required, feasible = self._required(scores, drawn, priors)
-        first = drawn < min(self.floor, self.cap)
-        wanted = np.where(first, self.floor - drawn, np.minimum(self.batch, required - drawn))
-        more = np.clip(np.minimum(wanted, self.cap - drawn), 0, None)
-        reason = np.select(
-            [first, drawn >= self.cap, more > 0],
-            [Reason.FIRST_LOOK, Reason.CAP_REACHED, Reason.BOUND_NOT_REACHED],
-            Reason.BOUND_REACHED,
-        )
-        return Plan(more, reason, required, feasible)
-
-    def _one_shot(self, scores: Array, drawn: IntArray, priors: Sequence[Prior] | None) -> Plan:
-        look = min(self.floor, self.cap)
-        required, feasible = self._required(scores, np.minimum(drawn, look), priors)
-        first = drawn < look
-        more = np.where(first, look - drawn, np.maximum(required - drawn, 0))
-        reason = np.select([first, more > 0], [Reason.FIRST_LOOK, Reason.PLAN_NOT_DONE], Reason.PLAN_DONE)
-        return Plan(more, reason, required, feasible)
-
-    def _required(
-        self, scores: Array, drawn: IntArray, priors: Sequence[Prior] | None
-    ) -> tuple[IntArray, NDArray[np.bool_]]:
-        columns = np.arange(scores.shape[1])
-        seen = np.where(columns < drawn[:, None], np.nan_to_num(scores), 0.0)
-        n = np.maximum(drawn, 1)
-        first, second = seen.sum(axis=1) / n, (seen**2).sum(axis=1) / n
-        if self.prior and priors is not None:
-            centre_mu, centre_sigma = centres(priors)
-            strength = np.array([p.strength for p in priors])
-            precision = strength / self.prior_width**2
-            mu, sigma = truncnorm.fit(first, second, drawn, centre_mu, centre_sigma, precision)
+            state = state.at(np.minimum(state.drawn, self.floor))
+        n = np.maximum(state.drawn, 1)
+        first, second = state.scores.sum(axis=1) / n, (state.scores**2).sum(axis=1) / n
+        if self.prior:
+            beliefs = state.require_beliefs()
+            precision = beliefs.strength[beliefs.index] / self.prior_width**2
+            mu, sigma = truncnorm.fit(first, second, state.drawn, *centres(beliefs), precision)
         else:
-            mu, sigma = truncnorm.fit(first, second, drawn)
-        required = np.asarray(required_samples(mu, sigma, self.target, self.confidence, self.cap))
-        return required, np.asarray(is_feasible(mu, sigma, self.target, self.confidence, self.cap))
+            mu, sigma = truncnorm.fit(first, second, state.drawn)
+        known = (mu, sigma, self.target, self.confidence, self.cap)
+        required = np.asarray(required_samples(*known))
+        return Wish(required, required, np.asarray(is_feasible(*known)))
 
 
-def centres(priors: Sequence[Prior]) -> tuple[Array, Array]:
-    """(mu0, sigma0) of the truncated normals with the mean and deviation at each prior's centre."""
-    mean, std = mean_dispersion([p.location for p in priors])
+class Predictive(_Bound):
+    """The fewest samples whose predictive chance of a hit is at least the confidence.
+
+    The plan is made once, from the prior and the first ``floor`` scores, and is run to its end: so the
+    mean miss probability over the questions that it calls feasible is at most 1 - confidence if the
+    prior is right, giving up included, and a question where it is not feasible gets the cap.
+    """
+
+    kind: Literal["predictive"] = "predictive"
+
+    @model_validator(mode="after")
+    def _give_up_within_promise(self) -> Self:
+        if self.give_up >= 1 - self.confidence:
+            raise ValueError(
+                f"giving up at a chance of {self.give_up:g} alone breaks a confidence of "
+                f"{self.confidence:g}; it must be below {1 - self.confidence:g}"
+            )
+        return self
+
+    def wish(self, state: State) -> Wish:
+        """What is drawn at the look, and the fewest more that keep the promise."""
+        look = np.minimum(state.drawn, self.floor)
+        then = state.at(look)
+        allowed = 1 - self.confidence - self.give_up
+        misses = then.no_hit(self.target, self.cap)
+        more = np.where(then.hit(self.target), 0, (misses > allowed).sum(axis=1))
+        feasible = look + more <= self.cap
+        required = np.where(feasible, np.maximum(look + more, 1), self.cap)
+        return Wish(required, required, feasible)
+
+
+class Quantile(_Bound):
+    """The paper's bound at a low quantile of what the exceedance probability may be.
+
+    With a chance of at least 1 - ``risk`` (over questions and scores, if the prior is right), the
+    question's own law reaches the target within N* with the confidence: it bounds the *share of
+    questions* that fall short, where `Predictive` bounds their average.
+    """
+
+    kind: Literal["quantile"] = "quantile"
+    risk: float = Field(0.05, gt=0, lt=1)
+    """Gamma: the share of questions whose N* may be too small."""
+    _words = (Reason.BOUND_NOT_REACHED, Reason.BOUND_REACHED)
+
+    def wish(self, state: State) -> Wish:
+        """N* at that quantile, from the prior and the first ``floor`` scores."""
+        then = state.at(np.minimum(state.drawn, self.floor))
+        log_miss = then.miss_quantile(self.target, 1 - self.risk)
+        required, feasible = required_from_log_miss(log_miss, self.confidence, self.cap)
+        return Wish(required, required, feasible)
+
+
+class Value(_Parts):
+    """Value of information: draw while what a round is expected to gain exceeds its price.
+
+    By default a hit is worth 1. The rounds to come are planned together: the policy finds the
+    sequence of round sizes with the best expected value along the path on which no hit comes, takes
+    its first round, and plans anew with the scores that came. A price per round trades tokens for
+    latency; the price per token decides when a question is given up.
+    """
+
+    kind: Literal["value"] = "value"
+    token_price: float = Field(0.001, ge=0)
+    """Price of a token, in hits."""
+    candidate_tokens: float = Field(1.0, gt=0)
+    """Expected tokens of a candidate before any is seen; 1 makes the price one per candidate."""
+    round_price: float = Field(0.0, ge=0)
+    """Price of a round, in hits."""
+    utility: tuple[float, ...] | None = None
+    """Worth of a best score at equal steps from 0 to 1, rising, e.g. its chance of being right; then
+    the gain is that of the best score and one round is planned at a time. Null: a hit is worth 1."""
+    _words = (Reason.WORTH_MORE, Reason.NOT_WORTH_MORE)
+
+    @model_validator(mode="after")
+    def _utility_rises(self) -> Self:
+        if self.utility is not None and (len(self.utility) < 2 or np.any(np.diff(self.utility) < 0)):
+            raise ValueError("utility needs at least two values, none below the one before")
+        return self
+
+    def wish(self, state: State) -> Wish:
+        """The first round of the plan with the best expected value."""
+        sizes = np.minimum(_sizes(self.cap), np.maximum(self.cap - state.drawn, 0)[:, None])
+        price = (self.token_price * self._tokens(state))[:, None]
+        if self.utility is None:
+            more, chance = self._plan_rounds(state, sizes, price)
+            return Wish(state.drawn + more, state.drawn + more, (more > 0) | chance)
+        gain = self._gain(state, sizes) - price * sizes - self.round_price * (sizes > 0)
+        best = gain.argmax(axis=1)
+        more = sizes[np.arange(len(state)), best]
+        return Wish(state.drawn + more, state.drawn + more, (more > 0) | state.hit(self.target))
+
+    def _tokens(self, state: State) -> Array:
+        """(questions,) expected tokens of a candidate; the first guess counts as much as four are seen."""
+        if state.tokens is None:
+            return np.full(len(state), self.candidate_tokens)
+        spent = np.where(state.seen, state.tokens, 0.0).sum(axis=1)
+        found: Array = (4 * self.candidate_tokens + spent) / (4 + state.drawn)
+        return found
+
+    def _plan_rounds(self, state: State, sizes: IntArray, price: Array) -> tuple[IntArray, BoolArray]:
+        """Dynamic programme over totals on the path without a hit; backwards from the cap."""
+        miss = np.take_along_axis(state.no_hit(self.target, self.cap), sizes, axis=1)
+        worth = np.zeros_like(miss)  # of going on from this total, weighed by the chance to get there
+        for place in range(sizes.shape[1] - 2, -1, -1):
+            here = slice(place, place + 1)
+            cost = (price * (sizes[:, place + 1 :] - sizes[:, here]) + self.round_price) * miss[:, here]
+            values = miss[:, here] - miss[:, place + 1 :] - cost + worth[:, place + 1 :]
+            worth[:, place] = np.maximum(values.max(axis=1), 0.0)
+        more = np.where(worth[:, 0] > 0, sizes[np.arange(len(sizes)), 1 + values.argmax(axis=1)], 0)
+        if not self.stop_on_hit:
+            return more, state.hit(self.target)
+        hit = state.hit(self.target)
+        return np.where(hit, 0, more), hit
+
+    def _gain(self, state: State, sizes: IntArray) -> Array:
+        """(questions, sizes) expected rise of the best score's utility."""
+        assert self.utility is not None
+        steps = np.linspace(0, 1, len(self.utility))
+        gain = np.zeros(sizes.shape)
+        for level, rise in zip(steps[1:], np.diff(self.utility), strict=True):
+            if rise:
+                miss = np.take_along_axis(state.no_hit(float(level), self.cap), sizes, axis=1)
+                gain += np.where(state.best >= level, 0.0, rise)[:, None] * (1 - miss)
+        return gain
+
+
+def _sizes(cap: int) -> IntArray:
+    """Round sizes that are looked at: 0, 1, 2, 3, 4, 6, 8, 12, 16, … and the cap."""
+    powers = 2 ** np.arange(1, int(np.log2(max(cap, 2))) + 1)
+    return np.unique(np.minimum(np.concatenate([[0, 1, cap], powers, powers * 3 // 2]), cap))
+
+
+def centres(beliefs: Beliefs) -> tuple[Array, Array]:
+    """(mu0, sigma0) of the truncated normals with each prior's expected mean and standard deviation."""
+    mean, std = beliefs.moments
     return truncnorm.fit(mean, std**2 + mean**2)
 
 
-AnyPolicy = Annotated[FixedN | OptScale, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[FixedN | OptScale] = TypeAdapter(AnyPolicy)
+AnyPolicy = Annotated[
+    FixedN | Schedule | OptScale | Predictive | Quantile | Value, Field(discriminator="kind")
+]
+_ADAPTER: TypeAdapter[FixedN | Schedule | OptScale | Predictive | Quantile | Value] = TypeAdapter(AnyPolicy)
 
 
 def load_policy(document: str | bytes) -> Policy:

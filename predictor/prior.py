@@ -1,19 +1,24 @@
 """Priors: what is believed of a question's score law before its first score."""
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from functools import cached_property
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, field_validator
-from scipy.special import expit, logsumexp
+from scipy.special import logsumexp
 
+from predictor.errors import ConfigError
 from predictor.families import FAMILIES, Family, get_family
 from predictor.settings import Settings
 
 Array = NDArray[np.float64]
 Coordinate = Annotated[float, Field(ge=-20, le=20)]
 Spread = Annotated[float, Field(gt=0, le=20)]
+
+
+_CHUNK = 256  # questions whose posteriors are held at once
 
 
 class Prior(Settings):
@@ -53,6 +58,62 @@ class Prior(Settings):
         dispersion = float(np.clip(std**2 / (m * (1 - m)), 0.001, 0.95))
         location = (float(np.log(m / (1 - m))), float(np.log(dispersion / (1 - dispersion))))
         return cls(family=family, location=location, spread=(spread, spread))
+
+
+class Beliefs:
+    """The priors of many questions as arrays, computed once however often a policy asks.
+
+    ``beliefs[rows]`` are those of some of the questions.
+    """
+
+    def __init__(self, family: Family, table: Array, index: NDArray[np.int64], strength: Array) -> None:
+        self.family = family
+        self.table = table
+        """(distinct priors, laws) log weights."""
+        self.index = index
+        """(questions,) row of the table."""
+        self.strength = strength
+        """(distinct priors,) their strengths."""
+
+    @classmethod
+    def of(cls, priors: Sequence[Prior]) -> Self:
+        """Of one prior a question; equal priors share a row.
+
+        Raises
+        ------
+        ConfigError
+            If there is none, or they speak of several families.
+        """
+        distinct = {prior: row for row, prior in enumerate(dict.fromkeys(priors))}
+        if len({p.family for p in distinct}) != 1:
+            names = sorted({p.family for p in distinct})
+            raise ConfigError(f"priors of one family are needed, and there are {names or 'none'}")
+        family = get_family(priors[0].family)
+        index = np.array([distinct[p] for p in priors], dtype=np.int64)
+        return cls(family, stack_log_weights(list(distinct)), index, np.array([p.strength for p in distinct]))
+
+    @classmethod
+    def hindsight(cls, population: Prior, scores: ArrayLike) -> Self:
+        """What nobody can know in advance: each question's law as all its scores place it.
+
+        A baseline that shows how much a perfect predictor could save; scores (questions, n).
+        """
+        family = get_family(population.family)
+        table = family.log_likelihood(scores) + population.log_weights()
+        table -= logsumexp(table, axis=1, keepdims=True)
+        return cls(family, table, np.arange(len(table)), np.full(len(table), population.strength))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: Any) -> Self:
+        return type(self)(self.family, self.table, self.index[rows], self.strength)
+
+    @cached_property
+    def moments(self) -> tuple[Array, Array]:
+        """Expected mean and expected standard deviation of a question's scores; each (questions,)."""
+        weights = np.exp(self.table)
+        return (weights @ self.family.mean)[self.index], (weights @ self.family.std)[self.index]
 
 
 def stack_log_weights(priors: Sequence[Prior]) -> Array:
@@ -103,8 +164,12 @@ def fit_population(scores: ArrayLike, family_name: str = "beta", rounds: int = 1
     likelihood = family.log_likelihood(scores)
     location, spread, correlation = np.array([0.0, 0.0]), np.array([2.0, 2.0]), 0.0
     for _ in range(rounds):
-        posterior = likelihood + log_weights(family, location[None], spread[None], correlation)
-        weights = np.exp(posterior - logsumexp(posterior, axis=1, keepdims=True)).mean(axis=0)
+        prior = log_weights(family, location[None], spread[None], correlation)
+        weights = np.zeros(len(family.mean))
+        for start in range(0, len(likelihood), _CHUNK):
+            posterior = likelihood[start : start + _CHUNK] + prior
+            weights += np.exp(posterior - logsumexp(posterior, axis=1, keepdims=True)).sum(axis=0)
+        weights /= len(likelihood)
         before, location = location, weights @ family.points
         away = family.points - location
         covariance = (away * weights[:, None]).T @ away
@@ -118,10 +183,3 @@ def fit_population(scores: ArrayLike, family_name: str = "beta", rounds: int = 1
         spread=(float(spread[0]), float(spread[1])),
         correlation=correlation,
     )
-
-
-def mean_dispersion(points: ArrayLike) -> tuple[Array, Array]:
-    """Mean and standard deviation of the laws at coordinates (..., 2)."""
-    coordinates = np.asarray(points, float)
-    mean, dispersion = expit(coordinates[..., 0]), expit(coordinates[..., 1])
-    return mean, np.sqrt(mean * (1 - mean) * dispersion)

@@ -1,14 +1,36 @@
-"""Replay: what a policy would have drawn, hit and answered on scores that are already there."""
+"""Replay: what policies would have drawn, hit and answered on scores that are already there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from predictor.decision import Array, IntArray, Policy
+from predictor.decision import CHUNK, Array, BoolArray, IntArray, Policy, State
 from predictor.errors import ConfigError
-from predictor.prior import Prior
+from predictor.prior import Beliefs
+
+
+class Candidates(NamedTuple):
+    """Scored candidates of many questions, in the order drawn; every array (questions, n).
+
+    A candidate that failed, was cut, or is over-length has a score of 0: a miss with its cost.
+    """
+
+    scores: Array
+    correct: Array
+    """1, 0, or NaN where it is not known."""
+    tokens: Array
+    """Completion tokens."""
+    reward_tokens: Array
+    """Tokens that the reward model read."""
+    answers: IntArray
+    """Equal numbers stand for equal answers of a question; -1 where there is none."""
+
+    def shuffled(self, seed: int) -> "Candidates":
+        """Every question's candidates in another order, the same for all its columns."""
+        order = np.random.default_rng(seed).random(self.scores.shape).argsort(axis=1)
+        shuffled = {n: np.take_along_axis(v, order, axis=1) for n, v in self._asdict().items()}
+        return Candidates(**shuffled)
 
 
 class Replay(NamedTuple):
@@ -19,18 +41,22 @@ class Replay(NamedTuple):
     rounds: IntArray
     """Rounds they were drawn in."""
     best: Array
-    """Best score among them; NaN where no candidate has a score."""
+    """Best score among them."""
     chosen: IntArray
-    """Column of the best candidate (the first of equals); -1 where there is none."""
-    hit: NDArray[np.bool_]
+    """Column of the best candidate (the first of equals)."""
+    hit: BoolArray
     """Whether the best score reached the target."""
     required: IntArray
     """N* of the last estimate."""
-    feasible: NDArray[np.bool_]
+    feasible: BoolArray
     """Whether that estimate called the target feasible within the cap."""
+    waited: Array
+    """Tokens that a parallel generator waits for: the longest candidate of each round, summed."""
 
 
-def replay(policy: Policy, scores: Array, priors: Sequence[Prior] | None = None) -> Replay:
+def replay(
+    policy: Policy, scores: Array, beliefs: Beliefs | None = None, tokens: Array | None = None
+) -> Replay:
     """Run ``policy`` over scores (questions, n), drawn from left to right.
 
     Raises
@@ -43,22 +69,149 @@ def replay(policy: Policy, scores: Array, priors: Sequence[Prior] | None = None)
             f"the policy draws up to {policy.cap} candidates, but the pool has {scores.shape[1]} a "
             "question; lower the cap or collect more candidates"
         )
-    scores = scores[:, : policy.cap]
+    parts = []
+    for start in range(0, max(len(scores), 1), CHUNK):
+        rows = slice(start, start + CHUNK)
+        parts.append(
+            _replay(
+                policy,
+                scores[rows, : policy.cap],
+                None if beliefs is None else beliefs[rows],
+                None if tokens is None else tokens[rows, : policy.cap],
+            )
+        )
+    return Replay(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+
+
+def _replay(policy: Policy, scores: Array, beliefs: Beliefs | None, tokens: Array | None) -> Replay:
     drawn = np.zeros(len(scores), dtype=np.int64)
     rounds, required = np.zeros_like(drawn), np.zeros_like(drawn)
     feasible = np.zeros(len(scores), dtype=bool)
+    waited, columns = np.zeros(len(scores)), np.arange(scores.shape[1])
     active = np.arange(len(scores))
     while active.size:
-        chosen = None if priors is None else [priors[int(i)] for i in active]
-        plan = policy.plan(scores[active], drawn[active], chosen)
+        plan = policy.plan(
+            State(
+                scores[active],
+                drawn[active],
+                None if beliefs is None else beliefs[active],
+                None if tokens is None else tokens[active],
+            )
+        )
         required[active], feasible[active] = plan.required, plan.feasible
         more = np.minimum(plan.more, policy.cap - drawn[active])
+        if tokens is not None:
+            before, after = drawn[active, None], (drawn[active] + more)[:, None]
+            asked = (columns >= before) & (columns < after)
+            waited[active] += np.where(asked, tokens[active], 0.0).max(axis=1, initial=0.0)
         drawn[active] += more
         rounds[active] += more > 0
         active = active[more > 0]
-    seen = np.where(np.arange(scores.shape[1]) < drawn[:, None], scores, np.nan)
-    best, column = best_of(seen)
-    return Replay(drawn, rounds, best, column, best >= policy.target, required, feasible)
+    best, column = best_of(np.where(columns < drawn[:, None], scores, np.nan))
+    return Replay(drawn, rounds, best, column, best >= policy.target, required, feasible, waited)
+
+
+class Outcome(NamedTuple):
+    """What a policy did with each question, averaged over orders; every field (questions,)."""
+
+    draws: Array
+    rounds: Array
+    tokens: Array
+    """Generated tokens."""
+    reward_tokens: Array
+    waited: Array
+    """Sum over rounds of a round's longest candidate, in tokens."""
+    hit: Array
+    correct: Array
+    """NaN where the question's answer is not known."""
+    lost_hit: Array
+    """1 where all candidates reach the target and the policy's do not."""
+    lost_answer: Array
+    """1 where the best of all candidates is right and the policy's is wrong; NaN where not known."""
+    promised: Array
+    """Share of orders in which the policy held the target to be feasible."""
+    kept: Array
+    """Share of orders in which it did and hit."""
+
+
+def outcomes(
+    policies: Mapping[str, Policy],
+    candidates: Candidates,
+    beliefs: Beliefs | Mapping[str, Beliefs | None] | None = None,
+    orders: int = 1,
+    seed: int = 0,
+    target: float | None = None,
+) -> dict[str, Outcome]:
+    """Replay every policy over the pool's order (``orders`` = 1), or over that many random ones.
+
+    ``candidates`` are the full cap that losses are paired with. ``beliefs`` may differ by policy: then
+    they are a mapping from its name.
+    """
+    sums: dict[str, list[Array]] = {}
+    for number in range(orders):
+        shown = candidates if orders == 1 else candidates.shuffled(seed + number)
+        for name, policy in policies.items():
+            believed = beliefs.get(name) if isinstance(beliefs, Mapping) else beliefs
+            found = outcome(policy, shown, believed, target)
+            sums[name] = [a + b for a, b in zip(sums[name], found, strict=True)] if name in sums else [*found]
+    return {name: Outcome(*(total / orders for total in totals)) for name, totals in sums.items()}
+
+
+def outcome(
+    policy: Policy, candidates: Candidates, beliefs: Beliefs | None = None, target: float | None = None
+) -> Outcome:
+    """One policy's course on one order of the candidates, paired with all of them on the same order.
+
+    ``target`` is the score that counts as a hit, the policy's own unless it aims higher.
+    """
+    course = replay(policy, candidates.scores, beliefs, candidates.tokens)
+    goal = policy.target if target is None else target
+    hit = course.best >= goal
+    top, top_column = best_of(candidates.scores)
+    right = pick(candidates.correct, course.chosen)
+    top_right = pick(candidates.correct, top_column)
+    known = ~np.isnan(candidates.correct).all(axis=1)
+    promised = course.feasible.astype(float)
+    return Outcome(
+        draws=course.drawn.astype(float),
+        rounds=course.rounds.astype(float),
+        tokens=spent(candidates.tokens, course.drawn),
+        reward_tokens=spent(candidates.reward_tokens, course.drawn),
+        waited=course.waited,
+        hit=hit.astype(float),
+        correct=np.where(known, right, np.nan),
+        lost_hit=((top >= goal) & ~hit).astype(float),
+        lost_answer=np.where(known, (top_right == 1) & (right != 1), np.nan).astype(float),
+        promised=promised,
+        kept=promised * hit,
+    )
+
+
+class Interval(NamedTuple):
+    """A mean with a bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    values: Array, weights: Array | None = None, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean over questions (NaN left out) and its percentile interval, questions resampled.
+
+    ``weights`` makes it a ratio of sums, values over weights; for a paired difference give differences.
+    """
+    known = ~np.isnan(values)
+    top = values[known]
+    below = np.ones_like(top) if weights is None else weights[known]
+    if not top.size or not below.sum():
+        return Interval(np.nan, np.nan, np.nan)
+    chosen = np.random.default_rng(seed).integers(0, top.size, (resamples, top.size))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = top[chosen].sum(axis=1) / below[chosen].sum(axis=1)
+    low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(top.sum() / below.sum()), float(low), float(high))
 
 
 def best_of(scores: Array) -> tuple[Array, IntArray]:

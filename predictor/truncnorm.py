@@ -154,11 +154,13 @@ def fit(
         # A maximum on the window's rim may lie beyond it: move there first, shrink after.
         inside = np.maximum(moved_mu, moved_sigma) < 0.99 * window
         window = np.where(inside, window * _SHRINK, window)
+        if window.max() < _FINE:
+            break
     return mu, np.exp(log_sigma)
 
 
 _OFFSETS = np.linspace(-1, 1, 7)
-_SHRINK, _ZOOMS = 0.4, 30
+_SHRINK, _ZOOMS, _FINE = 0.4, 30, 1e-5  # of the coarse grid's steps
 
 
 @cache

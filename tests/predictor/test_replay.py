@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from predictor.policies import FixedN, Predictive, Schedule
+from predictor.prior import Beliefs, Prior
+from predictor.replay import Candidates, bootstrap, outcome, outcomes, replay
+
+SCORES = np.array([[0.2, 0.95, 0.3, 0.4], [0.5, 0.5, 0.5, 0.5], [0.97, 0.1, 0.99, 0.2]])
+CORRECT = np.array([[0.0, 1.0, 0.0, 0.0], [np.nan] * 4, [1.0, 0.0, 0.0, 0.0]])
+TOKENS = np.array([[10.0, 20.0, 30.0, 40.0]] * 3)
+SHOWN = Candidates(SCORES, CORRECT, TOKENS, 2 * TOKENS, np.zeros((3, 4), dtype=np.int64))
+
+
+def test_rounds_tokens_and_waits_are_counted():
+    course = replay(Schedule(target=0.9, cap=4, start=1, factor=2), SCORES, None, TOKENS)
+    assert course.drawn.tolist() == [3, 4, 1]
+    assert course.rounds.tolist() == [2, 3, 1]
+    assert course.waited.tolist() == [10 + 30, 10 + 30 + 40, 10]
+    assert course.hit.tolist() == [True, False, True]
+    assert course.chosen.tolist() == [1, 0, 0]
+
+
+def test_losses_are_paired_with_all_candidates_on_the_same_order():
+    found = outcome(FixedN(target=0.9, cap=1), SHOWN)
+    assert found.lost_hit.tolist() == [1, 0, 0]
+    assert found.lost_answer[[0, 2]].tolist() == [1, 0]  # in the last the cap itself chooses a wrong one
+    assert np.isnan(found.lost_answer[1])
+    assert np.isnan(found.correct[1])
+    assert found.reward_tokens.tolist() == [20, 20, 20]
+    full = outcome(FixedN(target=0.9, cap=4), SHOWN)
+    assert full.lost_hit.sum() == 0
+    assert np.nansum(full.lost_answer) == 0
+
+
+def test_a_higher_aim_is_judged_by_the_target_that_was_promised():
+    found = outcome(Schedule(target=0.98, cap=4, start=1), SHOWN, None, 0.9)
+    assert found.hit.tolist() == [1, 0, 1]
+
+
+def test_orders_shuffle_candidates_within_a_question_and_keep_columns_together():
+    mixed = SHOWN.shuffled(1)
+    assert np.sort(mixed.scores).tolist() == np.sort(SCORES).tolist()
+    assert (mixed.reward_tokens == 2 * mixed.tokens).all()
+    right = mixed.correct == 1
+    assert sorted(mixed.scores[right].tolist()) == [0.95, 0.97]
+    several = outcomes({"one": FixedN(cap=1, target=0.9)}, SHOWN, orders=400)["one"]
+    assert several.hit[[0, 2]] == pytest.approx([0.25, 0.5], abs=0.08)
+
+
+@given(st.integers(1, 12), st.integers(0, 2**31))
+@settings(deadline=None, max_examples=20)
+def test_questions_do_not_depend_on_their_neighbours(questions, seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.random((questions, 8))
+    beliefs = Beliefs.of([Prior.centred(m, 0.1) for m in rng.uniform(0.2, 0.9, questions)])
+    policy = Predictive(target=0.9, cap=8, confidence=0.7, floor=1, batch=2)
+    together = replay(policy, scores, beliefs)
+    for row in range(questions):
+        alone = replay(policy, scores[row : row + 1], beliefs[row : row + 1])
+        assert alone.drawn[0] == together.drawn[row]
+
+
+def test_hindsight_knows_what_the_scores_will_be():
+    rng = np.random.default_rng(0)
+    mean = np.where(rng.random(100) < 0.5, 0.9, 0.3)[:, None]
+    scores = rng.beta(20 * mean, 20 * (1 - mean), (100, 32))
+    population = Prior(location=(0.5, -2.0), spread=(2.0, 1.0))
+    beliefs = Beliefs.hindsight(population, scores)
+    assert np.abs(beliefs.moments[0] - scores.mean(axis=1)).max() < 0.02
+
+
+def test_bootstrap_interval_covers_a_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        low, high = bootstrap(rng.normal(1.0, 2.0, 80), resamples=400, seed=seed)[1:]
+        covered += low <= 1.0 <= high
+    assert 0.9 <= covered / 200 <= 0.985
+
+
+def test_bootstrap_of_a_ratio_and_of_nothing():
+    found = bootstrap(np.array([1.0, 2.0, np.nan]), np.array([2.0, 4.0, 9.0]))
+    assert tuple(found) == (0.5, 0.5, 0.5)
+    assert np.isnan(bootstrap(np.array([np.nan])).mean)
