@@ -33,7 +33,6 @@ from data.arithmetic import (
 from data.folds import FoldSettings
 from data.pool import Pool
 from data.scores import ScoreTable, load_scores, tabulate
-from flows.report import table_of
 from models import backbone
 from models.local_generator import LocalGenerator
 from models.lora import Example, attach, fit, save_adapter
@@ -196,7 +195,7 @@ def report(location: str) -> str:
         scored = tabulate(rows, FoldSettings(), location)
         choices.append(quality(f"{how}, train and tune", scored.fold("train", "tune")))
         choices.append(quality(f"{how}, held out", scored.fold("calibration", "test")))
-    return "\n\n".join([table_of([*groups, quality("all", table)]), table_of(choices)])
+    return "\n\n".join([_table_of([*groups, quality("all", table)]), _table_of(choices)])
 
 
 def export(target: Path) -> dict[str, str]:
@@ -205,6 +204,14 @@ def export(target: Path) -> dict[str, str]:
     solver.model.save_pretrained(target)
     solver.tokenizer.save_pretrained(target)
     return solver.identity
+
+
+def _table_of(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table; the first row's keys are the heading."""
+    head = list(rows[0])
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    cells = ([f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,27 @@ ConfigFile = Annotated[
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override a setting: section.key=value.")]
 PoolOption = Annotated[str | None, typer.Option("--pool", help="Pool location, a path or URI.")]
+
+
+PredictorOption = Annotated[
+    Path | None, typer.Option(help="Directory that `train --output` wrote; default: the population's prior.")
+]
+
+
+class Format(StrEnum):
+    """Forms of scores that `import-pool` reads."""
+
+    optscale = "optscale"
+    scores = "scores"
+
+
+class HowAggregated(StrEnum):
+    """Names of `predictor.contract.Aggregation`."""
+
+    mean = "mean"
+    min = "min"
+    last = "last"
+    product = "product"
 
 
 def _load(file: Path | None, overrides: list[str] | None, pool: str | None = None) -> Config:
@@ -61,6 +83,36 @@ def collect(
     _print(estimate(loaded) if dry_run else flow(loaded)._asdict())
 
 
+@app.command("import-pool")
+def import_pool(
+    format_: Annotated[Format, typer.Option("--format", help="Lines of scores, or the paper's files.")],
+    input_: Annotated[Path, typer.Option("--input", help="JSON lines or a JSON list; may be gzipped.")],
+    pool: Annotated[str, typer.Option(help="Pool to make or to add to, a path or URI.")],
+    prompts: Annotated[Path | None, typer.Option(help="Questions of an optscale file, in its order.")] = None,
+    generator: Annotated[str, typer.Option(help="Who answered.")] = "unknown",
+    reward_model: Annotated[str, typer.Option(help="Who scored.")] = "unknown",
+    aggregation: Annotated[
+        HowAggregated, typer.Option(help="How step scores became the scores; last for last_scores.")
+    ] = HowAggregated.mean,
+    scores_key: Annotated[str, typer.Option(help="Key of the list of scores, e.g. last_scores.")] = "scores",
+) -> None:
+    """Make a pool of scores that are on disk already, or add them to one.
+
+    Questions that the pool holds are skipped, so an import that stopped goes on where it was.
+    """
+    from data import importers
+    from predictor.errors import ConfigError
+
+    if prompts and format_ is Format.scores:
+        raise ConfigError("--prompts goes with --format optscale; lines of scores hold their questions")
+    if format_ is Format.scores:
+        entries = importers.read_scores(input_, scores_key)
+    else:
+        entries = importers.read_optscale(input_, prompts, scores_key)
+    contract = importers.imported_contract(generator, reward_model, aggregation)
+    _print(importers.import_pool(entries, pool, contract))
+
+
 @app.command()
 def train(
     config: ConfigFile = None,
@@ -85,6 +137,72 @@ def validate(
     from flows.validate import validate as flow
 
     _print(flow(_load(config, set_, pool), output)._asdict())
+
+
+@app.command()
+def replay(
+    config: ConfigFile = None,
+    set_: Set = None,
+    pool: PoolOption = None,
+    policy: Annotated[
+        list[Path] | None, typer.Option(help="Policy as JSON, to show beside the others.")
+    ] = None,
+    predictor: PredictorOption = None,
+    output: Annotated[Path | None, typer.Option(help="Write report.html and its plot here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+) -> None:
+    """What policies would have drawn, hit and answered on the pool's test questions."""
+    from flows import report
+    from flows.demo import table
+    from flows.examine import examine
+    from predictor.policies import load_policy
+
+    loaded = _load(config, set_, pool)
+    found_pool, found = examine(loaded, predictor, {p.stem: load_policy(p.read_text()) for p in policy or ()})
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        report.write(output, loaded, found_pool, found, {}, None)
+    if as_json:
+        _print(found.rows)
+    else:
+        typer.echo("\n".join([found.certificate.statement, "", *table(found.rows)]))
+
+
+@app.command()
+def certify(
+    config: ConfigFile = None,
+    set_: Set = None,
+    pool: PoolOption = None,
+    predictor: PredictorOption = None,
+    output: Annotated[Path | None, typer.Option(help="Write the certificate here.")] = None,
+) -> None:
+    """The cheapest policy that keeps its promise on calibration questions, and the certificate as JSON."""
+    from flows.examine import examine
+
+    _, found = examine(_load(config, set_, pool), predictor)
+    document = found.certificate.model_dump_json(indent=1)
+    if output:
+        output.write_text(document + "\n")
+    typer.echo(document)
+
+
+@app.command()
+def plan(
+    questions: Annotated[Path, typer.Option(help="JSON lines with question or problem.")],
+    config: ConfigFile = None,
+    set_: Set = None,
+    pool: PoolOption = None,
+    predictor: PredictorOption = None,
+    target: Annotated[
+        list[float] | None, typer.Option(help="Target scores; default: around the policy's.")
+    ] = None,
+    confidence: Annotated[list[float] | None, typer.Option(help="Default: .8, .9 and .95.")] = None,
+) -> None:
+    """What a set of questions will cost, before anything is generated: means and 95 % ranges."""
+    from flows.plan import CONFIDENCES
+    from flows.plan import plan as plan_
+
+    _print(plan_(_load(config, set_, pool), questions, predictor, target or (), confidence or CONFIDENCES))
 
 
 @app.command()

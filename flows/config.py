@@ -7,7 +7,7 @@ they are used, so no record of a run can hold one.
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError
@@ -22,7 +22,7 @@ from data.folds import FoldSettings
 from models.settings import GeneratorSettings, LocalGeneratorSettings, LocalRewardSettings, RewardSettings
 from predictor.errors import ConfigError
 from predictor.network.settings import PredictorSettings
-from predictor.policies import FixedN, OptScale
+from predictor.policies import AnyPolicy, Value
 from predictor.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +59,25 @@ class PriceSettings(Settings):
     reward_per_million: float = Field(0.0, ge=0)
     """Price of a million tokens read by the reward model."""
     currency: str = "USD"
+    generator_per_second: float | None = Field(None, gt=0)
+    """Tokens a second that one GPU generates; null: unknown, and GPU hours are too."""
+    reward_per_second: float | None = Field(None, gt=0)
+    """Tokens a second that the reward model reads on one GPU; null: unknown, and GPU hours are too."""
+
+
+class CertifySettings(Settings):
+    """The promise, and the price that chooses among policies that keep it."""
+
+    epsilon: float = Field(0.02, gt=0, lt=1)
+    """Risk: share of questions on which stopping early may lose a hit, or a right answer."""
+    delta: float = Field(0.1, gt=0, lt=1)
+    """Chance that the promise is wrong all the same."""
+    choose: bool = True
+    """Choose the cheapest certified policy; false certifies and ships ``policy`` as it is."""
+    round_candidates: float = Field(2.0, ge=0)
+    """Price of a round, in candidates of average length: what a wait is worth in tokens."""
+    orders: int = Field(8, ge=1)
+    """Random orders of a question's candidates that tune and test figures are averaged over."""
 
 
 class GateSettings(Settings):
@@ -70,8 +89,8 @@ class GateSettings(Settings):
     """The same for the standard deviation of a question's scores."""
     evidence_gain: float = 0.0
     """Log evidence a score (nats), over the population's prior."""
-    lost_hits: float = Field(0.2, ge=0, le=1)
-    """Share of questions that hit within the cap but not under the policy; an upper limit."""
+    refuted: float = Field(0.05, gt=0, lt=1)
+    """Level of the one-sided exact test by which test questions refute the certified risk."""
 
 
 class TrackingSettings(Settings):
@@ -113,10 +132,10 @@ class Config(Settings):
     """How questions are divided."""
     predictor: PredictorSettings = PredictorSettings()
     """The LoRA predictor."""
-    policy: Annotated[FixedN | OptScale, Field(discriminator="kind")] = OptScale(
-        target=0.85, confidence=0.9, cap=32, floor=2, batch=2
-    )
-    """The stopping policy that is validated and shipped."""
+    policy: AnyPolicy = Value(target=0.85, cap=32, token_price=1e-4, candidate_tokens=30, round_price=0.006)
+    """The stopping policy: its target and cap are what is certified; all of it where nothing is chosen."""
+    certify: CertifySettings = CertifySettings()
+    """What is promised of the policy, and how the cheapest that keeps it is chosen."""
     gate: GateSettings = GateSettings()
     """Promotion thresholds."""
     tracking: TrackingSettings = TrackingSettings()

@@ -40,6 +40,14 @@ def run_demo(config: Config) -> None:
     _summary(config, found, time.monotonic() - started)
 
 
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The policies as lines of text."""
+    columns = {"candidates": "draws", "rounds": "rounds", "generator tokens": "tokens", "hits": "hits"}
+    columns |= {"lost hits": "lost", "accuracy": "right"}
+    head = f"{'policy on test questions':32s}" + "".join(f"{name:>8s}" for name in columns.values())
+    return [head, *(f"{row['policy']:32s}" + "".join(f"{row[key]:8.3g}" for key in columns) for row in rows)]
+
+
 def _summary(config: Config, found: dict[str, Any], seconds: float) -> None:
     collected, validated, shipped = found["collected"], found["validated"], found["shipped"]
     _say(
@@ -48,15 +56,12 @@ def _summary(config: Config, found: dict[str, Any], seconds: float) -> None:
     )
     for name, value in validated.metrics.items():
         _say(f"  {name:24s} {value:8.3f}")
-    _say(f"\n{'policy on unseen questions':26s} {'draws':>7s} {'tokens':>7s} {'hits':>6s} {'right':>6s}")
-    for row in validated.policies:
-        _say(
-            f"{row['policy']:26s} {row['candidates']:7.2f} {row['generator tokens']:7.0f} "
-            f"{row['hits']:6.2f} {row['accuracy']:6.2f}"
-        )
+    _say(f"\n{validated.certificate.statement}\n")
+    for line in table(validated.policies):
+        _say(line)
     answer = shipped.answer
     _say(f"\nbundle {shipped.tag} was started and decided: {answer['action']} ({answer['reason']})")
-    _say(f"report  {config.home.resolve() / 'report' / 'report.md'}")
+    _say(f"report  {config.home.resolve() / 'report' / 'report.html'}")
     _say(f"MLflow  mlflow ui --backend-store-uri {config.tracking_uri}")
     _say(f"serve   make serve\nthe loop took {seconds / 60:.1f} minutes")
 

@@ -1,8 +1,11 @@
-"""The page that `validate` writes: tables in Markdown, two plots."""
+"""The page that `validate` and `replay` write: one self-contained HTML file, its plots inside."""
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import matplotlib
 
 matplotlib.use("Agg")
@@ -11,108 +14,223 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data.pool import Pool
-from data.scores import ScoreTable
 from flows.config import Config
-from predictor.prior import Prior
+from flows.evaluate import SCHEDULE, SHIPPED, Assessment, Row
+from predictor.decision import State
+from predictor.replay import Replay, replay
 
-Row = dict[str, Any]
+EXAMPLES = 10
+GREY, BLUE, ORANGE = "#9aa5b1", "#2563eb", "#ea7317"
+PLOT_STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "font.size": 9,
+}
 
 
 def write(
     folder: Path,
     config: Config,
     pool: Pool,
-    table: ScoreTable,
-    priors: list[Prior],
+    found: Assessment,
     metrics: dict[str, float],
-    rows: list[Row],
-    version: str,
+    version: str | None,
 ) -> None:
-    """Write ``report.md`` and its plots into ``folder``."""
-    frontier(rows).savefig(folder / "frontier.png", dpi=130)
-    priors_against_scores(table, priors).savefig(folder / "priors.png", dpi=130)
+    """Write ``report.html`` and the plot ``frontier.png`` into ``folder``.
+
+    ``version`` is the registered predictor's; None where the population's prior alone was used.
+    """
+    with plt.rc_context(PLOT_STYLE):
+        front = frontier(found)
+        plots = {
+            "frontier": front,
+            "effort": effort_by_difficulty(config, found),
+            "priors": priors_against_scores(found),
+            "reliability": reliability(found) if found.reliability else None,
+        }
+        front.savefig(folder / "frontier.png", dpi=130)
+        drawn = {name: None if figure is None else _embed(figure) for name, figure in plots.items()}
     plt.close("all")
-    contract = pool.manifest.contract
-    policy = config.policy.model_dump_json()
-    unknown = int(np.isnan(table.correct).all(axis=1).sum())
-    text = f"""# Validation of predictor version {version}
-
-{len(table)} test questions, {int(table.drawn.sum())} candidates; data digest
-`{pool.manifest.digest}`, score contract `{contract.fingerprint}`
-({contract.generator}, {contract.reward_model}, {contract.aggregation} over steps).
-Nothing on this page was fitted or chosen on these questions.
-
-## Priors against the scores
-
-The skill is 1 - MSE / MSE of the population's prior; above 0 the question's text told something.
-
-{table_of([{"measure": k, "value": v} for k, v in metrics.items()])}
-
-![priors](priors.png)
-
-## Policies
-
-Means a question, candidates taken in the order they were drawn. A hit is a best score of at least
-{config.policy.target:g}. *Promised* is the confidence, *realised* the share of hits among the questions
-whose target the policy called feasible, with the chance of so few hits if the promise held
-(one-sided binomial). Questions without a known answer: {unknown}; they count as wrong.
-
-{table_of(rows)}
-
-![frontier](frontier.png)
-
-Shipped policy: `{policy}`
-"""
-    (folder / "report.md").write_text(text)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"number": _number, "percent": _percent}
+    page = environment.get_template("report.html.j2").render(
+        plots=drawn,
+        config=config,
+        contract=pool.manifest.contract,
+        digest=pool.manifest.digest,
+        found=found,
+        metrics=metrics,
+        version=version,
+        rows={row["policy"]: row for row in found.rows},
+        shipped=SHIPPED,
+        schedule=SCHEDULE,
+        full=f"fixed N = {config.policy.cap}",
+        examples=examples(config, found),
+        groups=by_group(found),
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def frontier(rows: list[Row]) -> Figure:
-    """Hits and accuracy against generated tokens, for every policy."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    fixed = [r for r in rows if r["policy"].startswith("fixed")]
-    others = [r for r in rows if not r["policy"].startswith("fixed")]
-    for axis, key in zip(axes, ("hits", "accuracy"), strict=True):
-        axis.plot([r["generator tokens"] for r in fixed], [r[key] for r in fixed], "o-", color="0.6")
-        for row in fixed:
-            place = (row["generator tokens"], row[key])
-            label = row["policy"].removeprefix("fixed ")
-            axis.annotate(label, place, (4, -11), textcoords="offset points", color="0.4", fontsize=8)
-        for number, row in enumerate(others):
-            marker = "*" if number == 0 else "Ds^v"[number % 4]
-            size = 15 if number == 0 else 7
-            axis.plot(row["generator tokens"], row[key], marker, ms=size, label=row["policy"])
+def frontier(found: Assessment) -> Figure:
+    """Hits and accuracy against generated tokens, and rounds against tokens, for every policy."""
+    known = bool(np.isfinite(found.rows[0]["accuracy"]))
+    keys = ["hits", "accuracy", "rounds"] if known else ["hits", "rounds"]
+    figure, axes = plt.subplots(1, len(keys), figsize=(4.6 * len(keys), 4.3), layout="constrained")
+    fixed = [r for r in found.rows if r["policy"].startswith("fixed") and "equal" not in r["policy"]]
+    others = [r for r in found.rows if r not in fixed]
+    for axis, key in zip(axes, keys, strict=True):
+        if key != "rounds":
+            axis.plot([r["generator tokens"] for r in fixed], [r[key] for r in fixed], "o-", color=GREY, ms=4)
+        for r in fixed:
+            place = (r["generator tokens"], r[key])
+            label = r["policy"].removeprefix("fixed ")
+            axis.annotate(label, place, (3, -10), textcoords="offset points", color=GREY, fontsize=7)
+        for number, r in enumerate(others):
+            star = r["policy"] == SHIPPED
+            colour = BLUE if star else f"C{1 + number % 9}"
+            marker = "*" if star else "Ds^vPX"[number % 6]
+            axis.plot(
+                r["generator tokens"], r[key], marker, ms=15 if star else 6, color=colour, label=r["policy"]
+            )
+            if star and key != "rounds":
+                low, high = r[f"{key} low"], r[f"{key} high"]
+                axis.plot([r["generator tokens"]] * 2, [low, high], color=BLUE, lw=1)
         axis.set_xlabel("generated tokens a question")
-        axis.set_ylabel(f"{key} (share of test questions)")
-        axis.grid(alpha=0.25)
-    axes[0].legend(fontsize=8, loc="lower right")
+        axis.set_ylabel(key if key == "rounds" else f"{key} (share of test questions)")
+    axes[-1].legend(fontsize=6.5, loc="best")
     return figure
 
 
-def priors_against_scores(table: ScoreTable, priors: list[Prior]) -> Figure:
+def effort_by_difficulty(config: Config, found: Assessment) -> Figure:
+    """Where the tokens went: candidates drawn and hits, by fifths of the questions' mean score."""
+    mean = np.nanmean(found.test.scores, axis=1)
+    fifth = np.minimum((mean.argsort().argsort() * 5) // len(mean), 4)
+    shipped = found.outcomes[SHIPPED]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    places = np.arange(5)
+    draws = [shipped.draws[fifth == k].mean() for k in places]
+    axes[0].bar(places, [config.policy.cap] * 5, color=GREY, alpha=0.35, label="full cap")
+    axes[0].bar(places, draws, color=BLUE, label="shipped policy")
+    axes[0].set_ylabel("candidates a question")
+    full = found.outcomes[f"fixed N = {config.policy.cap}"]
+    for shift, outcome, colour in ((-0.2, full, GREY), (0.2, shipped, BLUE)):
+        hits = [outcome.hit[fifth == k].mean() for k in places]
+        axes[1].bar(places + shift, hits, 0.38, color=colour)
+    axes[1].set_ylabel(f"hits (best score ≥ {config.policy.target:g})")
+    for axis in axes:
+        axis.set_xticks(places, ["hardest fifth", "", "middle", "", "easiest fifth"])
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+def priors_against_scores(found: Assessment) -> Figure:
     """What the priors said of mean and standard deviation, against what was observed."""
-    told = np.array([p.moments() for p in priors])
-    seen = (np.nanmean(table.scores, axis=1), np.nanstd(table.scores, axis=1, ddof=1))
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
-    for axis, place, name in zip(axes, (0, 1), ("mean", "standard deviation"), strict=True):
-        axis.scatter(told[:, place], seen[place], s=14, alpha=0.7)
-        top = 1.0 if place == 0 else 0.5
-        axis.plot([0, top], [0, top], color="0.6", lw=1)
+    seen = (np.nanmean(found.test.scores, axis=1), np.nanstd(found.test.scores, axis=1, ddof=1))
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    for axis, told, observed, name in zip(
+        axes, found.beliefs.moments, seen, ("mean", "standard deviation"), strict=True
+    ):
+        axis.scatter(told, observed, s=12, alpha=0.6, color=BLUE)
+        top = 1.0 if name == "mean" else 0.5
+        axis.plot([0, top], [0, top], color=GREY, lw=1)
         axis.set_xlabel(f"{name} of the scores: prior")
         axis.set_ylabel(f"{name} of the scores: observed")
     return figure
 
 
-def table_of(rows: list[Row]) -> str:
-    """A Markdown table; the first row's keys are the heading."""
-    head = list(rows[0])
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    lines += ["| " + " | ".join(_cell(row[key]) for key in head) + " |" for row in rows]
-    return "\n".join(lines)
+def reliability(found: Assessment) -> Figure:
+    """How often the selected answer was right, against how often the model of it had said."""
+    figure, axis = plt.subplots(figsize=(4.4, 3.8), layout="constrained")
+    told = [r["predicted"] for r in found.reliability]
+    axis.plot([0, 1], [0, 1], color=GREY, lw=1)
+    axis.scatter(
+        told,
+        [r["observed"] for r in found.reliability],
+        color=BLUE,
+        s=[8 + r["number"] for r in found.reliability],
+    )
+    axis.set_xlabel("P(correct | selected maximum, n, prior)")
+    axis.set_ylabel("share that was right")
+    return figure
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
-    return str(value)
+def examples(config: Config, found: Assessment) -> list[Row]:
+    """Questions from easy to hard, their scores in the order drawn, and the moment of each decision."""
+    scores = found.test.scores[:, : config.policy.cap]
+    order = np.nanmean(scores, axis=1).argsort()[::-1]
+    chosen = order[np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int)]
+    shown = []
+    for place in chosen:
+        row = slice(place, place + 1)
+        rounds = decisions(found, scores[row], row)
+        course = rounds[-1][1]
+        right = found.test.correct[place, course.chosen[0]]
+        shown.append(
+            {
+                "question": found.test.questions[place].text,
+                "group": found.test.questions[place].group or "",
+                "scores": [float(s) for s in scores[place]],
+                "drawn": int(course.drawn[0]),
+                "ends": [ended for ended, _ in rounds],
+                "best": float(course.best[0]) if course.drawn[0] else None,
+                "right": None if np.isnan(right) else bool(right),
+                "lost": bool(scores[place].max() >= config.policy.target and not course.hit[0]),
+            }
+        )
+    return shown
+
+
+def decisions(found: Assessment, scores: Any, row: slice) -> list[tuple[int, Replay]]:
+    """Candidates drawn at the end of each round, and the whole course beside the last of them."""
+    course = replay(found.policy, scores, found.beliefs[row])
+    ends, drawn = [], 0
+    while drawn < course.drawn[0]:
+        plan = found.policy.plan(State(scores, np.array([drawn]), found.beliefs[row]))
+        drawn += min(int(plan.more[0]), found.policy.cap - drawn)
+        ends.append(drawn)
+    return [(end, course) for end in ends or [0]]
+
+
+def by_group(found: Assessment) -> list[Row]:
+    """What the shipped policy did on each group of test questions."""
+    shipped, groups = found.outcomes[SHIPPED], found.test.groups
+    rows = []
+    for name in np.unique(groups):
+        inside = groups == name
+        right = shipped.correct[inside]
+        rows.append(
+            {
+                "group": name or "(none)",
+                "questions": int(inside.sum()),
+                "candidates": float(shipped.draws[inside].mean()),
+                "hits": float(shipped.hit[inside].mean()),
+                "lost hits": float(shipped.lost_hit[inside].mean()),
+                "accuracy": float(np.nanmean(right)) if np.isfinite(right).any() else None,
+            }
+        )
+    return rows if len(rows) > 1 else []
+
+
+def _embed(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg")
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _number(value: Any) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"

@@ -1,5 +1,6 @@
 """Ship: build the champion's bundle, start it, ask it; only then does the alias move."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from prefect.transactions import transaction
 from data.pool import Pool
 from flows.config import Config
 from flows.tracking import CHALLENGER, CHAMPION, Tracking, scratch
+from predictor.certificate import Certificate
+from predictor.contract import require_same_contract
 from predictor.errors import BundleError, GateError
 from predictor.network.predictor import Predictor
 from serving.bundle import BundleCard, Server, build_bento, write_card
@@ -32,18 +35,22 @@ class Shipped(NamedTuple):
 @task(name="build-bundle", cache_policy=NO_CACHE)
 def build(config: Config, version: str) -> str:
     """Build the bento of a version; returns its tag."""
-    pool = Pool.open(config.pool_location)
-    tokens = [row["completion_tokens"] for row in pool.rows()]
+    pool, tracking = Pool.open(config.pool_location), Tracking(config)
+    contract = pool.manifest.contract.fingerprint
+    tokens = np.concatenate([table["completion_tokens"].to_numpy() for table in pool.tables()])
     with scratch() as folder:
-        source = Tracking(config).download(version, Path(folder))
-        predictor = Predictor.load(source)
-        if predictor.card.contract != pool.manifest.contract.fingerprint:
-            raise BundleError("the predictor was made for another score contract than the pool's")
+        predictor = Predictor.load(tracking.download(version, Path(folder)))
+        run = tracking.tags(version)["validation_run"]
+        certificate = Certificate.model_validate_json(tracking.read(run, "certificate.json"))
+        for made_for, what in ((predictor.card.contract, "predictor"), (certificate.contract, "certificate")):
+            require_same_contract(contract, made_for, f"{what} of version {version}")
         target = Path(folder) / "bundle"
         predictor.save_merged(target)
         card = BundleCard(
             contract=pool.manifest.contract,
-            policy=config.policy,
+            policy=certificate.policy or config.policy,
+            certificate=certificate,
+            correctness=json.loads(tracking.read(run, "correctness.json")),
             model_version=version,
             data_digest=predictor.card.data_digest,
             tokens_per_candidate=float(np.mean(tokens)),

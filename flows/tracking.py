@@ -74,6 +74,11 @@ class Tracking:
         with self._answering():
             mlflow.log_artifact(str(path))
 
+    def read(self, run_id: str, name: str) -> str:
+        """Text of a file that a run logged."""
+        with self._answering():
+            return str(mlflow.artifacts.load_text(f"runs:/{run_id}/{name}"))
+
     def register(self, predictor: Path) -> str:
         """Log the predictor directory as a pyfunc model and register it as the challenger.
 

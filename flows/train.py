@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 from data.pool import Pool
 from data.scores import ScoreTable, load_scores
 from flows.config import Config
+from flows.evaluate import choose_family
 from flows.tracking import Tracking, scratch
 from models.backbone import digest_text
 from predictor.errors import PoolError, TrackingError
@@ -48,10 +49,11 @@ def fit_predictor(
             f"pool {pool.location} has {len(train)} train and {len(tune)} tune questions; at least 8 "
             "and 4 are needed: collect more questions"
         )
+    family, _ = choose_family(config, train, tune)
     return Predictor.fit(
         (train.questions, train.scores),
         (tune.questions, tune.scores),
-        config.predictor,
+        config.predictor.model_copy(update={"family": family}),
         contract=pool.manifest.contract.fingerprint,
         data_digest=pool.manifest.digest,
         directory=checkpoints,

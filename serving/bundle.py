@@ -18,7 +18,9 @@ from typing import Any, Self
 import httpx
 from pydantic import Field, ValidationError
 
+from predictor.certificate import Certificate
 from predictor.contract import ScoreContract
+from predictor.correctness import Correctness
 from predictor.errors import BundleError, ConfigError
 from predictor.policies import AnyPolicy
 from predictor.settings import Settings
@@ -42,6 +44,10 @@ class BundleCard(Settings):
 
     contract: ScoreContract
     policy: AnyPolicy
+    certificate: Certificate | None = None
+    """What is promised of the policy; its own policy is null where nothing could be."""
+    correctness: Correctness | None = None
+    """Chance that the selected answer is right; None where the pool has no answers to tell it by."""
     model_version: str
     """Version of the registered predictor."""
     data_digest: str
@@ -63,14 +69,19 @@ class Bundle(Settings):
         ------
         BundleError
             If there is no bundle, or its card cannot be read.
+        ContractError
+            If its certificate speaks of other scores.
         """
         file = Path(path) / "bundle.json"
         try:
-            return cls(path=Path(path), card=BundleCard.model_validate_json(file.read_bytes()))
+            card = BundleCard.model_validate_json(file.read_bytes())
         except FileNotFoundError as error:
             raise BundleError(f"no bundle at {path}: bundle.json is missing; ship one first") from error
         except (ValidationError, ConfigError) as error:
             raise BundleError(f"{file} is not a bundle's card: {error}") from error
+        if card.certificate is not None:
+            card.certificate.require_contract(card.contract.fingerprint)
+        return cls(path=Path(path), card=card)
 
 
 def build_bento(bundle: Path, name: str = "optscale") -> str:

@@ -49,8 +49,9 @@ class Prediction(BaseModel):
     prior: Prior
     mean: float = Field(description="Mean score the prior implies, in [0, 1].", examples=[0.81])
     std: float = Field(description="Standard deviation of its scores.", examples=[0.22])
-    required_samples: int = Field(description="N* at the prior's centre; the cap if not feasible.")
-    feasible: bool = Field(description="Whether the target can be reached within the cap.")
+    chance: float = Field(description="Chance that the cap's candidates reach the target.")
+    required_samples: int = Field(description="Fewest with a 90 % chance to; the cap if none has it.")
+    feasible: bool = Field(description="Whether some number within the cap has that chance.")
     expected_tokens: float = Field(description="Tokens that this many candidates take.")
     contract: str = Field(description="Score contract that the prior speaks of.")
 
@@ -68,6 +69,9 @@ class DecideRequest(Asked):
     scores: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=list, max_length=MAX_SCORES, examples=[[0.31, 0.42]]
     )
+    tokens: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, max_length=MAX_SCORES, description="Completion tokens of each scored candidate."
+    )
     failed: int = Field(0, ge=0, le=MAX_SCORES, description="Candidates drawn without a score.")
     contract: str | None = Field(
         None, description="Fingerprint the scores were made under; checked where it is given."
@@ -79,3 +83,7 @@ class DecideResponse(Decision):
 
     prior: Prior | None
     contract: str
+    chance_correct: float | None = Field(
+        None, description="Chance that the best answer so far is right; null where it is not known."
+    )
+    promise: str | None = Field(None, description="The certificate's statement on the policy.")

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
+import numpy as np
 from bentoml.exceptions import BentoMLException
 from prometheus_client import Counter
 from pydantic import Field
 
-from predictor.bound import is_feasible, required_samples
 from predictor.contract import require_same_contract
-from predictor.decision import decide
+from predictor.decision import Decision, State, decide
 from predictor.errors import ContractError, OptScaleError
 from predictor.network.predictor import Predictor
-from predictor.policies import OptScale as OptScalePolicy
-from predictor.policies import centres
-from predictor.prior import Prior
+from predictor.policies import Predictive
+from predictor.prior import Beliefs, Prior
 from predictor.question import Question
 from serving.bundle import Bundle
 from serving.schemas import (
@@ -89,32 +88,44 @@ class OptScale:
                 (prior,) = self.predictor.predict([question])
             if prior is None:
                 prior = self.predictor.card.population
-            decision = decide(self.card.policy, request.scores, prior, request.failed)
+            decision = decide(self.card.policy, request.scores, prior, request.failed, request.tokens)
         except ContractError as error:
             raise OtherContract(str(error)) from error
         except OptScaleError as error:
             raise BadRequest(str(error)) from error
         self.decisions.labels(decision.action, decision.reason).inc()
-        return DecideResponse(**decision.model_dump(), prior=prior, contract=self.fingerprint)
+        return DecideResponse(
+            **decision.model_dump(),
+            prior=prior,
+            contract=self.fingerprint,
+            chance_correct=self._chance_correct(decision, prior),
+            promise=self.card.certificate and self.card.certificate.statement,
+        )
 
     @bentoml.api
     def describe(self) -> dict[str, Any]:
         """Contract, policy and versions of the bundle."""
         return self.card.model_dump(mode="json") | {"fingerprint": self.fingerprint}
 
+    def _chance_correct(self, decision: Decision, prior: Prior) -> float | None:
+        if self.card.correctness is None or decision.best is None:
+            return None
+        told = self.card.correctness.predict(decision.best, decision.drawn, prior.moments()[0])
+        return float(np.squeeze(told))
+
     def _prediction(self, prior: Prior) -> Prediction:
         policy, (mean, std) = self.card.policy, prior.moments()
-        needed, feasible = policy.cap, True
-        if isinstance(policy, OptScalePolicy):
-            (mu,), (sigma,) = centres([prior])
-            bound = (mu, sigma, policy.target, policy.confidence, policy.cap)
-            needed, feasible = int(required_samples(*bound)), bool(is_feasible(*bound))
+        bound = Predictive(target=policy.target, cap=policy.cap, confidence=0.9)
+        start = State(np.empty((1, 0)), np.zeros(1, dtype=np.int64), Beliefs.of([prior]))
+        plan = bound.plan(start)
+        needed = int(plan.required[0])
         return Prediction(
             prior=prior,
             mean=mean,
             std=std,
+            chance=1 - float(start.no_hit(policy.target, policy.cap)[0, -1]),
             required_samples=needed,
-            feasible=feasible,
+            feasible=bool(plan.feasible[0]),
             expected_tokens=needed * self.card.tokens_per_candidate,
             contract=self.fingerprint,
         )

@@ -36,8 +36,19 @@ from models.settings import (
     LoraSettings,
 )
 from models.sft import SftCollator, encode_example, sft_loss
-from predictor import OptScale, Prior, decide, required_samples
+from predictor import (
+    Beliefs,
+    OptScale,
+    Predictive,
+    Prior,
+    Quantile,
+    State,
+    Value,
+    replay,
+    required_samples,
+)
 from predictor.contract import Sampling
+from predictor.decision import CHUNK
 from predictor.network.model import QuestionCollator
 from predictor.network.predictor import Predictor, encode
 from predictor.network.settings import PredictorSettings
@@ -65,7 +76,7 @@ def show(name: str, figures: tuple[float, float], unit: str) -> None:
 
 def bench_bound() -> None:
     rng = np.random.default_rng(0)
-    mu, sigma = rng.uniform(0, 1, 100_000), rng.uniform(0.02, 0.5, 100_000)
+    mu, sigma = rng.uniform(0, 1, 1_000_000), rng.uniform(0.02, 0.5, 1_000_000)
 
     def bare() -> object:
         log_miss = stats.truncnorm.logcdf(0.95, -mu / sigma, (1 - mu) / sigma, mu, sigma)
@@ -73,14 +84,45 @@ def bench_bound() -> None:
             return np.clip(np.ceil(np.log(0.05) / log_miss), 1, 64)
 
     show(
-        "required_samples, 100,000 pairs",
+        "required_samples, a million pairs",
         paired(lambda: required_samples(mu, sigma, 0.95, 0.95, 64), bare),
         "the speed of scipy.stats",
     )
-    policy, prior = OptScale(cap=64), Prior.centred(0.7, 0.15)
-    scores = rng.beta(5, 2, 8)
-    seconds, _ = paired(lambda: decide(policy, scores, prior), lambda: None, 15)
-    print(f"{'one decision of OptScale-t':34s} {1e3 * seconds:10.2f} ms", flush=True)
+
+
+def bench_decisions() -> None:
+    """One decision, many in one call, and a replay, each as a multiple of the bare posterior."""
+    rng = np.random.default_rng(0)
+    prior, policy = Prior.centred(0.7, 0.15), Value(token_price=0.002, round_price=0.01)
+    beliefs, scores = Beliefs.of([prior]), rng.beta(5, 2, (1, 8))
+    family = beliefs.family
+    drawn = np.array([8])
+    for rule in (policy, Predictive(), Quantile(), OptScale()):
+        seconds, ratio = paired(
+            lambda rule=rule: rule.plan(State(scores, drawn, beliefs)),
+            lambda: State(scores, drawn, beliefs).weights,
+            101,
+        )
+        show(f"one decision of {rule.kind}", (seconds, ratio), "its bare posterior")
+    many = rng.beta(5, 2, (10_000, 8))
+    priors = Beliefs.of([Prior.centred(m, 0.15) for m in rng.uniform(0.4, 0.9, 10_000).round(2)])
+    chunks = [slice(at, at + CHUNK) for at in range(0, 10_000, CHUNK)]
+
+    def decide_all() -> None:
+        for rows in chunks:
+            policy.plan(State(many[rows], np.full(len(many[rows]), 8), priors[rows]))
+
+    show("10,000 decisions", paired(decide_all, lambda: family.log_likelihood(many), 3), "their likelihood")
+    pool, tokens = rng.beta(5, 2, (500, 64)), np.ones((500, 64))
+    population = Beliefs.of([prior] * 500)
+    policies = [Value(token_price=p, round_price=2 * p) for p in np.geomspace(1e-4, 0.1, 48)]
+
+    def replay_all() -> None:
+        for one in policies:
+            replay(one, pool, population, tokens)
+
+    figures = paired(replay_all, lambda: [family.log_likelihood(pool) for _ in policies], 3)
+    show("replay 500 x 64, 48 policies", figures, "one likelihood of all scores each")
 
 
 def bench_predictor() -> None:

@@ -70,7 +70,7 @@ def main(kills: int, home: Path) -> None:
                 "limit": 12,
             },
             "predictor": {"lora": lora},
-            "gate": {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "lost_hits": 1},
+            "gate": {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "refuted": 1e-9},
         }
     )
     enter_home(config)

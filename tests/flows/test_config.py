@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 from flows import cli
 from flows.config import Config, load_config
 from predictor.errors import ConfigError
+from predictor.policies import FixedN
 
 run = CliRunner().invoke
 
@@ -26,7 +27,7 @@ def test_later_sources_win(tmp_path, monkeypatch):
         ("colect.candidates=4", "colect"),
         ("collect.candidates=0", "candidates"),
         ("collect.candidates=many", "candidates"),
-        ("policy.confidence=2", "confidence"),
+        ("policy.round_price=-1", "round_price"),
         ("folds.train=0.9", "sum to"),
         ("generator.sampling.temperature=-1", "temperature"),
         ("policy.kind=magic", "policy"),
@@ -68,7 +69,7 @@ def test_decide_needs_no_heavy_library():
 
     code = (
         "import sys; from typer.testing import CliRunner; from flows.cli import app;"
-        "r = CliRunner().invoke(app, ['decide', '[0.5, 0.7, 0.6]', '--set', 'policy.prior=false']);"
+        "r = CliRunner().invoke(app, ['decide', '[0.5, 0.7, 0.6]', '-s', 'policy={kind: schedule}']);"
         "assert r.exit_code == 0, r.output; print(r.output);"
         "assert not {'torch', 'prefect', 'mlflow', 'bentoml'} & set(sys.modules), sys.modules.keys()"
     )
@@ -78,7 +79,9 @@ def test_decide_needs_no_heavy_library():
 
 
 def test_errors_of_ours_are_one_line_and_status_one(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["optscale", "decide", "[1.5]", "--set", "policy.prior=false"])
+    monkeypatch.setattr(
+        "sys.argv", ["optscale", "decide", "[1.5]", "--set", "policy={kind: schedule, cap: 8}"]
+    )
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 1
@@ -123,7 +126,7 @@ def test_the_local_vllm_config_is_the_embedded_contract():
 
 
 def test_another_kind_leaves_the_defaults_of_the_usual_one_behind():
-    config = load_config(None, ("policy={kind: fixed, n: 4}", "policy.target=0.7"))
-    assert config.policy.model_dump() == {"kind": "fixed", "n": 4, "target": 0.7}
+    config = load_config(None, ("policy={kind: fixed, cap: 4}", "policy.target=0.7"))
+    assert config.policy == FixedN(cap=4, target=0.7)
     with pytest.raises(ConfigError, match="base_url"):
         load_config(None, ("generator={kind: openai, model: m}",))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from data.questions import write_questions
 from flows.config import Config
 from predictor.errors import BundleError, ConfigError, GateError, PoolError, TrackingError
 from predictor.question import Question
+from serving.bundle import Bundle
 from tests.helpers import make_pool
 
 pytestmark = pytest.mark.slow
@@ -32,8 +34,9 @@ def small_config(home, **changes):
         "home": home,
         "collect": {"candidates": 3, "part_questions": 2, "questions": (str(home / "q.jsonl"),)},
         "predictor": {"lora": {"rank": 2, "alpha": 4, "batch_size": 8, "max_steps": 4, "evaluate_every": 2}},
-        "policy": {"kind": "optscale", "cap": 6, "floor": 2, "target": 0.9, "confidence": 0.9},
-        "gate": {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "lost_hits": 1},
+        "policy": {"kind": "value", "cap": 6, "target": 0.9},
+        "certify": {"epsilon": 0.2, "orders": 2},
+        "gate": {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "refuted": 1e-9},
     }
     return Config.model_validate(values | changes)
 
@@ -105,13 +108,25 @@ def test_the_same_data_is_not_fitted_twice(looped):
 
 def test_the_report_can_be_read(looped):
     config, _, validated, _ = looped
-    page = (config.home / "report" / "report.md").read_text()
-    assert "| fixed N = 6 |" in page
+    page = (config.home / "report" / "report.html").read_text()
+    assert "fixed N = 6" in page
+    assert validated.certificate.statement in page
+    assert "http://" not in page.replace("http://www.w3.org", "")  # nothing is fetched
     assert (config.home / "report" / "frontier.png").stat().st_size > 10_000
     rows = {row["policy"]: row for row in validated.policies}
     assert rows["fixed N = 1"]["candidates"] == 1
     assert rows["fixed N = 6"]["lost hits"] == 0
     assert rows["fixed N = 1"]["hits"] <= rows["shipped policy"]["hits"] <= rows["fixed N = 6"]["hits"]
+
+
+def test_the_bundle_carries_the_certificate(looped):
+    import bentoml
+
+    config, _, validated, shipped = looped
+    card = Bundle.open(Path(bentoml.get(shipped.tag).path) / "src" / "bundle").card
+    assert card.certificate == validated.certificate
+    assert card.policy == (validated.certificate.policy or config.policy)
+    assert shipped.answer["promise"] == validated.certificate.statement
 
 
 def test_the_shipped_bundle_answers_elsewhere(looped):
@@ -146,7 +161,7 @@ def test_the_gate_names_each_miss(looped):
     from flows.validate import validate
 
     config, _, _, _ = looped
-    strict = {"mean_skill": 2.0, "std_skill": -9, "evidence_gain": 5.0, "lost_hits": 1}
+    strict = {"mean_skill": 2.0, "std_skill": -9, "evidence_gain": 5.0, "refuted": 1e-9}
     with pytest.raises(GateError, match=r"mean_skill is .* evidence_gain is"):
         validate(Config.model_validate(config.model_dump() | {"gate": strict}))
 

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from models.settings import LoraSettings
+from predictor.correctness import Correctness
 from predictor.errors import BundleError
 from predictor.network.predictor import Predictor
 from predictor.network.settings import PredictorSettings
@@ -16,6 +18,7 @@ from tests.helpers import make_contract
 from tests.predictor.test_network import questions_and_scores
 
 pytestmark = pytest.mark.slow
+CORRECTNESS = Correctness(knots=(0.0, 1.0), log_odds=(-2.0, 3.0), drawn=-0.5, prior=0.0)
 POLICY = OptScale(target=0.9, confidence=0.9, cap=8, floor=2, batch=2)
 
 
@@ -34,7 +37,12 @@ def bundle(tmp_path_factory):
     )
     predictor.save_merged(folder)
     card = BundleCard(
-        contract=make_contract(), policy=POLICY, model_version="1", data_digest="d", tokens_per_candidate=20
+        contract=make_contract(),
+        policy=POLICY,
+        correctness=CORRECTNESS,
+        model_version="1",
+        data_digest="d",
+        tokens_per_candidate=20,
     )
     write_card(folder, card)
     return folder
@@ -94,6 +102,15 @@ def test_decide_takes_a_prior_instead_of_a_question(client):
     prior = Prior.centred(0.99, 0.01, 0.1).model_dump(mode="json")
     status, found = decide(client, prior=prior, scores=[0.95, 0.96])
     assert (status, found["action"], found["prior"]) == (200, "accept", prior)
+
+
+def test_decide_tells_the_chance_of_being_right(client):
+    prior = Prior.centred(0.8, 0.1).model_dump(mode="json")
+    assert decide(client, prior=prior, scores=[])[1]["chance_correct"] is None
+    one, many = (decide(client, prior=prior, scores=s)[1]["chance_correct"] for s in ([0.8], [0.8, 0.1]))
+    assert one == pytest.approx(1 / (1 + np.exp(-2.0)))
+    assert many == pytest.approx(1 / (1 + np.exp(-2.0 + 0.5 * np.log(2))))
+    assert decide(client, prior=prior, scores=[0.5])[1]["promise"] is None  # this bundle has no certificate
 
 
 def test_scores_of_another_contract_are_refused(client):

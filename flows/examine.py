@@ -1,0 +1,46 @@
+"""Replay and certify a pool that is on disk: no GPU, no registry, no flow."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from data.pool import Pool
+from data.scores import load_scores
+from flows.config import Config
+from flows.evaluate import Assessment, assess, choose_family
+from predictor.contract import require_same_contract
+from predictor.decision import Policy
+from predictor.errors import PoolError
+from predictor.prior import Beliefs, fit_population
+
+
+def examine(
+    config: Config, predictor_dir: Path | None = None, more: Mapping[str, Policy] | None = None
+) -> tuple[Pool, Assessment]:
+    """What `validate` finds, with the population's prior, or with a predictor's from a directory.
+
+    Raises
+    ------
+    PoolError, ContractError, ConfigError, ModelError
+        If the pool or the predictor cannot be read, do not go together, or a fold is too small.
+    """
+    pool = Pool.open(config.pool_location)
+    table = load_scores(pool, config.folds)
+    train, tune = table.fold("train"), table.fold("tune")
+    if len(train) < 8 or len(tune) < 4:
+        raise PoolError(
+            f"pool {pool.location} has {len(train)} train and {len(tune)} tune questions; at least 8 and 4 "
+            "are needed: collect or import more questions"
+        )
+    contract = pool.manifest.contract.fingerprint
+    family, families = choose_family(config, train, tune)
+    if predictor_dir is None:
+        population = fit_population(train.scores, family)
+        believe = lambda fold: Beliefs.of([population] * len(fold))  # noqa: E731
+    else:
+        from predictor.network.predictor import Predictor
+
+        predictor = Predictor.load(predictor_dir)
+        require_same_contract(predictor.card.contract, contract, "replay")
+        population = predictor.card.population
+        believe = lambda fold: Beliefs.of(predictor.predict(fold.questions))  # noqa: E731
+    return pool, assess(config, contract, table, believe, population, families, more)

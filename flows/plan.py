@@ -1,0 +1,127 @@
+"""Plan: what a set of questions will cost, before anything is generated."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data.pool import Pool
+from data.questions import read_questions
+from data.scores import ScoreTable, load_scores
+from flows.config import Config, PriceSettings
+from flows.evaluate import choose_family
+from predictor.contract import require_same_contract
+from predictor.decision import Policy
+from predictor.errors import ConfigError
+from predictor.planning import Donors, Forecast, Range, estimate
+from predictor.policies import FixedN, Predictive
+from predictor.prior import Beliefs, Prior, fit_population
+
+Row = dict[str, Any]
+CONFIDENCES = (0.8, 0.9, 0.95)
+
+
+def plan(
+    config: Config,
+    questions_file: Path,
+    predictor_dir: Path | None = None,
+    targets: Sequence[float] = (),
+    confidences: Sequence[float] = CONFIDENCES,
+) -> list[Row]:
+    """Expected value and 95 % range of what the questions take: a row a policy.
+
+    For each target: fixed N = cap, and the predictive bound with each confidence; the config's policy
+    first. Without a predictor the questions are taken to be like the pool's train questions; with one,
+    each like those of them that its prior points to. Its contract must be the pool's.
+
+    Parameters
+    ----------
+    targets : multiples of .005 in (0, 1]; none: the policy's own, one .05 below and one .05 above.
+
+    Raises
+    ------
+    QuestionError, PoolError, ContractError, ModelError
+        If the questions, the pool or the predictor cannot be read, or do not go together.
+    ConfigError
+        If a target or a confidence is impossible.
+    """
+    questions, pool = read_questions(questions_file), Pool.open(config.pool_location)
+    policies = _policies(config, targets or _around(config.policy.target), confidences)
+    table = load_scores(pool, config.folds).full(config.policy.cap)
+    train = table.fold("train")
+    if predictor_dir is None:
+        family, _ = choose_family(config, train, table.fold("tune"))
+        population = fit_population(train.scores, family)
+        priors = [population] * len(questions)
+    else:
+        from predictor.network.predictor import Predictor
+
+        predictor = Predictor.load(predictor_dir)
+        require_same_contract(predictor.card.contract, pool.manifest.contract.fingerprint, "plan")
+        population, priors = predictor.card.population, predictor.predict(questions)
+    beliefs, donors = Beliefs.of(priors), to_donors(train, population)
+    return [_row(name, p, estimate(p, beliefs, donors), config.prices) for name, p in policies]
+
+
+def to_donors(train: ScoreTable, population: Prior) -> Donors:
+    """All candidates of the pool's train questions, as planning draws on them."""
+    return Donors(train.candidates(int(train.drawn.min())), train.prompt_tokens, population)
+
+
+def _around(target: float) -> tuple[float, ...]:
+    return tuple(t for step in (-0.05, 0.0, 0.05) if 0 < (t := round(target + step, 6)) <= 1)
+
+
+def _policies(
+    config: Config, targets: Sequence[float], confidences: Sequence[float]
+) -> list[tuple[str, Policy]]:
+    cap = config.policy.cap
+    # Rounds of an eighth of the cap where the policy sets none: in one round no hit could stop it.
+    batch = config.policy.batch or max(cap // 8, 1)
+    found: list[tuple[str, Policy]] = [("config's policy", config.policy)]
+    try:
+        for target in targets:
+            found.append((f"fixed N = {cap}", FixedN(target=target, cap=cap)))
+            for confidence in confidences:
+                one = Predictive(target=target, confidence=confidence, cap=cap, batch=batch)
+                found.append(("predictive", one))
+    except ValueError as error:
+        raise ConfigError(
+            f"cannot plan for targets {targets} and confidences {confidences}: {error}"
+        ) from error
+    return found
+
+
+def _row(name: str, policy: Policy, told: Forecast, prices: PriceSettings) -> Row:
+    per_million = {
+        "tokens": prices.generator_per_million,
+        "prompt_tokens": prices.prompt_per_million,
+        "reward_tokens": prices.reward_per_million,
+    }
+    cost = told.weigh(**{quantity: price / 1e6 for quantity, price in per_million.items()})
+    hours = None
+    if prices.generator_per_second and prices.reward_per_second:
+        rates = {"tokens": prices.generator_per_second, "reward_tokens": prices.reward_per_second}
+        hours = told.weigh(**{quantity: 1 / rate / 3600 for quantity, rate in rates.items()})
+    reached = told.reached
+    short = Range(mean=1 - reached.mean, low=1 - reached.high, high=1 - reached.low)
+    ranges = {
+        "below target": short,
+        "candidates": told.candidates,
+        "rounds": told.rounds,
+        "generated tokens": told.tokens,
+        "prompt tokens": told.prompt_tokens,
+        "reward-model tokens": told.reward_tokens,
+        "GPU hours": hours,
+        f"cost ({prices.currency})": cost,
+    }
+    return {
+        "policy": name,
+        "target": policy.target,
+        "confidence": getattr(policy, "confidence", None),
+        "questions": told.questions,
+        **{quantity: None if r is None else _rounded(r) for quantity, r in ranges.items()},
+    }
+
+
+def _rounded(found: Range) -> dict[str, float]:
+    return {end: round(value, 4) for end, value in found.model_dump().items()}
