@@ -7,7 +7,7 @@ they are used, so no record of a run can hold one.
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import Field, ValidationError
@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from data.folds import FoldSettings
 from models.settings import GeneratorSettings, LocalGeneratorSettings, LocalRewardSettings, RewardSettings
+from predictor.certificate import Loss
 from predictor.errors import ConfigError
 from predictor.network.settings import PredictorSettings
 from predictor.policies import AnyPolicy, Value
@@ -68,8 +69,15 @@ class PriceSettings(Settings):
 class CertifySettings(Settings):
     """The promise, and the price that chooses among policies that keep it."""
 
-    epsilon: float = Field(0.02, gt=0, lt=1)
-    """Risk: share of questions on which stopping early may lose a hit, or a right answer."""
+    lost_hit: float | None = Field(0.02, gt=0, lt=1)
+    """Epsilon: share of questions on which stopping early may miss a target score that the full cap
+    reaches; null promises nothing of hits."""
+    lost_answer: float | None = Field(0.02, gt=0, lt=1)
+    """Epsilon: share of questions on which it may answer wrongly where the best of the full cap is right;
+    null promises nothing of them."""
+    lost_accuracy: float | None = Field(None, gt=0, lt=1)
+    """Epsilon: how much smaller its share of right answers may be than the full cap's, answers lost less
+    answers won; null promises nothing of it."""
     delta: float = Field(0.1, gt=0, lt=1)
     """Chance that the promise is wrong all the same."""
     choose: bool = True
@@ -78,6 +86,12 @@ class CertifySettings(Settings):
     """Price of a round, in candidates of average length: what a wait is worth in tokens."""
     orders: int = Field(8, ge=1)
     """Random orders of a question's candidates that tune and test figures are averaged over."""
+
+    @property
+    def epsilon(self) -> dict[Loss, float]:
+        """The risks that are promised."""
+        named = {name: getattr(self, name) for name in get_args(Loss)}
+        return {name: risk for name, risk in named.items() if risk is not None}
 
 
 class GateSettings(Settings):

@@ -9,11 +9,12 @@ from data.scores import ScoreTable
 from flows.config import Config
 from predictor.assumptions import Finding, check
 from predictor.baselines import Beacon, adaptive_consistency, answers_known, early_stopping_consistency
-from predictor.certificate import Certificate, certify, cost, ladder, order, refuted
+from predictor.certificate import Certificate, certify, cost, ladders, refuted, thin
 from predictor.correctness import Correctness, reliability, training_rows
 from predictor.decision import Policy
+from predictor.empirical import fit_empirical
 from predictor.errors import ConfigError, OptScaleError
-from predictor.families import FAMILIES
+from predictor.families import EMPIRICAL, FAMILIES
 from predictor.family_check import FamilyFit, choose, compare_families
 from predictor.policies import AnyPolicy, FixedN, OptScale, Predictive, Quantile, Schedule
 from predictor.prior import Beliefs, Prior
@@ -53,7 +54,9 @@ class Assessment(NamedTuple):
 def choose_family(config: Config, train: ScoreTable, tune: ScoreTable) -> tuple[str, list[FamilyFit]]:
     """The score family that foretells tune questions best, unless the config names one."""
     named = config.predictor.family
-    names = FAMILIES if named == "auto" else (named,)
+    names = list(FAMILIES) if named == "auto" else [named]
+    if named in ("auto", EMPIRICAL):
+        names = [*(n for n in names if n != EMPIRICAL), fit_empirical(train.scores).name]
     fits = compare_families(train.scores, tune.scores, config.policy.target, names)
     return choose(fits), fits
 
@@ -138,18 +141,24 @@ def certify_policy(
 ) -> Certificate:
     """Order policies on tune, test them on calibration; ``beliefs`` are those of the two folds."""
     settings, policy = config.certify, config.policy
-    shown = tune.candidates(policy.cap)
-    tokens = float(shown.tokens.mean())
+    tokens = float(tune.candidates(policy.cap).tokens.mean())
+
+    def price(found: Outcome) -> float:
+        return cost(found, tokens, settings.round_candidates)
+
+    first, sequences = policy, list[list[AnyPolicy]]()
     if settings.choose:
-        rivals = ladder(policy.target, policy.cap, tokens, settings.round_candidates)
-        found = [_averaged(config, p, tune, beliefs[0]) for p in rivals]
-        sequence = order(rivals, found, [cost(o, tokens, settings.round_candidates) for o in found])
-    else:
-        sequence = [policy]
+        first = FixedN(target=policy.target, cap=policy.cap)
+        above = settings.epsilon.keys() != {"lost_hit"}
+        for rising in ladders(policy.target, policy.cap, tokens, settings.round_candidates, above):
+            costs = [price(_averaged(config, rung, tune, beliefs[0])) for rung in rising]
+            sequences.append(thin(rising, costs))
     return certify(
-        sequence,
+        first,
+        sequences,
         calibration.candidates(policy.cap),
         beliefs[1],
+        price=price,
         target=policy.target,
         cap=policy.cap,
         epsilon=settings.epsilon,
@@ -241,6 +250,7 @@ def row(
     tokens, hits, right = (bootstrap(v) for v in (found.tokens, found.hit, found.correct))
     share = bootstrap(found.tokens, full.tokens)
     saved = bootstrap(schedule.tokens - found.tokens, schedule.tokens)
+    gained = bootstrap(-found.lost_accuracy)
     promised = float(found.promised.sum())
     promises = isinstance(policy, Predictive | Quantile | OptScale) and promised > 0
     return {
@@ -262,6 +272,9 @@ def row(
         "accuracy low": right.low,
         "accuracy high": right.high,
         "lost answers": _mean(found.lost_answer),
+        "accuracy gained": gained.mean,
+        "gained low": gained.low,
+        "gained high": gained.high,
         "saved against schedule": saved.mean,
         "saved low": saved.low,
         "saved high": saved.high,

@@ -167,7 +167,7 @@ def _outcome(candidates: Candidates, leader: IntArray, drawn: IntArray, size: in
     top, column = best_of(candidates.scores)
     hit = np.where(inside, candidates.scores, 0.0).max(axis=1) >= target
     known = ~np.isnan(candidates.correct).all(axis=1)
-    lost = (pick(candidates.correct, column) == 1) & (right != 1)
+    top_right = pick(candidates.correct, column) == 1
     waits = np.maximum.reduceat(np.where(inside, candidates.tokens, 0.0), np.arange(0, cap, size), axis=1)
     return Outcome(
         draws=drawn.astype(float),
@@ -178,7 +178,8 @@ def _outcome(candidates: Candidates, leader: IntArray, drawn: IntArray, size: in
         hit=hit.astype(float),
         correct=np.where(known, right, np.nan),
         lost_hit=((top >= target) & ~hit).astype(float),
-        lost_answer=np.where(known, lost, np.nan).astype(float),
+        lost_answer=np.where(known, top_right & (right != 1), np.nan).astype(float),
+        lost_accuracy=np.where(known, top_right * 1.0 - (right == 1), np.nan),
         promised=np.zeros(len(drawn)),
         kept=np.zeros(len(drawn)),
     )

@@ -5,6 +5,9 @@ are counted in bins, so ties, rounding and scores of exactly 0 or 1 need no spec
 log-likelihood of a question is a sum of rows. All families share two coordinates: the logit of the
 mean, and the logit of the dispersion var / (mean (1 - mean)), which lies in (0, 1) for any law on
 [0, 1]. A prior in these coordinates therefore means the same under every family.
+
+The families here are parametric, their laws a grid in these coordinates; `predictor.empirical` makes
+one of the laws that a pool's own questions have, and registers it under a name of its own.
 """
 
 from collections.abc import Callable
@@ -45,6 +48,10 @@ class Family:
     """(laws,) mean score."""
     std: Array
     """(laws,) standard deviation of a score."""
+    log_base: Array | float = 0.0
+    """(laws,) log weight of each law under a flat prior; 0 for a grid."""
+    made_of: Array | None = None
+    """(laws, bins) counts of the scores that an empirical family is made of."""
 
     def bin(self, scores: ArrayLike) -> NDArray[np.int64]:
         """Bin of each score; any shape."""
@@ -164,25 +171,55 @@ _BUILDERS: dict[str, Builder] = {
     "atoms": _atom_masses,
 }
 FAMILIES = tuple(_BUILDERS)
+EMPIRICAL = "empirical"
 
 
 @cache
+def _build(name: str) -> Family:
+    points = np.stack([g.ravel() for g in np.meshgrid(_LOGIT_MEAN, _LOGIT_DISPERSION)], axis=1)
+    mean, dispersion = expit(points).T
+    masses = _BUILDERS[name](mean, dispersion)
+    copies = masses.shape[1] // len(points)
+    std = np.sqrt(mean * (1 - mean) * dispersion)
+    return Family(
+        name,
+        np.tile(points, (copies, 1)),
+        _EDGES,
+        log_masses(masses),
+        np.tile(mean, copies),
+        np.tile(std, copies),
+    )
+
+
+def log_masses(masses: Array) -> Array:
+    """Log of masses (bins, laws) after the floor."""
+    found: Array = np.log((1 - FLOOR) * masses + FLOOR / BINS)
+    return found
+
+
+_registered: dict[str, Family] = {}
+
+
+def register(family: Family) -> None:
+    """Make a family known by its name, which must be a digest of what it was made of."""
+    _registered[family.name] = family
+
+
 def get_family(name: str) -> Family:
     """The family of that name, its table built once.
 
     Raises
     ------
     ConfigError
-        If there is no such family.
+        If there is no such family, or it was made from a pool and is not loaded.
     """
-    if name not in _BUILDERS:
-        raise ConfigError(f"no score family {name!r}; there are {', '.join(FAMILIES)}")
-    points = np.stack([g.ravel() for g in np.meshgrid(_LOGIT_MEAN, _LOGIT_DISPERSION)], axis=1)
-    mean, dispersion = expit(points).T
-    masses = _BUILDERS[name](mean, dispersion)
-    copies = masses.shape[1] // len(points)
-    log_mass = np.log((1 - FLOOR) * masses + FLOOR / BINS)
-    std = np.sqrt(mean * (1 - mean) * dispersion)
-    return Family(
-        name, np.tile(points, (copies, 1)), _EDGES, log_mass, np.tile(mean, copies), np.tile(std, copies)
-    )
+    if name in _BUILDERS:
+        return _build(name)
+    if name in _registered:
+        return _registered[name]
+    if name.startswith(EMPIRICAL):
+        raise ConfigError(
+            f"score family {name} was made from a pool and is not loaded; load the predictor or the bundle "
+            "that it belongs to"
+        )
+    raise ConfigError(f"no score family {name!r}; there are {', '.join(FAMILIES)} and {EMPIRICAL}")

@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 
 from predictor.decision import CHUNK, Array, BoolArray
 from predictor.errors import ConfigError
-from predictor.families import FAMILIES, Family, get_family
+from predictor.families import EMPIRICAL, FAMILIES, Family, get_family
 from predictor.prior import Prior, fit_population
 from predictor.settings import Settings
 
@@ -52,6 +52,7 @@ def compare_families(
     ----------
     train_scores, tune_scores : (questions, n) in the order drawn, in [0, 1], NaN beyond those drawn.
     target : a multiple of the bin width, in (0, 1).
+    names : families that exist; an empirical one must be made of these train questions.
 
     Raises
     ------
@@ -72,7 +73,8 @@ def choose(fits: Sequence[FamilyFit]) -> str:
     Equal is what lies within a standard error of the best, paired over questions.
     """
     left = _near_best(_near_best(fits, lambda fit: fit.hit_scores), lambda fit: fit.evidences)
-    return min((fit.family for fit in left), key=FAMILIES.index)
+    simplest = (*FAMILIES, EMPIRICAL).index
+    return min((fit.family for fit in left), key=lambda name: simplest(name.partition(":")[0]))
 
 
 def _near_best(fits: Sequence[FamilyFit], by: Callable[[FamilyFit], tuple[float, ...]]) -> list[FamilyFit]:

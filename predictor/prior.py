@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from scipy.special import logsumexp
 
 from predictor.errors import ConfigError
-from predictor.families import FAMILIES, Family, get_family
+from predictor.families import EMPIRICAL, FAMILIES, Family, get_family
 from predictor.settings import Settings
 
 Array = NDArray[np.float64]
@@ -38,8 +38,8 @@ class Prior(Settings):
     @field_validator("family")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        if name not in FAMILIES:
-            raise ValueError(f"no score family {name!r}; there are {', '.join(FAMILIES)}")
+        if name not in FAMILIES and not name.startswith(f"{EMPIRICAL}:"):
+            raise ValueError(f"no score family {name!r}; there are {', '.join(FAMILIES)} and {EMPIRICAL}")
         return name
 
     def log_weights(self) -> Array:
@@ -133,7 +133,7 @@ def log_weights(
     z = (family.points[None] - centre) / scale
     rho = np.broadcast_to(np.asarray(correlation, float), len(z))[:, None]
     square = (z[..., 0] ** 2 - 2 * rho * z[..., 0] * z[..., 1] + z[..., 1] ** 2) / (1 - rho**2)
-    weights: Array = -0.5 * square
+    weights: Array = family.log_base - 0.5 * square
     return weights - logsumexp(weights, axis=1, keepdims=True)
 
 
@@ -156,11 +156,16 @@ def posterior_moments(prior: Prior, likelihood: ArrayLike) -> tuple[Array, Array
 def fit_population(scores: ArrayLike, family_name: str = "beta", rounds: int = 100) -> Prior:
     """Empirical Bayes: the one prior that makes all questions' scores most likely (by EM).
 
+    The laws of an empirical family are the population already: its prior weighs them alike.
+
     Parameters
     ----------
     scores : (questions, n) scores, NaN where there is none.
     """
     family = get_family(family_name)
+    if family.made_of is not None:
+        location, spread, correlation = _normal(family, np.full(len(family.mean), 1 / len(family.mean)))
+        return _to_prior(family_name, location, spread, correlation)
     likelihood = family.log_likelihood(scores)
     location, spread, correlation = np.array([0.0, 0.0]), np.array([2.0, 2.0]), 0.0
     for _ in range(rounds):
@@ -169,16 +174,25 @@ def fit_population(scores: ArrayLike, family_name: str = "beta", rounds: int = 1
         for start in range(0, len(likelihood), _CHUNK):
             posterior = likelihood[start : start + _CHUNK] + prior
             weights += np.exp(posterior - logsumexp(posterior, axis=1, keepdims=True)).sum(axis=0)
-        weights /= len(likelihood)
-        before, location = location, weights @ family.points
-        away = family.points - location
-        covariance = (away * weights[:, None]).T @ away
-        spread = np.sqrt(np.maximum(np.diag(covariance), 0.05**2))
-        correlation = float(np.clip(covariance[0, 1] / spread.prod(), -0.95, 0.95))
+        before = location
+        location, spread, correlation = _normal(family, weights / len(likelihood))
         if np.abs(location - before).max() < 1e-4:
             break
+    return _to_prior(family_name, location, spread, correlation)
+
+
+def _normal(family: Family, weights: Array) -> tuple[Array, Array, float]:
+    """Mean, standard deviations and correlation of the coordinates under weights (laws,)."""
+    location = weights @ family.points
+    away = family.points - location
+    covariance = (away * weights[:, None]).T @ away
+    spread = np.sqrt(np.maximum(np.diag(covariance), 0.05**2))
+    return location, spread, float(np.clip(covariance[0, 1] / spread.prod(), -0.95, 0.95))
+
+
+def _to_prior(family: str, location: Array, spread: Array, correlation: float) -> Prior:
     return Prior(
-        family=family_name,
+        family=family,
         location=(float(location[0]), float(location[1])),
         spread=(float(spread[0]), float(spread[1])),
         correlation=correlation,

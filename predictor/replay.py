@@ -128,6 +128,8 @@ class Outcome(NamedTuple):
     """1 where all candidates reach the target and the policy's do not."""
     lost_answer: Array
     """1 where the best of all candidates is right and the policy's is wrong; NaN where not known."""
+    lost_accuracy: Array
+    """Right answers of the full cap less those of the policy: 1, 0 or -1; NaN where not known."""
     promised: Array
     """Share of orders in which the policy held the target to be feasible."""
     kept: Array
@@ -182,6 +184,7 @@ def outcome(
         correct=np.where(known, right, np.nan),
         lost_hit=((top >= goal) & ~hit).astype(float),
         lost_answer=np.where(known, (top_right == 1) & (right != 1), np.nan).astype(float),
+        lost_accuracy=np.where(known, (top_right == 1) * 1.0 - (right == 1), np.nan),
         promised=promised,
         kept=promised * hit,
     )

@@ -133,6 +133,7 @@ class EvidenceLoss:
 
     def __init__(self, family: Family) -> None:
         self.points = torch.tensor(family.points, dtype=torch.float32)
+        self.log_base = torch.as_tensor(family.log_base, dtype=torch.float32)
 
     def __call__(self, output: Tensor, labels: Tensor) -> Tensor:
         """``labels`` (batch, laws + 1): log-likelihood of each law, then the number of scores."""
@@ -141,7 +142,8 @@ class EvidenceLoss:
         z = (points[None] - output[:, None, :2]) / output[:, None, 2:4].exp()
         rho = output[:, 4:].tanh()
         square = z.square().sum(2) - 2 * rho * z[..., 0] * z[..., 1]
-        weights = (-0.5 * square / (1 - rho.square())).log_softmax(1)
+        base = self.log_base.to(output.device)
+        weights = (base - 0.5 * square / (1 - rho.square())).log_softmax(1)
         evidence = (likelihood + weights).logsumexp(1)
         return -(evidence / count.clamp(min=1)).mean()
 

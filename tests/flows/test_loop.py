@@ -35,7 +35,7 @@ def small_config(home, **changes):
         "collect": {"candidates": 3, "part_questions": 2, "questions": (str(home / "q.jsonl"),)},
         "predictor": {"lora": {"rank": 2, "alpha": 4, "batch_size": 8, "max_steps": 4, "evaluate_every": 2}},
         "policy": {"kind": "value", "cap": 6, "target": 0.9},
-        "certify": {"epsilon": 0.2, "orders": 2},
+        "certify": {"lost_hit": 0.2, "lost_answer": 0.2, "orders": 2},
         "gate": {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "refuted": 1e-9},
     }
     return Config.model_validate(values | changes)

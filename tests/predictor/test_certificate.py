@@ -1,25 +1,20 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
 
 from predictor.certificate import (
     Certificate,
     certify,
     cost,
-    ladder,
-    order,
-    questions_needed,
-    refutation_p_value,
+    ladders,
     refuted,
-    risk_p_value,
+    thin,
 )
 from predictor.errors import ConfigError, ContractError
 from predictor.policies import FixedN, Schedule
 from predictor.replay import Candidates, Outcome, outcome
 
 CAP = 16
+RISKS = {"lost_hit": 0.05, "lost_answer": 0.05}
 
 
 def make_candidates(questions=300, seed=0, answers=True):
@@ -33,39 +28,22 @@ def make_candidates(questions=300, seed=0, answers=True):
     )
 
 
-def run(sequence, candidates, **changes):
+def run(sequence, candidates, *more, **changes):
     settings = {
         "target": 0.9,
         "cap": CAP,
-        "epsilon": 0.05,
+        "epsilon": RISKS,
         "delta": 0.1,
         "contract": "c",
         "question_ids": [str(i) for i in range(len(candidates.scores))],
         "groups": np.where(np.arange(len(candidates.scores)) % 2, "odd", "even"),
     }
-    return certify(sequence, candidates, None, **(settings | changes))
+    return certify(sequence[0], [sequence[1:], *more], candidates, None, **(settings | changes))
 
 
 FULL = FixedN(target=0.9, cap=CAP)
 SAFE = Schedule(target=0.9, cap=CAP, start=4)
 RASH = Schedule(target=0.9, cap=2, start=2)
-
-
-def test_p_values_are_exact_binomial_tails():
-    assert risk_p_value(0, 200, 0.02) == pytest.approx(0.98**200)
-    assert risk_p_value(1, 200, 0.02) == pytest.approx(0.98**200 + 200 * 0.02 * 0.98**199)
-    assert risk_p_value(1, 200, 0.02) <= 0.1 < risk_p_value(2, 200, 0.02)  # 200 questions allow one failure
-    assert risk_p_value(4, 400, 0.02) <= 0.1 < risk_p_value(5, 400, 0.02)  # 400 allow four
-    assert refutation_p_value(3, 50, 0.02) == pytest.approx(1 - stats.binom.cdf(2, 50, 0.02))
-    assert refutation_p_value(0, 50, 0.02) == 1
-
-
-@given(st.floats(0, 0.049), st.floats(0.01, 0.5))
-def test_as_many_questions_as_told_do_certify(rate, delta):
-    needed = questions_needed(rate, 0.05, delta)
-    # The Chernoff bound holds for every number, so the exact test passes where the count is whole.
-    assert risk_p_value(int(rate * needed), needed, 0.05) <= delta * 1.0001
-    assert questions_needed(0.05, 0.05, delta) is None
 
 
 def test_the_sequence_ends_at_the_first_failure_and_the_last_that_passed_is_chosen():
@@ -83,26 +61,15 @@ def test_with_too_few_questions_nothing_is_certified_and_the_number_needed_is_to
     found = run([FULL, SAFE], make_candidates(20))
     assert found.policy is None
     assert found.groups == {}
-    assert found.questions_needed == questions_needed(0, 0.05, 0.1) == 45
+    assert found.questions_needed == 45
     assert "about 45 are needed" in found.statement
     assert run([FULL, SAFE], make_candidates(45)).policy is not None
 
 
 def test_without_known_answers_only_hits_are_promised():
     found = run([FULL, SAFE], make_candidates(answers=False))
-    assert found.losses == ("lost_hit",)
+    assert found.epsilon == {"lost_hit": 0.05}
     assert "wrong answer" not in found.statement
-
-
-def test_a_broken_promise_holds_with_at_most_delta():
-    """Over many draws of calibration questions, a policy whose true risk is above epsilon seldom passes."""
-    candidates = make_candidates(20_000, seed=7)
-    lost = outcome(SAFE.model_copy(update={"cap": 8}), candidates, None, 0.9)
-    risk = float(lost.lost_hit.mean())
-    rng = np.random.default_rng(0)
-    draws = rng.binomial(400, risk, 4000)
-    passed = np.array([risk_p_value(k, 400, 0.95 * risk) <= 0.1 for k in range(401)])[draws]
-    assert 0.01 < passed.mean() <= 0.1
 
 
 def test_test_questions_refute_a_false_promise_and_not_a_true_one():
@@ -112,19 +79,29 @@ def test_test_questions_refute_a_false_promise_and_not_a_true_one():
     assert min(refuted(found, outcome(RASH, fresh, None, 0.9)).values()) < 1e-4
 
 
-def test_the_order_descends_in_cost_and_leaves_out_what_is_beaten():
-    candidates = make_candidates()
-    policies = [FULL, RASH, SAFE, FixedN(target=0.9, cap=15)]
-    found = [outcome(p, candidates, None, 0.9) for p in policies]
-    costs = [cost(o, 20.0, 0.0) for o in found]
-    assert order(policies, found, costs) == [FULL, SAFE, RASH]  # fixed 15 costs more than SAFE and loses more
+def test_sequences_share_delta_and_the_cheapest_that_passed_is_chosen():
+    other = [SAFE.model_copy(update={"start": 8}), RASH, SAFE]
+    found = run([FULL, SAFE, RASH], make_candidates(), other)
+    assert [t.policy for t in found.tried] == [FULL, SAFE, RASH, other[0], RASH]
+    assert [t.level for t in found.tried] == [0.1] + [0.05] * 4
+    assert found.policy == SAFE
+    dearer = run([FULL, SAFE], make_candidates(), other, price=lambda o: -float(o.tokens.mean()))
+    assert dearer.policy == FULL
 
 
-def test_the_ladder_starts_with_the_full_cap_and_prices_rise():
-    rungs = ladder(0.9, CAP, 20.0, 2.0)
-    assert rungs[0] == FULL
-    assert {p.target for p in rungs} == {0.9, 0.925, 0.95, 0.975}
-    assert all(p.round_price == pytest.approx(40 * p.token_price) for p in rungs[1:])
+def test_policies_that_are_no_cheaper_are_left_out():
+    policies = [FULL, SAFE, RASH]
+    assert thin(policies, [3.0, 3.0, 1.0]) == [FULL, RASH]
+    assert thin(policies, [3.0, 1.0, 2.0]) == [FULL, SAFE]
+
+
+def test_a_ladder_is_a_target_at_rising_prices():
+    rungs = ladders(0.9, CAP, 20.0, 2.0)
+    assert [{p.target for p in rising} for rising in rungs] == [{0.9}, {0.925}, {0.95}, {0.975}]
+    for rising in rungs:
+        assert np.all(np.diff([p.token_price for p in rising]) > 0)
+        assert all(p.round_price == pytest.approx(40 * p.token_price) for p in rising)
+    assert [rising[0].target for rising in ladders(0.9, CAP, 20.0, 2.0, above=False)] == [0.9]
 
 
 def test_a_price_of_rounds_counts_in_the_cost():
@@ -133,16 +110,33 @@ def test_a_price_of_rounds_counts_in_the_cost():
     assert cost(found, 20.0, 2.0) == pytest.approx(found.tokens.mean() + 40 * found.rounds.mean())
 
 
-@pytest.mark.parametrize("changes", [{"epsilon": 0.0}, {"epsilon": 1.5}, {"delta": float("nan")}])
+@pytest.mark.parametrize(
+    "changes", [{"epsilon": {"lost_hit": 0.0}}, {"epsilon": {"lost_answer": 1.5}}, {"delta": float("nan")}]
+)
 def test_impossible_risks_are_errors(changes):
     with pytest.raises(ConfigError, match="strictly between 0 and 1"):
         run([FULL], make_candidates(5), **changes)
 
 
-def test_no_questions_and_no_policy_are_errors():
-    for sequence, candidates in (([], make_candidates(5)), ([FULL], make_candidates(0))):
-        with pytest.raises(ConfigError, match="at least one"):
-            run(sequence, candidates)
+def test_each_loss_has_its_own_risk():
+    candidates = make_candidates()
+    lost = run([FULL, SAFE], candidates).tried[1].failures
+    assert 0 < lost["lost_answer"] < 12
+    for epsilon, passed in (
+        ({"lost_hit": 0.05}, True),
+        ({"lost_hit": 0.05, "lost_answer": 0.1}, True),
+        ({"lost_hit": 0.05, "lost_answer": lost["lost_answer"] / 300}, False),
+        ({"lost_accuracy": 0.05}, True),
+        ({"lost_accuracy": 0.001}, False),
+    ):
+        assert (run([FULL, SAFE], candidates, epsilon=epsilon).policy == SAFE) == passed
+    with pytest.raises(ConfigError, match="nothing is promised"):
+        run([FULL], candidates, epsilon={})
+
+
+def test_no_questions_are_an_error():
+    with pytest.raises(ConfigError, match="at least one"):
+        run([FULL], make_candidates(0))
 
 
 def test_a_certificate_of_another_contract_is_refused():

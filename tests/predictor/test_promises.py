@@ -101,12 +101,13 @@ def test_outside_every_family_the_promise_fails_and_the_certificate_refuses():
     shown = Candidates(asked.scores, blank, ones, ones, np.zeros(asked.scores.shape, dtype=np.int64))
     sequence = [FixedN(target=target, cap=CAP), policy]
     found = certify(
-        sequence,
+        sequence[0],
+        [sequence[1:]],
         shown,
         beliefs,
         target=target,
         cap=CAP,
-        epsilon=0.02,
+        epsilon={"lost_hit": 0.02},
         delta=0.1,
         contract="c",
         question_ids=[str(i) for i in range(600)],
