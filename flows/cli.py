@@ -315,3 +315,7 @@ def main() -> None:
     except OptScaleError as error:
         typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
         raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

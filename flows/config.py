@@ -72,10 +72,10 @@ class CertifySettings(Settings):
     lost_hit: float | None = Field(0.02, gt=0, lt=1)
     """Epsilon: share of questions on which stopping early may miss a target score that the full cap
     reaches; null promises nothing of hits."""
-    lost_answer: float | None = Field(0.02, gt=0, lt=1)
+    lost_answer: float | None = Field(None, gt=0, lt=1)
     """Epsilon: share of questions on which it may answer wrongly where the best of the full cap is right;
     null promises nothing of them."""
-    lost_accuracy: float | None = Field(None, gt=0, lt=1)
+    lost_accuracy: float | None = Field(0.05, gt=0, lt=1)
     """Epsilon: how much smaller its share of right answers may be than the full cap's, answers lost less
     answers won; null promises nothing of it."""
     delta: float = Field(0.1, gt=0, lt=1)
@@ -84,7 +84,7 @@ class CertifySettings(Settings):
     """Choose the cheapest certified policy; false certifies and ships ``policy`` as it is."""
     round_candidates: float = Field(2.0, ge=0)
     """Price of a round, in candidates of average length: what a wait is worth in tokens."""
-    orders: int = Field(8, ge=1)
+    orders: int = Field(4, ge=1)
     """Random orders of a question's candidates that tune and test figures are averaged over."""
 
     @property
@@ -146,7 +146,7 @@ class Config(Settings):
     """How questions are divided."""
     predictor: PredictorSettings = PredictorSettings()
     """The LoRA predictor."""
-    policy: AnyPolicy = Value(target=0.85, cap=32, token_price=1e-4, candidate_tokens=30, round_price=0.006)
+    policy: AnyPolicy = Value(target=0.55, cap=32, token_price=2e-5, candidate_tokens=30, round_price=0.0012)
     """The stopping policy: its target and cap are what is certified; all of it where nothing is chosen."""
     certify: CertifySettings = CertifySettings()
     """What is promised of the policy, and how the cheapest that keeps it is chosen."""

@@ -16,19 +16,23 @@ from predictor.empirical import fit_empirical
 from predictor.errors import ConfigError, OptScaleError
 from predictor.families import EMPIRICAL, FAMILIES
 from predictor.family_check import FamilyFit, choose, compare_families
+from predictor.planning import Donors, realised_share
 from predictor.policies import AnyPolicy, FixedN, OptScale, Predictive, Quantile, Schedule
 from predictor.prior import Beliefs, Prior
-from predictor.replay import Outcome, bootstrap, outcome, outcomes, pick, replay
+from predictor.replay import Name, Outcome, bootstrap, outcome, outcomes, pick, replay
 
 Row = dict[str, Any]
 SHIPPED = "shipped policy"
 SCHEDULE = "best blind schedule"
 KNOWN = "shipped policy, law known"
+PLANNED = 60
+TARGETS = (0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98)
 
 
 class Assessment(NamedTuple):
     """All that the report tells; on test questions unless it says otherwise."""
 
+    train: ScoreTable
     test: ScoreTable
     beliefs: Beliefs
     population: Prior
@@ -48,7 +52,9 @@ class Assessment(NamedTuple):
     reliability: list[Row]
     """Of ``correctness``: what it said, and how often the shipped policy's answer was right."""
     planned: dict[str, float]
-    """How often sets of test questions cost what the plan said, at 95 %."""
+    """How often sets of `PLANNED` test questions took what the plan for them had said, at 95 %."""
+    targets: list[Row]
+    """On train and tune: what stopping at each of several targets would cost and save, whatever the law."""
 
 
 def choose_family(config: Config, train: ScoreTable, tune: ScoreTable) -> tuple[str, list[FamilyFit]]:
@@ -100,6 +106,7 @@ def assess(
         config, policy, (train, tune, test), (believed[id(train)], believed[id(tune)], beliefs)
     )
     return Assessment(
+        train,
         test,
         beliefs,
         population,
@@ -112,8 +119,47 @@ def assess(
         families,
         correctness,
         reliability,
-        {},
+        realised_share(
+            policy,
+            beliefs,
+            test.candidates(policy.cap),
+            test.prompt_tokens,
+            to_donors(train, population),
+            size=PLANNED,
+        ),
+        by_target(config, full.fold("train", "tune")),
     )
+
+
+def by_target(config: Config, table: ScoreTable) -> list[Row]:
+    """For choosing a target: what a doubling schedule that stops on it spends, reaches and answers.
+
+    It fits nothing, so train and tune questions may be used; calibration and test must not be.
+    """
+    cap, rows = config.policy.cap, []
+    full = table.candidates(cap).tokens.sum(axis=1)
+    for target in TARGETS:
+        schedule = Schedule(target=target, cap=cap, start=max(cap // 16, 1))
+        found = outcomes({"": schedule}, table.candidates(cap), None, config.certify.orders)[""]
+        gained = bootstrap(-found.lost_accuracy)
+        rows.append(
+            {
+                "target": target,
+                "reached": float(found.hit.mean()),
+                "of full cap": float(found.tokens.sum() / full.sum()),
+                "rounds": float(found.rounds.mean()),
+                "lost answers": _mean(found.lost_answer),
+                "accuracy gained": gained.mean,
+                "gained low": gained.low,
+                "gained high": gained.high,
+            }
+        )
+    return rows
+
+
+def to_donors(train: ScoreTable, population: Prior) -> Donors:
+    """All candidates of the pool's train questions, as planning draws on them."""
+    return Donors(train.candidates(int(train.drawn.min())), train.prompt_tokens, population)
 
 
 def check_correctness(
@@ -151,8 +197,8 @@ def certify_policy(
         first = FixedN(target=policy.target, cap=policy.cap)
         above = settings.epsilon.keys() != {"lost_hit"}
         for rising in ladders(policy.target, policy.cap, tokens, settings.round_candidates, above):
-            costs = [price(_averaged(config, rung, tune, beliefs[0])) for rung in rising]
-            sequences.append(thin(rising, costs))
+            found = _averaged(config, dict(enumerate(rising)), tune, beliefs[0])
+            sequences.append(thin(rising, [price(o) for o in found.values()]))
     return certify(
         first,
         sequences,
@@ -169,31 +215,32 @@ def certify_policy(
     )
 
 
-def _averaged(config: Config, policy: Policy, table: ScoreTable, beliefs: Beliefs | None) -> Outcome:
+def _averaged(
+    config: Config, policies: Mapping[Name, Policy], table: ScoreTable, beliefs: Beliefs | None
+) -> dict[Name, Outcome]:
     shown = table.candidates(config.policy.cap)
-    orders, target = config.certify.orders, config.policy.target
-    return outcomes({"": policy}, shown, beliefs, orders, target=target)[""]
+    return outcomes(policies, shown, beliefs, config.certify.orders, target=config.policy.target)
 
 
 def best_schedule(config: Config, tune: ScoreTable, beside: AnyPolicy, beliefs: Beliefs) -> Schedule:
-    """The cheapest blind schedule on tune that hits as often as ``beside`` in as few rounds."""
-    goal = _averaged(config, beside, tune, beliefs)
+    """The cheapest blind schedule on tune that hits as often as ``beside`` in as few rounds.
+
+    One round of the whole cap always hits as often, if nothing else does.
+    """
+    (goal,) = _averaged(config, {"": beside}, tune, beliefs).values()
     target, cap = config.policy.target, config.policy.cap
-    found = []
-    for start in (1, 2, 3, 4, 6, 8, 12, 16):
-        for factor in (1.0, 1.5, 2.0, 3.0, 4.0, 8.0):
-            for last in sorted({cap, *(cap * k // 8 for k in range(2, 8))}):
-                schedule = Schedule(target=target, cap=max(last, 1), start=start, factor=factor)
-                found.append((schedule, _averaged(config, schedule, tune, None)))
-    fits = [
-        x for x in found if x[1].hit.mean() >= goal.hit.mean() and x[1].rounds.mean() <= goal.rounds.mean()
-    ]
-    # One round of the whole cap always hits as often, if nothing else does.
-    fallback = (
-        Schedule(target=target, cap=cap, start=cap),
-        _averaged(config, FixedN(cap=cap, target=target), tune, None),
-    )
-    return min([*fits, fallback], key=lambda x: float(x[1].tokens.mean()))[0]
+    schedules = {
+        (start, factor, last): Schedule(target=target, cap=max(last, 1), start=start, factor=factor)
+        for start in (1, 2, 3, 4, 6, 8, 12, 16, cap)
+        for factor in (1.0, 1.5, 2.0, 3.0, 4.0, 8.0)
+        for last in sorted({cap, *(cap * k // 8 for k in range(2, 8))})
+    }
+    found = _averaged(config, schedules, tune, None)
+    hits, rounds = goal.hit.mean(), goal.rounds.mean()
+    fits = {k: o for k, o in found.items() if o.hit.mean() >= hits and o.rounds.mean() <= rounds}
+    if not fits:
+        return schedules[cap, 1.0, cap]
+    return schedules[min(fits, key=lambda key: float(fits[key].tokens.mean()))]
 
 
 def rivals(config: Config, shipped: AnyPolicy, schedule: Schedule, mean_draws: float) -> dict[str, Policy]:
@@ -229,11 +276,11 @@ def compare(
     """Rows of the report on ``table`` (beliefs: of tune, of the table), and the outcomes behind them."""
     target, cap = config.policy.target, config.policy.cap
     schedule = best_schedule(config, tune, shipped, beliefs[0])
-    drawn = _averaged(config, shipped, table, beliefs[1]).draws.mean()
-    policies = rivals(config, shipped, schedule, float(drawn)) | dict(more or {})
-    found = {name: _averaged(config, p, table, beliefs[1]) for name, p in policies.items()}
+    (alone,) = _averaged(config, {"": shipped}, table, beliefs[1]).values()
+    policies = rivals(config, shipped, schedule, float(alone.draws.mean())) | dict(more or {})
+    found = _averaged(config, policies, table, beliefs[1])
     shown = table.candidates(cap)
-    found[KNOWN] = _averaged(config, shipped, table, Beliefs.hindsight(population, shown.scores))
+    found |= _averaged(config, {KNOWN: shipped}, table, Beliefs.hindsight(population, shown.scores))
     policies[KNOWN] = shipped
     if answers_known(shown):
         found["adaptive-consistency"] = adaptive_consistency(shown, cap, target=target)

@@ -8,7 +8,7 @@ from data.pool import Pool
 from data.questions import read_questions
 from data.scores import ScoreTable, load_scores
 from flows.config import Config, PriceSettings
-from flows.evaluate import choose_family
+from flows.evaluate import choose_family, to_donors
 from predictor.contract import require_same_contract
 from predictor.decision import Policy
 from predictor.errors import ConfigError
@@ -58,13 +58,13 @@ def plan(
         predictor = Predictor.load(predictor_dir)
         require_same_contract(predictor.card.contract, pool.manifest.contract.fingerprint, "plan")
         population, priors = predictor.card.population, predictor.predict(questions)
-    beliefs, donors = Beliefs.of(priors), to_donors(train, population)
-    return [_row(name, p, estimate(p, beliefs, donors), config.prices) for name, p in policies]
+    return _rows(config, policies, Beliefs.of(priors), to_donors(train, population))
 
 
-def to_donors(train: ScoreTable, population: Prior) -> Donors:
-    """All candidates of the pool's train questions, as planning draws on them."""
-    return Donors(train.candidates(int(train.drawn.min())), train.prompt_tokens, population)
+def plan_like_pool(config: Config, train: ScoreTable, population: Prior, questions: int = 1000) -> list[Row]:
+    """The plan for questions like the pool's train questions, as the report shows it."""
+    policies = _policies(config, _around(config.policy.target), CONFIDENCES)
+    return _rows(config, policies, Beliefs.of([population] * questions), to_donors(train, population))
 
 
 def _around(target: float) -> tuple[float, ...]:
@@ -89,6 +89,12 @@ def _policies(
             f"cannot plan for targets {targets} and confidences {confidences}: {error}"
         ) from error
     return found
+
+
+def _rows(
+    config: Config, policies: Sequence[tuple[str, Policy]], beliefs: Beliefs, donors: Donors
+) -> list[Row]:
+    return [_row(name, p, estimate(p, beliefs, donors), config.prices) for name, p in policies]
 
 
 def _row(name: str, policy: Policy, told: Forecast, prices: PriceSettings) -> Row:

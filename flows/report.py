@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from data.pool import Pool
 from flows.config import Config
-from flows.evaluate import SCHEDULE, SHIPPED, Assessment, Row
+from flows.evaluate import PLANNED, SCHEDULE, SHIPPED, Assessment, Row
+from flows.plan import plan_like_pool
 from predictor.decision import State
 from predictor.replay import Replay, replay
 
@@ -74,6 +75,8 @@ def write(
         full=f"fixed N = {config.policy.cap}",
         examples=examples(config, found),
         groups=by_group(found),
+        planned_size=PLANNED,
+        plan=plan_like_pool(config, found.train, found.population),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
 

@@ -20,7 +20,7 @@ from predictor.decision import Array
 from predictor.errors import ConfigError
 from predictor.policies import AnyPolicy, Value
 from predictor.prior import Beliefs
-from predictor.replay import Candidates, Outcome, outcome
+from predictor.replay import Candidates, Outcome, outcomes
 from predictor.risk import questions_needed, refutation_p_value, risk_p_value
 from predictor.settings import Settings
 
@@ -158,42 +158,45 @@ def certify(
     require_risk(epsilon, delta)
     if not len(candidates.scores):
         raise ConfigError("a certificate needs at least one calibration question")
+    # All at once, since policies beside each other share most of the work.
+    rungs = dict(enumerate([first, *(policy for sequence in sequences for policy in sequence)]))
+    found = outcomes(rungs, candidates, beliefs, target=target)
+    losses = {k: {n: _known(getattr(o, n)) for n in epsilon} for k, o in found.items()}
     tried: list[Tested] = []
-    passed: list[tuple[AnyPolicy, Outcome]] = []
+    passed: list[int] = []
 
-    def passes(policy: AnyPolicy, level: float) -> bool:
-        found = outcome(policy, candidates, beliefs, target)
-        losses = {name: _known(getattr(found, name)) for name in epsilon}
-        p_value = max(risk_p_value(losses[name], risk) for name, risk in epsilon.items())
+    def passes(rung: int, level: float) -> bool:
+        p_value = max(risk_p_value(losses[rung][name], risk) for name, risk in epsilon.items())
         tried.append(
             Tested(
-                policy=policy,
-                tokens=float(found.tokens.mean()),
-                rounds=float(found.rounds.mean()),
-                failures={name: int(values.sum()) for name, values in losses.items()},
+                policy=rungs[rung],
+                tokens=float(found[rung].tokens.mean()),
+                rounds=float(found[rung].rounds.mean()),
+                failures={name: int(values.sum()) for name, values in losses[rung].items()},
                 p_value=p_value,
                 level=level,
                 passed=p_value <= level,
             )
         )
         if tried[-1].passed:
-            passed.append((policy, found))
+            passed.append(rung)
         return tried[-1].passed
 
     needed = None
-    if passes(first, delta):
+    if passes(0, delta):
+        places = iter(range(1, len(rungs)))
         for sequence in sequences:
-            all(passes(policy, delta / len(sequences)) for policy in sequence)
+            numbers = [next(places) for _ in sequence]
+            all(passes(rung, delta / len(sequences)) for rung in numbers)
     else:
-        found = outcome(first, candidates, beliefs, target)
-        each = [questions_needed(_known(getattr(found, n)), risk, delta) for n, risk in epsilon.items()]
+        each = [questions_needed(losses[0][name], risk, delta) for name, risk in epsilon.items()]
         needed = None if None in each else max(n for n in each if n is not None)
-    best = min(passed, key=lambda one: price(one[1])) if passed else None
+    best = min(passed, key=lambda rung: price(found[rung])) if passed else None
     by_group = {}
     if best is not None:
         for name in np.unique(groups):
             inside = groups == name
-            failures = {loss: int(_known(getattr(best[1], loss)[inside]).sum()) for loss in epsilon}
+            failures = {n: int(_known(getattr(found[best], n)[inside]).sum()) for n in epsilon}
             by_group[str(name)] = Group(questions=int(inside.sum()), failures=failures)
     digest = hashlib.sha256("".join(sorted(question_ids)).encode()).hexdigest()[:16]
     return Certificate(
@@ -205,7 +208,7 @@ def certify(
         target=target,
         cap=cap,
         tried=tuple(tried),
-        policy=best[0] if best else None,
+        policy=None if best is None else rungs[best],
         questions_needed=needed,
         groups=by_group,
         statement=_state(best is not None, epsilon, delta, cap, needed),

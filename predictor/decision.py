@@ -76,10 +76,18 @@ class State:
     drawn : (questions,) candidates drawn; what lies beyond is not read.
     beliefs : the questions' priors; None where the policy reads none.
     tokens : (questions, n) completion tokens of the candidates; None where they are not known.
+    memo : chances of no hit that were asked for before, of the same scores, priors and ``rows``.
+    rows : (questions,) the questions' rows in the memo.
     """
 
     def __init__(
-        self, scores: Array, drawn: IntArray, beliefs: Beliefs | None = None, tokens: Array | None = None
+        self,
+        scores: Array,
+        drawn: IntArray,
+        beliefs: Beliefs | None = None,
+        tokens: Array | None = None,
+        memo: "Memo | None" = None,
+        rows: IntArray | None = None,
     ) -> None:
         self.drawn = drawn
         self.seen = np.arange(scores.shape[1]) < drawn[:, None]
@@ -87,13 +95,16 @@ class State:
         self.best: Array = self.scores.max(axis=1, initial=0.0)
         self.beliefs = beliefs
         self.tokens = tokens
+        self.memo = memo
+        self.rows = rows
 
     def __len__(self) -> int:
         return len(self.drawn)
 
     def at(self, drawn: IntArray) -> "State":
         """The questions as they were after their first ``drawn`` candidates."""
-        return State(self.scores, np.minimum(self.drawn, drawn), self.beliefs, self.tokens)
+        earlier = np.minimum(self.drawn, drawn)
+        return State(self.scores, earlier, self.beliefs, self.tokens, self.memo, self.rows)
 
     def hit(self, target: float) -> BoolArray:
         """(questions,) whether a score has reached the target."""
@@ -133,6 +144,8 @@ class State:
         The posterior predictive sum over laws of weight x F(s-)^m: it carries the uncertainty of the
         estimate, which a plug-in of one (mu, sigma) does not.
         """
+        if self.memo is not None:
+            return self.memo.no_hit(self, target, longest)
         found: Array = self.weights @ _miss_powers(self.require_beliefs().family.name, target, longest)
         return found
 
@@ -159,6 +172,30 @@ def _miss_order(family: str, target: float) -> tuple[IntArray, Array]:
     log_miss = get_family(family).log_miss(target)
     order = np.argsort(log_miss)
     return order, log_miss[order]
+
+
+class Memo:
+    """What `State.no_hit` found for some questions, by candidates drawn: policies that are replayed
+    beside each other meet the same scores again and again.
+    """
+
+    def __init__(self, questions: int, candidates: int) -> None:
+        self.shape = (questions, candidates + 1)
+        self.tables: dict[tuple[float, int], Array] = {}
+
+    def no_hit(self, state: State, target: float, longest: int) -> Array:
+        """See `State.no_hit`."""
+        key = (target, longest)
+        if key not in self.tables:
+            self.tables[key] = np.full((*self.shape, longest + 1), np.nan)
+        table, rows, drawn = self.tables[key], state.rows, state.drawn
+        assert rows is not None
+        found: Array = table[rows, drawn]
+        if (new := np.isnan(found[:, 0])).any():
+            beliefs = state.require_beliefs()[new]
+            found[new] = State(state.scores[new], drawn[new], beliefs).no_hit(target, longest)
+            table[rows[new], drawn[new]] = found[new]
+        return found
 
 
 class Policy(Protocol):

@@ -124,7 +124,7 @@ def realised_share(
     prompt_tokens: Array,
     donors: Donors,
     size: int = 60,
-    subsets: int = 200,
+    subsets: int = 100,
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, float]:
@@ -140,7 +140,7 @@ def realised_share(
     inside = dict.fromkeys(courses, 0)
     for _ in range(subsets):
         rows = rng.choice(len(beliefs), min(size, len(beliefs)), replace=False)
-        totals = _totals(chosen, courses, beliefs.index[rows], 400, rng)
+        totals = _totals(chosen, courses, beliefs.index[rows], 200, rng)
         for name in inside:
             stated, total = Range.of(totals[name], level), found[name][rows].sum()
             inside[name] += bool(stated.low <= total <= stated.high)

@@ -1,13 +1,15 @@
 """Replay: what policies would have drawn, hit and answered on scores that are already there."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Hashable, Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from predictor.decision import CHUNK, Array, BoolArray, IntArray, Policy, State
+from predictor.decision import CHUNK, Array, BoolArray, IntArray, Memo, Policy, State
 from predictor.errors import ConfigError
 from predictor.prior import Beliefs
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 class Candidates(NamedTuple):
@@ -32,6 +34,10 @@ class Candidates(NamedTuple):
         shuffled = {n: np.take_along_axis(v, order, axis=1) for n, v in self._asdict().items()}
         return Candidates(**shuffled)
 
+    def select(self, rows: slice | IntArray) -> "Candidates":
+        """Those of some questions."""
+        return Candidates(**{name: values[rows] for name, values in self._asdict().items()})
+
 
 class Replay(NamedTuple):
     """A policy's course on each question; every field (questions,)."""
@@ -55,9 +61,16 @@ class Replay(NamedTuple):
 
 
 def replay(
-    policy: Policy, scores: Array, beliefs: Beliefs | None = None, tokens: Array | None = None
+    policy: Policy,
+    scores: Array,
+    beliefs: Beliefs | None = None,
+    tokens: Array | None = None,
+    memo: Memo | None = None,
 ) -> Replay:
     """Run ``policy`` over scores (questions, n), drawn from left to right.
+
+    ``memo`` is shared by policies that are replayed over the same scores and beliefs, of at most `CHUNK`
+    questions.
 
     Raises
     ------
@@ -78,12 +91,15 @@ def replay(
                 scores[rows, : policy.cap],
                 None if beliefs is None else beliefs[rows],
                 None if tokens is None else tokens[rows, : policy.cap],
+                memo,
             )
         )
     return Replay(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
 
-def _replay(policy: Policy, scores: Array, beliefs: Beliefs | None, tokens: Array | None) -> Replay:
+def _replay(
+    policy: Policy, scores: Array, beliefs: Beliefs | None, tokens: Array | None, memo: Memo | None
+) -> Replay:
     drawn = np.zeros(len(scores), dtype=np.int64)
     rounds, required = np.zeros_like(drawn), np.zeros_like(drawn)
     feasible = np.zeros(len(scores), dtype=bool)
@@ -96,6 +112,8 @@ def _replay(policy: Policy, scores: Array, beliefs: Beliefs | None, tokens: Arra
                 drawn[active],
                 None if beliefs is None else beliefs[active],
                 None if tokens is None else tokens[active],
+                memo,
+                active,
             )
         )
         required[active], feasible[active] = plan.required, plan.feasible
@@ -137,36 +155,50 @@ class Outcome(NamedTuple):
 
 
 def outcomes(
-    policies: Mapping[str, Policy],
+    policies: Mapping[Name, Policy],
     candidates: Candidates,
-    beliefs: Beliefs | Mapping[str, Beliefs | None] | None = None,
+    beliefs: Beliefs | Mapping[Name, Beliefs | None] | None = None,
     orders: int = 1,
     seed: int = 0,
     target: float | None = None,
-) -> dict[str, Outcome]:
+) -> dict[Name, Outcome]:
     """Replay every policy over the pool's order (``orders`` = 1), or over that many random ones.
 
     ``candidates`` are the full cap that losses are paired with. ``beliefs`` may differ by policy: then
     they are a mapping from its name.
     """
-    sums: dict[str, list[Array]] = {}
+    believed = {name: beliefs.get(name) if isinstance(beliefs, Mapping) else beliefs for name in policies}
+    questions, n = candidates.scores.shape
+    sums: dict[Name, list[Array]] = {name: [] for name in policies}
     for number in range(orders):
         shown = candidates if orders == 1 else candidates.shuffled(seed + number)
-        for name, policy in policies.items():
-            believed = beliefs.get(name) if isinstance(beliefs, Mapping) else beliefs
-            found = outcome(policy, shown, believed, target)
-            sums[name] = [a + b for a, b in zip(sums[name], found, strict=True)] if name in sums else [*found]
+        parts: dict[Name, list[Outcome]] = {name: [] for name in policies}
+        for start in range(0, max(questions, 1), CHUNK):
+            rows = slice(start, start + CHUNK)
+            part = shown.select(rows)
+            memos: dict[int, Memo] = {}
+            for name, policy in policies.items():
+                prior = believed[name]
+                memo = memos.setdefault(id(prior), Memo(len(part.scores), n))
+                parts[name].append(outcome(policy, part, prior and prior[rows], target, memo))
+        for name, found in parts.items():
+            joined = [np.concatenate(fields) for fields in zip(*found, strict=True)]
+            sums[name] = [a + b for a, b in zip(sums[name], joined, strict=True)] if sums[name] else joined
     return {name: Outcome(*(total / orders for total in totals)) for name, totals in sums.items()}
 
 
 def outcome(
-    policy: Policy, candidates: Candidates, beliefs: Beliefs | None = None, target: float | None = None
+    policy: Policy,
+    candidates: Candidates,
+    beliefs: Beliefs | None = None,
+    target: float | None = None,
+    memo: Memo | None = None,
 ) -> Outcome:
     """One policy's course on one order of the candidates, paired with all of them on the same order.
 
     ``target`` is the score that counts as a hit, the policy's own unless it aims higher.
     """
-    course = replay(policy, candidates.scores, beliefs, candidates.tokens)
+    course = replay(policy, candidates.scores, beliefs, candidates.tokens, memo)
     goal = policy.target if target is None else target
     hit = course.best >= goal
     top, top_column = best_of(candidates.scores)
