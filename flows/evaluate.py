@@ -223,24 +223,30 @@ def _averaged(
 
 
 def best_schedule(config: Config, tune: ScoreTable, beside: AnyPolicy, beliefs: Beliefs) -> Schedule:
-    """The cheapest blind schedule on tune that hits as often as ``beside`` in as few rounds.
+    """The cheapest blind schedule that does as well as ``beside`` on tune: hits, answers, rounds.
 
     One round of the whole cap always hits as often, if nothing else does.
     """
     (goal,) = _averaged(config, {"": beside}, tune, beliefs).values()
     target, cap = config.policy.target, config.policy.cap
-    schedules = {
-        (start, factor, last): Schedule(target=target, cap=max(last, 1), start=start, factor=factor)
-        for start in (1, 2, 3, 4, 6, 8, 12, 16, cap)
-        for factor in (1.0, 1.5, 2.0, 3.0, 4.0, 8.0)
+    schedules = [
+        Schedule(target=aim, cap=max(last, 1), start=start, factor=factor)
+        for aim in sorted({target, beside.target})
+        for start in (1, 2, 3, 4, 6, 8, 12)
+        for factor in (1.0, 1.5, 2.0, 3.0, 4.0)
         for last in sorted({cap, *(cap * k // 8 for k in range(2, 8))})
-    }
-    found = _averaged(config, schedules, tune, None)
-    hits, rounds = goal.hit.mean(), goal.rounds.mean()
-    fits = {k: o for k, o in found.items() if o.hit.mean() >= hits and o.rounds.mean() <= rounds}
+    ]
+    found = _averaged(config, dict(enumerate(schedules)), tune, None)
+    promised = [name for name in ("hit", "correct") if not np.isnan(getattr(goal, name)).any()]
+
+    def does_as_well(other: Outcome) -> bool:
+        kept = all(getattr(other, name).mean() >= getattr(goal, name).mean() for name in promised)
+        return bool(kept and other.rounds.mean() <= goal.rounds.mean())
+
+    fits = [n for n, other in found.items() if does_as_well(other)]
     if not fits:
-        return schedules[cap, 1.0, cap]
-    return schedules[min(fits, key=lambda key: float(fits[key].tokens.mean()))]
+        return Schedule(target=target, cap=cap, start=cap)
+    return schedules[min(fits, key=lambda n: float(found[n].tokens.mean()))]
 
 
 def rivals(config: Config, shipped: AnyPolicy, schedule: Schedule, mean_draws: float) -> dict[str, Policy]:

@@ -14,6 +14,7 @@ from predictor import truncnorm
 from predictor.bound import is_feasible, required_from_log_miss, required_samples
 from predictor.decision import Array, BoolArray, IntArray, Plan, Policy, Reason, State
 from predictor.errors import ConfigError
+from predictor.families import BINS
 from predictor.prior import Beliefs
 from predictor.settings import Settings
 
@@ -285,7 +286,8 @@ class Value(_Parts):
     def _gain(self, state: State, sizes: IntArray) -> Array:
         """(questions, sizes) expected rise of the best score's utility."""
         assert self.utility is not None
-        steps = np.linspace(0, 1, len(self.utility))
+        # A score of 1 shares the last bin, and other steps are rounded to the scores' bins.
+        steps = np.clip(np.round(np.linspace(0, 1, len(self.utility)) * BINS), 1, BINS - 1) / BINS
         gain = np.zeros(sizes.shape)
         for level, rise in zip(steps[1:], np.diff(self.utility), strict=True):
             if rise:

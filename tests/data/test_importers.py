@@ -56,7 +56,7 @@ def test_scores_come_back_as_they_went_in(found):
     for question, scores, drawn in zip(table.questions, table.scores, table.drawn, strict=True):
         given_ = found[int(question.text.split()[1])]
         assert drawn == len(given_)
-        expected = [np.nan if s is None else round(s, CONTRACT.decimals) for s in given_]
+        expected = [0.0 if s is None else round(s, CONTRACT.decimals) for s in given_]
         np.testing.assert_array_equal(scores[:drawn], expected)
 
 

@@ -18,8 +18,10 @@ SETTINGS = [
     "policy.target=0.9",
     "policy.cap=6",
     "certify.orders=2",
+    "certify.round_candidates=0.2",
     "certify.lost_hit=0.15",
     "certify.lost_answer=0.15",
+    "certify.lost_accuracy=0.15",
 ]
 
 
@@ -69,7 +71,7 @@ def test_certify_prints_and_writes_a_certificate(pool, tmp_path):
     assert printed == Certificate.model_validate_json((tmp_path / "c.json").read_text())
     assert printed.policy is not None
     assert printed.tried[0].policy == FixedN(target=0.9, cap=6)
-    assert printed.epsilon == {"lost_hit": 0.15, "lost_answer": 0.15}
+    assert printed.epsilon == {"lost_hit": 0.15, "lost_answer": 0.15, "lost_accuracy": 0.15}
 
 
 def test_a_policy_of_the_users_own_is_certified_as_it_is(pool):
