@@ -102,9 +102,8 @@ class FaultyServer:
             if way == "counting":
                 choice["token_ids"] = [1] * (3 + index)
             choices.append(choice)
-        return JSONResponse(
-            {"id": "x", "object": "x", "created": 0, "model": "m", "choices": choices, "usage": usage}
-        )
+        whole = {"id": "x", "object": "x", "created": 0, "model": "m", "choices": choices}
+        return JSONResponse(whole if way == "uncounted" else {**whole, "usage": usage})
 
     def rows(self, way, body) -> Response:
         """A probability a token that names its place; fewer of them where asked."""

@@ -109,7 +109,7 @@ def test_requests_turned_away_together_do_not_come_back_together(server, monkeyp
     assert len(set(pauses)) == len(pauses) == 8
 
 
-@pytest.mark.parametrize("way", ["error", "half", "page", "broken", "refusing"])
+@pytest.mark.parametrize("way", ["error", "half", "page", "broken", "refusing", "uncounted"])
 def test_what_still_fails_is_marked_and_told(server, way, caplog):
     (found,) = generator(server, way, retries=1).sample(ASKED[:1], n=3, seed=0)
     assert [(c.status, c.text) for c in found] == [("failed", None)] * 3
@@ -208,6 +208,17 @@ def test_a_candidate_without_a_score_is_a_miss_that_cost_its_tokens(
     assert [r["completion_tokens"] for r in rows] == [10] * 3
     whole = "" if answering == "empty" else "Answer: 7"
     assert all(r["completion"].endswith(whole) for r in rows)
+
+
+@pytest.mark.parametrize(("span", "steps"), [("all", 2), ("answer", 1), ("reasoning", 1)])
+def test_the_span_says_what_of_a_reasoning_answer_is_sent(server, tokenizer, span, steps):
+    from flows.collect import make_contract, sample_and_score
+
+    answers, judged = generator(server, "reasoning"), reward(server, "plain", tokenizer, span=span)
+    (row,) = sample_and_score(ASKED[:1], 1, 0, answers, judged, make_contract(answers, judged))
+    assert len(row["step_scores"]) == steps
+    sent = judged.tokenizer.decode(server.bodies[-1]["input"][0])
+    assert ("hm" in sent, "Answer: 7" in sent) == (span != "answer", span != "reasoning")
 
 
 @pytest.mark.parametrize("way", ["error", "half", "page", "fewer", "silent", "refusing"])
