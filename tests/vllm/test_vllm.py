@@ -1,4 +1,4 @@
-"""``make test-vllm``: two real vLLM servers on the CPU, driven by `collect`."""
+"""``make test-vllm``: real vLLM servers on the CPU, of the solver and of two PRMs, driven by `collect`."""
 
 import json
 import os
