@@ -60,7 +60,7 @@ format: $(READY) ## format the code and mend what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## speed, as ratios against bare loops in the same run
+bench: $(READY) ## speed as ratios against bare loops in the same run; memory of collect
 	$(BIN)/python -m tests.bench
 
 soak: $(READY) ## fifty SIGKILLs at random moments of collect, train and ship

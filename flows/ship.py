@@ -96,7 +96,8 @@ def ship(config: Config) -> Shipped:
         tag = build(config, version)
         step.set("tag", tag)
         answer = check(config, tag)
-        promote(config, version, tag)
+    # A bundle that was asked is kept whatever becomes of the alias, so none can name one that is gone.
+    promote(config, version, tag)
     logger.info("champion is version %s, bundle %s", version, tag)
     create_markdown_artifact(f"Champion **{version}**, bundle `{tag}`", key="champion")
     return Shipped(version, tag, answer)

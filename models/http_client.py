@@ -1,5 +1,6 @@
 """What generators and reward models behind HTTP share: the client, its loop, its first question."""
 
+import asyncio
 import atexit
 import os
 from collections.abc import Awaitable, Callable
@@ -60,11 +61,13 @@ async def _require_served(client: openai.AsyncOpenAI, settings: HttpSettings) ->
     """
     where = f"server at {settings.base_url}"
     try:
-        served = [model.id for model in (await client.models.list()).data]
+        async with asyncio.timeout(settings.deadline):
+            served = [model.id for model in (await client.models.list()).data]
     except (openai.NotFoundError, AttributeError, ValueError):
         return  # not every server lists its models
-    except openai.APIConnectionError as error:
-        raise ModelError(f"{where} does not answer ({error}); is it running?") from error
+    except (openai.APIConnectionError, TimeoutError) as error:
+        told = str(error) or f"nothing whole in {settings.deadline:g} s"
+        raise ModelError(f"{where} does not answer ({told}); is it running?") from error
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
         variable = settings.api_key_variable
         raise ModelError(f"{where} refuses the key in ${variable}: {error}") from error

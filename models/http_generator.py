@@ -101,6 +101,8 @@ class HttpGenerator:
     def _read(self, answer: Any, seed: int) -> list[Candidate]:
         texts = [_text(choice) for choice in answer.choices]
         tokens = [_counted(choice) for choice in answer.choices]
+        if answer.usage is None:
+            raise ValueError("the answer counts no tokens: it has no usage")
         if None in tokens:
             tokens = _apportion(answer.usage.completion_tokens, texts)
         return [

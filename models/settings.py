@@ -76,8 +76,11 @@ class HttpSettings(Settings):
 
     @property
     def deadline(self) -> float:
-        """Seconds that a request may take in all: every try, and pauses of up to 8 between them."""
-        return (self.timeout + 8) * (self.retries + 1)
+        """Seconds that a request may take in all: every try, and pauses of up to 8 between them.
+
+        A server that sends a byte now and then never meets ``timeout``; it meets this.
+        """
+        return self.timeout * (self.retries + 1) + 8 * self.retries
 
 
 class HttpGeneratorSettings(HttpSettings):

@@ -146,6 +146,12 @@ class Server:
                 env=environment,
                 start_new_session=True,
             )
+        # However this process ends, the pipe then closes and the server is ended too.
+        self.guard = subprocess.Popen(
+            ["/bin/sh", "-c", 'cat >/dev/null; kill -s TERM -- "-$0"', str(self.process.pid)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
         try:
             self._wait()
         except BaseException:
@@ -154,6 +160,8 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.guard.kill()
+        self.guard.communicate()
         for sign, wait in ((signal.SIGTERM, 20), (signal.SIGKILL, 5)):
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, sign)

@@ -1,4 +1,4 @@
-"""``make bench``: speed as ratios against a bare loop of the same work in the same run.
+"""``make bench``: speed as ratios against a bare loop of the same work in the same run; memory of collect.
 
 Machines are shared and noisy, so nothing here is asserted; each figure is the median of paired runs.
 """
@@ -54,6 +54,7 @@ from predictor.network.predictor import Predictor, encode
 from predictor.network.settings import PredictorSettings
 from predictor.question import Question
 from tests.models.faulty_server import FaultyServer
+from tests.models.tiny import save_qwen_tokenizer
 
 
 def paired(ours: Callable[[], object], bare: Callable[[], object], runs: int = 5) -> tuple[float, float]:
@@ -295,6 +296,44 @@ def bench_flow() -> None:
             bare(loaded, f"{folder}/bare")
             ours, without = middle - started, time.perf_counter() - middle
     print(f"{'collect 128 questions x 4':34s} {ours:10.1f} s   {without / ours:6.2f} x the bare steps")
+    server.close()
+
+
+def bench_memory(sizes: tuple[int, ...] = (200, 2000)) -> None:
+    """Peak memory of `optscale collect`, a process of its own, at two numbers of questions."""
+    server = FaultyServer()
+    peaks = []
+    for count in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            home = Path(folder)
+            enter_home(Config(home=home))
+            (home / "backbones").symlink_to(Path(".optscale/backbones").resolve())
+            tokenizer = save_qwen_tokenizer(home)
+            write_questions([Question.ask(f"Compute {n} + 1.") for n in range(count)], home / "q.jsonl")
+            both = {"base_url": server.url("plain"), "model": "m"}
+            config = Config.model_validate(
+                {
+                    "home": home,
+                    "generator": {"kind": "openai", **both},
+                    "reward": {"kind": "vllm", "tokenizer": tokenizer, **both},
+                    "collect": {"questions": (str(home / "q.jsonl"),), "candidates": 8},
+                }
+            )
+            file = home / "config.json"
+            file.write_text(config.model_dump_json())
+            environment = {k: v for k, v in os.environ.items() if not k.endswith("_HOME")}
+            process = subprocess.Popen(
+                [sys.executable, "-m", "flows.cli", "collect", "-c", str(file)],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            _, status, used = os.wait4(process.pid, 0)
+            if status:
+                raise RuntimeError(f"collecting {count} questions ended with status {status}")
+            peaks.append(used.ru_maxrss / 1024)
+            print(f"{f'collect {count} questions x 8':34s} {peaks[-1]:10.0f} MB at most", flush=True)
+    print(f"{'from the first to the last':34s} {'':12s}   {peaks[-1] / peaks[0]:6.2f} x", flush=True)
     server.close()
 
 

@@ -1,7 +1,8 @@
 """``make soak``: SIGKILLs at random moments of collect, train and ship; what must hold after each one.
 
 The pool holds whole questions, each once, and loses none; the champion's alias names no bundle that is
-not there; after the last kill every command ends well and the champion's bundle starts and answers.
+not there; no process is left behind; after the last kill every command ends well and the champion's
+bundle starts and answers. ``python -m tests.flows.soak 13 ship`` kills one command only.
 """
 
 import os
@@ -9,21 +10,32 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from data.pool import Pool
 from data.questions import write_questions
 from flows.config import Config, enter_home
 from predictor.question import Question
+from serving.bundle import Server
+from serving.schemas import EXAMPLE
 from tests.helpers import make_pool
 
 CANDIDATES = 3
+SHARES = {"collect": 2, "train": 1, "ship": 1}
 
 
 def command(name: str, config: Path, pool: Path) -> list[str]:
-    return [f"{Path(sys.executable).parent}/optscale", name, "-c", str(config), "--pool", str(pool)]
+    return [sys.executable, "-m", "flows.cli", name, "-c", str(config), "--pool", str(pool)]
+
+
+def run(line: list[str]) -> None:
+    subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
 
 
 def kill_at_random(line: list[str], seconds: float, rng: random.Random) -> bool:
@@ -40,24 +52,44 @@ def kill_at_random(line: list[str], seconds: float, rng: random.Random) -> bool:
         return True
 
 
+def nothing_is_left_behind(home: Path, seconds: float = 60) -> None:
+    """Wait for servers to end that a killed command had started; they inherit its state folder."""
+
+    def left() -> list[list[str]]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.pid != os.getpid() and process.environ().get("OPTSCALE_HOME") == str(home):
+                    found.append(process.cmdline())
+        return found
+
+    deadline = time.monotonic() + seconds
+    while (running := left()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not running, running
+
+
 def soak(line: Callable[[int], list[str]], kills: int, rng: random.Random, holds: Callable[[], None]) -> None:
     """Time one whole run, then kill later ones at random moments of it; the last one may end."""
     started, done = time.monotonic(), 0
-    subprocess.run(line(0), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run(line(0))
     whole = time.monotonic() - started
-    for number in range(kills):
+    number = 0
+    while done < kills:
         done += kill_at_random(line(1 + number // 3), whole, rng)
+        number += 1
         holds()
-    subprocess.run(line(1 + kills // 3), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run(line(1 + number // 3))
     holds()
-    print(f"{line(0)[1]}: {done} of {kills} killed before their end, {whole:.0f} s a run", flush=True)
+    name = line(0)[3]
+    print(f"{name}: {done} runs killed, {number - done} ended before; {whole:.0f} s a run", flush=True)
 
 
-def main(kills: int, home: Path) -> None:
+def main(kills: dict[str, int], home: Path) -> None:
     from bentoml import list as list_bentos
 
     rng = random.Random(0)
-    asked = [Question.ask(f"Compute {n} + {n % 7 + 1}.", answer=str(n + n % 7 + 1)) for n in range(3, 403)]
+    asked = [Question.ask(f"Compute {n} + {n % 7 + 1}.", answer=str(n + n % 7 + 1)) for n in range(3, 803)]
     write_questions(asked, home / "q.jsonl")
     lora = {"rank": 2, "alpha": 4, "batch_size": 8, "max_steps": 8, "evaluate_every": 2, "patience": 9}
     config = Config.model_validate(
@@ -70,6 +102,8 @@ def main(kills: int, home: Path) -> None:
                 "limit": 12,
             },
             "predictor": {"lora": lora},
+            "policy": {"kind": "value", "cap": 6, "target": 0.9},
+            "certify": {"lost_hit": 0.2, "lost_answer": 0.2, "orders": 2},
             "gate": {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "refuted": 1e-9},
         }
     )
@@ -82,33 +116,47 @@ def main(kills: int, home: Path) -> None:
 
     def pool_is_whole() -> None:
         nonlocal seen
+        nothing_is_left_behind(home)
         rows = [(r["question_id"], r["candidate"]) for r in Pool.open(str(collected)).rows()]
         ids = {question for question, _ in rows}
         assert len(rows) == len(set(rows)) == CANDIDATES * len(ids)
-        assert seen <= ids
+        assert seen <= ids != set()
         seen = ids
 
     def champion_is_there() -> None:
         from flows.tracking import CHAMPION, Tracking
 
+        nothing_is_left_behind(home)
         tracking = Tracking(config)
         version = tracking.find(CHAMPION)
         if version is not None:
-            assert tracking.tags(version)["bundle"] in {str(b.tag) for b in list_bentos()}
+            named.append(tracking.tags(version)["bundle"])
+            assert named[-1] in {str(b.tag) for b in list_bentos()}
+
+    named: list[str] = []
 
     def train(number: int) -> list[str]:
-        # Three kills share a seed, so that they go on from each other's checkpoints.
+        # Three runs share a seed, so that they go on from each other's checkpoints.
         return [*command("train", file, made), "-s", f"predictor.lora.seed={number}"]
 
-    soak(lambda _: command("collect", file, collected), kills // 2, rng, pool_is_whole)
-    soak(train, kills // 4, rng, champion_is_there)
-    subprocess.run(command("validate", file, made), check=True, stdout=subprocess.DEVNULL)
-    soak(lambda _: command("ship", file, made), kills - kills // 2 - kills // 4, rng, champion_is_there)
+    if kills.get("collect"):
+        soak(lambda _: command("collect", file, collected), kills["collect"], rng, pool_is_whole)
+    if kills.get("train"):
+        soak(train, kills["train"], rng, champion_is_there)
+    if kills.get("ship"):
+        run(train(0))
+        run(command("validate", file, made))
+        soak(lambda _: command("ship", file, made), kills["ship"], rng, champion_is_there)
+        with Server(named[-1]) as server:
+            answer = server.post("/decide", {"request": {"question": EXAMPLE, "scores": [0.5]}})
+            print(f"champion {named[-1]} of {len(set(named))} answers: {answer['action']}", flush=True)
 
 
 if __name__ == "__main__":
-    import tempfile
-
+    total = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    names = sys.argv[2:] or list(SHARES)
+    parts = sum(SHARES[name] for name in names)
+    shared_out = {name: -(-total * SHARES[name] // parts) for name in names}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "backbones").symlink_to(Path(".optscale/backbones").resolve())
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 50, Path(folder))
+        main(shared_out, Path(folder).resolve())

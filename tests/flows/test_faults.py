@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -57,6 +59,39 @@ def test_an_mlflow_server_that_goes_away_in_the_middle(tmp_path):
     with mlflow_server(tmp_path, port):
         assert train(config).version == "1"
     assert not list(tmp_path.glob("checkpoints/*/*"))
+
+
+def test_an_mlflow_server_that_is_silent_is_not_waited_for(tmp_path):
+    from flows.tracking import Tracking
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(TrackingError, match=uri):
+            Tracking(Config.model_validate({"home": tmp_path, "tracking": {"uri": uri, "timeout": 1}}))
+
+
+def test_a_disk_that_fills_costs_only_the_part_under_way(tmp_path):
+    """In a process whose files may not grow beyond 4 kB, less than a part."""
+    server = FaultyServer()
+    asked = [Question.ask(f"Compute {n} + 7 - {n}.", answer="7") for n in range(4)]
+    write_questions(asked, tmp_path / "q.jsonl")
+    generator = {"kind": "openai", "base_url": server.url("plain"), "model": "m"}
+    settings = {"questions": (str(tmp_path / "q.jsonl"),), "candidates": 3}
+    config = Config.model_validate({"home": tmp_path, "generator": generator, "collect": settings})
+    file = tmp_path / "c.json"
+    file.write_text(config.model_dump_json())
+    collect = [sys.executable, "-m", "tests.flows.collect_bare", str(file)]
+    full = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *collect], capture_output=True, text=True
+    )
+    assert "cannot be written, and nothing was added" in full.stderr
+    assert not Pool.open(str(tmp_path / "pool")).question_ids
+    subprocess.run(collect, check=True, capture_output=True)
+    rows = [(r["question_id"], r["candidate"]) for r in Pool.open(str(tmp_path / "pool")).rows()]
+    assert sorted(rows) == sorted((q.id, k) for q in asked for k in range(3))
+    server.close()
 
 
 def test_a_generator_that_fails_keeps_whole_parts_only(tmp_path):

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from data.pool import Pool
@@ -155,6 +157,50 @@ def test_a_bundle_that_does_not_start_leaves_the_champion(looped, monkeypatch):
         module.ship(impatient)
     assert Tracking(config).version_of(CHAMPION) == trained.version
     assert {str(b.tag) for b in bentoml.list()} == before
+
+
+def test_a_registry_that_fails_at_the_last_step_leaves_an_alias_that_starts(looped, monkeypatch):
+    import bentoml
+
+    from flows import ship as module
+    from flows.tracking import CHAMPION, Tracking
+
+    config, *_ = looped
+
+    def gone(self, alias, to):
+        raise TrackingError("MLflow went away")
+
+    monkeypatch.setattr(Tracking, "point", gone)
+    with pytest.raises(TrackingError, match="went away"):
+        module.ship(config)
+    tracking = Tracking(config)
+    named = tracking.tags(tracking.version_of(CHAMPION))["bundle"]
+    assert named in {str(b.tag) for b in bentoml.list()}
+
+
+def test_a_killed_process_leaves_no_server_behind(looped):
+    *_, shipped = looped
+    script = f"""
+import time
+from serving.bundle import Server
+with Server({shipped.tag!r}) as server:
+    print(server.url, flush=True)
+    time.sleep(600)
+"""
+
+    def answers(url):
+        with suppress(httpx.HTTPError):
+            return httpx.get(f"{url}/livez", timeout=5).status_code == 200
+
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    url = process.stdout.readline().strip()
+    assert answers(url)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while answers(url) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not answers(url)
 
 
 def test_the_gate_names_each_miss(looped):

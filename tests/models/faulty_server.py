@@ -16,6 +16,7 @@ class FaultyServer:
     def __init__(self, port: int = 0) -> None:
         self.requests: Counter[str] = Counter()
         self.bodies: list[dict] = []
+        self.seen: set[int] = set()
         self.most_in_flight = self.in_flight = 0
         routes = [
             Route("/{way}/v1/models", self.models),
@@ -35,13 +36,15 @@ class FaultyServer:
         return f"http://127.0.0.1:{self.port}/{way}/v1"
 
     def close(self) -> None:
-        self.server.should_exit = True
+        self.server.should_exit = self.server.force_exit = True  # do not wait for answers under way
         self.thread.join()
 
     async def models(self, request):
         way = request.path_params["way"]
         if way == "locked":
             return JSONResponse({"error": {"message": "no such key"}}, 401)
+        if way == "dripping from the start":
+            return StreamingResponse(_drip())
         name = "other" if way == "other" else "m"
         return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"}]})
 
@@ -58,6 +61,9 @@ class FaultyServer:
         match way:
             case "error":
                 return JSONResponse({"error": {"message": "out of order"}}, 500)
+            case "busy" if body["seed"] not in self.seen:
+                self.seen.add(body["seed"])
+                return JSONResponse({"error": {"message": "later"}}, 429)
             case "flaky" if self.requests[way] % 3:
                 status = 429 if self.requests[way] % 3 == 1 else 503
                 return JSONResponse({"error": {"message": "later"}}, status, {"retry-after": "0.01"})
@@ -65,6 +71,8 @@ class FaultyServer:
                 return JSONResponse({"error": {"message": "too long"}}, 400)
             case "silent":
                 await asyncio.sleep(60)
+            case "dripping":
+                return StreamingResponse(_drip(), media_type="application/json")
             case "half":
                 return StreamingResponse(_half(), headers={"content-length": "1000"})
             case "page":
@@ -78,7 +86,8 @@ class FaultyServer:
         return answer(way, body)
 
     def answer(self, way, body) -> Response:
-        texts = [f"{body['seed']}.{k}\nAnswer: 7" for k in range(1 if way == "fewer" else body["n"])]
+        count = {"fewer": 1, "dwindling": int(self.requests[way] == 1)}.get(way, body["n"])
+        texts = [f"{body.get('seed')}.{k}\nAnswer: 7" for k in range(count)]
         finish = "length" if way == "cut" else "stop"
         usage = {"prompt_tokens": 5, "completion_tokens": 10 * len(texts), "total_tokens": 0}
         choices = []
@@ -93,9 +102,8 @@ class FaultyServer:
             if way == "counting":
                 choice["token_ids"] = [1] * (3 + index)
             choices.append(choice)
-        return JSONResponse(
-            {"id": "x", "object": "x", "created": 0, "model": "m", "choices": choices, "usage": usage}
-        )
+        whole = {"id": "x", "object": "x", "created": 0, "model": "m", "choices": choices}
+        return JSONResponse(whole if way == "uncounted" else {**whole, "usage": usage})
 
     def rows(self, way, body) -> Response:
         """A probability a token that names its place; fewer of them where asked."""
@@ -113,3 +121,9 @@ class FaultyServer:
 async def _half():
     yield b'{"choices": [{"ind'
     await asyncio.sleep(0.05)
+
+
+async def _drip():
+    while True:
+        yield b" "
+        await asyncio.sleep(0.05)

@@ -1,9 +1,7 @@
-"""Step scores of each convention, against the model cards' own recipe written out here."""
+"""Step scores of each convention, against the model cards' own recipes."""
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from transformers import AutoTokenizer, MistralForCausalLM, Qwen2Config, Qwen2Model
+from transformers import AutoTokenizer
 
 from models.conventions import CONVENTIONS
 from models.rewards import load_reward_model
@@ -11,6 +9,7 @@ from models.settings import LocalRewardSettings
 from predictor.errors import ModelError
 from predictor.question import Message, Question
 from tests.helpers import make_contract
+from tests.models.by_hand import qwen_by_hand, shepherd_by_hand
 from tests.models.tiny import save_qwen_prm, save_shepherd
 
 QUESTION = Question.ask("Compute 12 - 3 + 4.")
@@ -32,27 +31,6 @@ def shepherd(tmp_path_factory):
     return save_shepherd(tmp_path_factory.mktemp("shepherd"))
 
 
-def qwen_by_hand(path, question, steps):
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    messages = [
-        {
-            "role": "system",
-            "content": "Please reason step by step, and put your final answer within \\boxed{}.",
-        },
-        {"role": "user", "content": question},
-        {"role": "assistant", "content": "<extra_0>".join(steps) + "<extra_0>"},
-    ]
-    ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), return_tensors="pt").input_ids
-    weights = load_file(f"{path}/model.safetensors")
-    model = Qwen2Model(Qwen2Config.from_pretrained(path)).eval()
-    model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
-    with torch.inference_mode():
-        hidden = model(ids)[0][0]
-    hidden = torch.relu(hidden @ weights["score.0.weight"].T + weights["score.0.bias"])
-    classes = (hidden @ weights["score.2.weight"].T + weights["score.2.bias"]).softmax(-1)
-    return classes[ids[0] == tokenizer.convert_tokens_to_ids("<extra_0>"), 1].tolist()
-
-
 def test_qwen_scores_agree_with_the_model_card(qwen):
     expected = qwen_by_hand(qwen, QUESTION.text, STEPS)
     (found,) = local(qwen, "qwen").score([(QUESTION, "\n\n".join(STEPS))])
@@ -61,19 +39,10 @@ def test_qwen_scores_agree_with_the_model_card(qwen):
 
 
 def test_shepherd_scores_agree_with_the_model_card(shepherd):
-    tokenizer = AutoTokenizer.from_pretrained(shepherd)
-    text = "<s>" + QUESTION.text + " " + "\n".join(f"{s} ки" for s in STEPS)
-    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
-    mark, right, wrong = (
-        tokenizer("7 " + s, add_special_tokens=False).input_ids[-1] for s in ("ки", "+", "-")
-    )
-    model = MistralForCausalLM.from_pretrained(shepherd).eval()
-    with torch.inference_mode():
-        logits = model(ids).logits[0]
-    expected = logits[ids[0] == mark][:, [right, wrong]].softmax(-1)[:, 0].tolist()
-    assert len(expected) == 3
+    expected = shepherd_by_hand(shepherd, QUESTION.text, STEPS)
     (found,) = local(shepherd, "math-shepherd").score([(QUESTION, "\n".join(STEPS))])
     assert found.steps == pytest.approx(expected, abs=1e-5)
+    assert max(expected) - min(expected) > 0.01
 
 
 @pytest.mark.parametrize(("convention", "blank"), [("qwen", "\n\n"), ("math-shepherd", "\n")])

@@ -55,6 +55,12 @@ def test_a_server_that_ignores_n_is_asked_until_it_is_enough(server):
     assert server.requests["fewer"] == 3
 
 
+def test_candidates_that_never_come_are_marked(server):
+    (found,) = generator(server, "dwindling").sample(ASKED[:1], n=3, seed=0)
+    assert [c.status for c in found] == ["complete", "failed", "failed"]
+    assert [c.tokens for c in found] == [10, 0, 0]
+
+
 def test_listed_tokens_are_counted(server):
     (found,) = generator(server, "counting").sample(ASKED[:1], n=3, seed=0)
     assert [c.tokens for c in found] == [3, 4, 5]
@@ -90,7 +96,20 @@ def test_overload_and_errors_are_tried_again(server):
     assert server.requests["flaky"] == 3
 
 
-@pytest.mark.parametrize("way", ["error", "half", "page", "broken", "refusing"])
+def test_requests_turned_away_together_do_not_come_back_together(server, monkeypatch):
+    pauses = []
+
+    async def pause(seconds):
+        pauses.append(seconds)
+
+    monkeypatch.setattr("openai._base_client.anyio.sleep", pause)
+    asked = generator(server, "busy", candidates_per_request=1, in_flight=8)
+    (found,) = asked.sample(ASKED[:1], n=8, seed=0)
+    assert [c.status for c in found] == ["complete"] * 8
+    assert len(set(pauses)) == len(pauses) == 8
+
+
+@pytest.mark.parametrize("way", ["error", "half", "page", "broken", "refusing", "uncounted"])
 def test_what_still_fails_is_marked_and_told(server, way, caplog):
     (found,) = generator(server, way, retries=1).sample(ASKED[:1], n=3, seed=0)
     assert [(c.status, c.text) for c in found] == [("failed", None)] * 3
@@ -103,6 +122,20 @@ def test_silence_ends_at_the_deadline(server):
     assert found[0].status == "failed"
     assert server.requests["silent"] == 2
     assert time.monotonic() - started < 30
+
+
+def test_an_answer_that_drips_ends_at_the_deadline(server, tokenizer):
+    (found,) = generator(server, "dripping", retries=0, timeout=0.3).sample(ASKED[:1], n=1, seed=0)
+    assert found[0].status == "failed"
+    (scored,) = reward(server, "dripping", tokenizer, timeout=0.3).score([(ASKED[0], "one")])
+    assert scored.steps is None
+    with pytest.raises(ModelError, match="does not answer"):
+        generator(server, "dripping from the start", retries=0, timeout=0.3)
+
+
+def test_seeds_are_sent_only_where_they_are_wanted(server):
+    generator(server, "plain", seeds=False).sample(ASKED[:1], n=1, seed=4)
+    assert "seed" not in server.bodies[-1]
 
 
 def test_a_server_that_cannot_serve_is_an_error_at_once(server):
@@ -152,18 +185,45 @@ def test_what_a_reward_model_cannot_score_is_marked(server, tokenizer):
     assert (empty.steps, empty.over_length) == (None, False)
 
 
-def test_scores_that_are_no_numbers_are_failures(server, tokenizer):
+@pytest.mark.parametrize(
+    ("answering", "scoring", "positions", "status"),
+    [
+        ("plain", "nan", 4096, "failed"),
+        ("plain", "error", 4096, "failed"),
+        ("plain", "half", 4096, "failed"),
+        ("empty", "plain", 4096, "failed"),
+        ("cut", "plain", 4096, "cut"),
+        ("plain", "plain", 10, "over-length"),
+    ],
+)
+def test_a_candidate_without_a_score_is_a_miss_that_cost_its_tokens(
+    server, tokenizer, answering, scoring, positions, status
+):
     from flows.collect import make_contract, sample_and_score
 
-    answers, judged = generator(server, "plain"), reward(server, "nan", tokenizer, batch_size=1)
+    answers = generator(server, answering)
+    judged = reward(server, scoring, tokenizer, batch_size=1, positions=positions)
     rows = sample_and_score(ASKED[:1], 3, 0, answers, judged, make_contract(answers, judged))
-    assert [(r["status"], r["score"], r["step_scores"]) for r in rows] == [("failed", None, None)] * 3
+    assert [(r["status"], r["score"], r["step_scores"]) for r in rows] == [(status, None, None)] * 3
     assert [r["completion_tokens"] for r in rows] == [10] * 3
+    whole = "" if answering == "empty" else "Answer: 7"
+    assert all(r["completion"].endswith(whole) for r in rows)
 
 
-@pytest.mark.parametrize("way", ["error", "half", "page", "fewer"])
+@pytest.mark.parametrize(("span", "steps"), [("all", 2), ("answer", 1), ("reasoning", 1)])
+def test_the_span_says_what_of_a_reasoning_answer_is_sent(server, tokenizer, span, steps):
+    from flows.collect import make_contract, sample_and_score
+
+    answers, judged = generator(server, "reasoning"), reward(server, "plain", tokenizer, span=span)
+    (row,) = sample_and_score(ASKED[:1], 1, 0, answers, judged, make_contract(answers, judged))
+    assert len(row["step_scores"]) == steps
+    sent = judged.tokenizer.decode(server.bodies[-1]["input"][0])
+    assert ("hm" in sent, "Answer: 7" in sent) == (span != "answer", span != "reasoning")
+
+
+@pytest.mark.parametrize("way", ["error", "half", "page", "fewer", "silent", "refusing"])
 def test_a_reward_model_that_fails_gives_no_score(server, tokenizer, way, caplog):
-    (found,) = reward(server, way, tokenizer).score([(ASKED[0], "one\n\ntwo")])
+    (found,) = reward(server, way, tokenizer, timeout=1).score([(ASKED[0], "one\n\ntwo")])
     assert (found.steps, found.over_length) == (None, False)
     assert "got no score" in caplog.text
 

@@ -1,4 +1,4 @@
-"""``make test-vllm``: two real vLLM servers on the CPU, driven by `collect`."""
+"""``make test-vllm``: real vLLM servers on the CPU, of the solver and of two PRMs, driven by `collect`."""
 
 import json
 import os
@@ -16,10 +16,12 @@ from data.pool import Pool
 from data.questions import write_questions
 from flows.adapters import export
 from flows.config import load_config
+from models.conventions import CONVENTIONS
 from models.rewards import load_reward_model
 from models.settings import HttpRewardSettings, LocalRewardSettings
 from predictor.errors import CollectError
 from predictor.question import Question
+from tests.models.by_hand import qwen_by_hand, shepherd_by_hand
 from tests.models.tiny import save_qwen_prm, save_shepherd
 from tests.servers import free_port, running
 
@@ -52,16 +54,37 @@ def solver(folder):
         yield running
 
 
-@pytest.fixture(scope="module")
-def prm(folder):
-    (folder / "prm").mkdir()
-    model = save_qwen_prm(folder / "prm")
+def serve_qwen(folder):
+    model = save_qwen_prm(folder)
     # The real model's mark is vLLM's default; the tiny one's tokenizer numbers it otherwise.
     mark = AutoTokenizer.from_pretrained(model).convert_tokens_to_ids("<extra_0>")
     steps = json.dumps({"tok_pooling_type": "STEP", "step_tag_id": mark})
-    options = ("--runner", "pooling", "--dtype", "float32", "--pooler-config", steps)
-    with serve(model, "prm", folder / "prm.log", *options) as (url, _):
-        yield url, model
+    return serve(model, "prm", folder / "log", *POOLING, "--pooler-config", steps)
+
+
+def serve_shepherd(folder):
+    """As models/README.md says, with the tiny tokenizer's mark."""
+    model = save_shepherd(folder)
+    mark = AutoTokenizer.from_pretrained(model).convert_tokens_to_ids("▁ки")
+    steps = json.dumps({"task": "token_classify", "tok_pooling_type": "STEP", "step_tag_id": mark})
+    head = json.dumps({"classifier_from_token": ["▁+", "▁-"], "method": "no_post_processing"})
+    options = ("--convert", "classify", "--hf-overrides", head, "--pooler-config", steps)
+    return serve(model, "prm", folder / "log", *POOLING, *options)
+
+
+POOLING = ("--runner", "pooling", "--dtype", "float32")
+PRMS = {"qwen": (serve_qwen, qwen_by_hand, "\n\n"), "math-shepherd": (serve_shepherd, shepherd_by_hand, "\n")}
+
+
+@pytest.fixture(scope="module", params=PRMS)
+def prm(request, folder):
+    """A PRM on /pooling, as reward settings; its scores by hand; what parts its steps."""
+    start, by_hand, blank = PRMS[request.param]
+    model = folder / request.param
+    model.mkdir()
+    with start(model) as (url, _):
+        settings = {"base_url": url, "model": "prm", "tokenizer": str(model), "convention": request.param}
+        yield HttpRewardSettings(**settings), by_hand, blank
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,47 +124,28 @@ def test_collect_drives_the_solver(solver, tmp_path):
     assert pool.manifest.contract == here
 
 
-def test_pooling_gives_the_scores_of_the_same_model_in_this_process(prm):
-    url, model = prm
-    items = [(q, "\n\n".join(f"step {k}: {q.text}" for k in range(1 + n % 4))) for n, q in enumerate(EASY)]
-    remote = load_reward_model(HttpRewardSettings(base_url=url, model="prm", tokenizer=model))
-    local = load_reward_model(
-        LocalRewardSettings(convention="qwen", backbone=model, adapter=None, dtype="float32")
-    )
-    for one, other in zip(remote.score(items), local.score(items), strict=True):
-        assert one.steps == pytest.approx(other.steps, abs=2e-3)
-        assert one.tokens == other.tokens
-
-
-@pytest.mark.xfail(reason="vLLM 0.32 offers a causal model the task token_embed only", strict=True)
-def test_math_shepherd_behind_pooling(folder):
-    (folder / "shepherd").mkdir()
-    model = save_shepherd(folder / "shepherd")
-    local = load_reward_model(
-        LocalRewardSettings(convention="math-shepherd", backbone=model, adapter=None, dtype="float32")
-    )
-    mark = local.tokenizer("7 ки").input_ids[-1]
-    right, wrong = local.model.classes
-    steps = {"tok_pooling_type": "STEP", "step_tag_id": mark, "returned_token_ids": [right, wrong]}
-    pooler = json.dumps(steps)
-    options = ("--runner", "pooling", "--dtype", "float32", "--pooler-config", pooler)
-    with serve(model, "prm", folder / "shepherd.log", *options) as (url, _):
-        settings = {"base_url": url, "model": "prm", "tokenizer": model, "convention": "math-shepherd"}
-        remote = load_reward_model(HttpRewardSettings(**settings))
-        items = [(q, "\n".join(f"3 + 4 = 7 {k}" for k in range(1 + n % 4))) for n, q in enumerate(EASY)]
-        for one, other in zip(remote.score(items), local.score(items), strict=True):
-            assert one.steps == pytest.approx(other.steps, abs=2e-3)
+def test_pooling_gives_the_scores_of_the_model_card(prm):
+    settings, by_hand, blank = prm
+    steps = [f"{a} + {b} = {a + b}" for a in (3, 4) for b in (1, 2)]
+    cases = [(q, steps[: 1 + n % 4]) for n, q in enumerate(EASY[:8])]
+    found = load_reward_model(settings).score([(q, blank.join(parts)) for q, parts in cases])
+    for scored, (question, parts) in zip(found, cases, strict=True):
+        assert scored.steps == pytest.approx(by_hand(settings.tokenizer, question.text, parts), abs=2e-3)
 
 
 def test_collect_with_both_models_behind_servers(solver, prm, tmp_path):
     from flows.collect import collect
 
-    url, model = prm
-    reward = f"reward={{kind: vllm, base_url: '{url}', model: prm, tokenizer: {model}, convention: qwen}}"
+    settings, by_hand, _ = prm
+    reward = f"reward={settings.model_dump_json()}"
     found = collect(config(tmp_path, solver[0], EASY, reward))
     assert (found.questions, found.failed) == (len(EASY), 0)
     rows = list(Pool.open(str(tmp_path / "pool")).rows())
-    assert all(0 <= r["score"] <= 1 for r in rows)
+    for row in rows[::40]:
+        steps = CONVENTIONS[settings.convention].split(row["completion"])
+        expected = by_hand(settings.tokenizer, row["messages"][0]["content"], steps)
+        assert row["step_scores"] == pytest.approx(expected, abs=2e-3)
+        assert row["score"] == pytest.approx(sum(expected) / len(expected), abs=2e-3)
 
 
 def test_a_server_that_is_killed_costs_only_the_part_under_way(folder, tmp_path):
