@@ -92,6 +92,8 @@ def load_family(directory: Path) -> None:
         return
     try:
         document = json.loads(file.read_text())
+        if not all(document["bins"]):
+            raise ValueError("a law has no score")
         counts = np.array([np.bincount(row, minlength=BINS) for row in document["bins"]], dtype=float)
         family = _from_counts(counts)
     except (ValueError, KeyError, TypeError) as error:

@@ -1,0 +1,158 @@
+"""Figures on decisions that the documents state: ``python -m tests.decision_figures own|published FILE``.
+
+``own``: the shipped pool, cross-fitted. Every question is reported on once, by a policy that was fitted,
+ordered and certified on other questions.
+
+``published``: lines of JSON with ``scores`` of 64 candidates, and ``score_mean`` and ``score_std``, the
+moments of the law they were drawn from. Fitted on three fifths, chosen on a fourth, reported on the last.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from data.importers import _records
+from data.pool import Pool
+from data.scores import load_scores
+from flows.config import ROOT, Config, load_config
+from flows.evaluate import certify_policy, choose_family
+from predictor.decision import Policy
+from predictor.empirical import fit_empirical
+from predictor.families import FAMILIES
+from predictor.family_check import choose, compare_families
+from predictor.policies import Schedule, Value
+from predictor.prior import Beliefs, Prior, fit_population
+from predictor.replay import Candidates, Outcome, bootstrap, outcomes
+
+FIFTHS = 5
+
+
+def own(config: Config) -> None:
+    """Tokens and accuracy of certified policies against Best-of-N over all questions of the pool."""
+    table = load_scores(Pool.open(str(ROOT / "data" / "pool")), config.folds)
+    fifth = np.array([int(hashlib.sha256(q.id.encode()).hexdigest(), 16) % FIFTHS for q in table.questions])
+    parts: dict[str, list[np.ndarray]] = {}
+    for k in range(FIFTHS):
+        test, calibration, tune = (table.select(fifth == (k + step) % FIFTHS) for step in range(3))
+        train = table.select(np.isin((fifth - k) % FIFTHS, (3, 4)))
+        family, _ = choose_family(config, train, tune)
+        population = fit_population(train.scores, family)
+        tuned, calibrated, tested = (Beliefs.of([population] * len(t)) for t in (tune, calibration, test))
+        certificate = certify_policy(config, "own", tune, calibration, (tuned, calibrated))
+        policy = certificate.policy
+        assert policy is not None, certificate.statement
+        shown = test.candidates(config.policy.cap)
+        (found,) = outcomes({"": policy}, shown, tested, 4, target=config.policy.target).values()
+        print(f"fifth {k}: {family}, {policy.model_dump_json(exclude_defaults=True)}", flush=True)
+        columns = {
+            "tokens": found.tokens,
+            "full": shown.tokens.sum(axis=1),
+            "reward": found.reward_tokens,
+            "reward full": shown.reward_tokens.sum(axis=1),
+            "rounds": found.rounds,
+            "draws": found.draws,
+            "lost hit": found.lost_hit,
+            "lost answer": found.lost_answer,
+            "accuracy": found.correct,
+            "lost accuracy": found.lost_accuracy,
+        }
+        for name, values in columns.items():
+            parts.setdefault(name, []).append(values)
+    seen = {name: np.concatenate(values) for name, values in parts.items()}
+    for name in ("rounds", "draws", "lost hit", "lost answer", "accuracy"):
+        print(f"{name:14s} {seen[name].mean():.4f}")
+    print(f"tokens         {bootstrap(seen['tokens'], seen['full'])} of Best-of-{config.policy.cap}")
+    print(f"reward tokens  {bootstrap(seen['reward'], seen['reward full'])} of Best-of-{config.policy.cap}")
+    gained = bootstrap(-seen["lost accuracy"], level=0.9)
+    print(f"accuracy gained {gained.mean:+.4f}, at least {gained.low:+.4f} (one-sided 95 %)")
+
+
+def published(file: Path) -> None:
+    """Draws against the best blind schedule at equal rounds, by prior: the population's, the known law."""
+    records = [record for _, record in _records(file)]
+    scores = np.array([r["scores"] for r in records])
+    keys = [str(r.get("unique_id", r.get("problem"))) for r in records]
+    fifth = np.array([int(hashlib.sha256(k.encode()).hexdigest(), 16) % FIFTHS for k in keys])
+    train, tune, test = scores[fifth > 1], scores[fifth == 1], scores[fifth == 0]
+    laws = [Prior.centred(r["score_mean"], r["score_std"], spread=0.05) for r in records]
+    known = [Beliefs.of([laws[i] for i in np.flatnonzero(fifth == k)]) for k in (1, 0)]
+    cap = scores.shape[1]
+    for target in (0.95, 0.98):
+        fits = compare_families(train, tune, target, (*FAMILIES, fit_empirical(train).name))
+        family = choose(fits)
+        population = fit_population(train, family)
+        priors = [Beliefs.of([population] * len(part)) for part in (tune, test)]
+        print(f"target {target}: family {family}; forecast of a hit on tune", end="")
+        print("".join(f", {f.family.split(':')[0]} {f.hit_score:.4f}" for f in fits), flush=True)
+        values: dict[tuple[float, ...], Policy] = {
+            (token, wait): Value(target=target, cap=cap, token_price=token, round_price=token * wait)
+            for token in np.geomspace(5e-5, 0.02, 14)
+            for wait in (0.3, 0.6, 1, 1.5, 2, 3, 4, 6, 8, 11, 15, 20)
+        }
+        blind: dict[tuple[float, ...], Policy] = {
+            (start, factor, last): Schedule(target=target, cap=last, start=start, factor=factor)
+            for start in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)
+            for factor in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
+            for last in (24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64)
+        }
+        on_tune = {
+            "blind": _replay(blind, tune, None, target),
+            "population": _replay(values, tune, priors[0], target),
+            "known": _replay(values, tune, known[0], target),
+        }
+        for rounds in (1.5, 2.0):
+            chosen = {}
+            for name, policies in (("blind", blind), ("population", values), ("known", values)):
+                best = _cheapest(on_tune[name], rounds)
+                beliefs = {"blind": None, "population": priors[1], "known": known[1]}[name]
+                (chosen[name],) = _replay({best: policies[best]}, test, beliefs, target, orders=8).values()
+                full = (test.max(axis=1) >= target).mean()
+                found = chosen[name]
+                print(
+                    f"  rounds {rounds}: {name:10s} {tuple(map(float, np.round(best, 5)))!s:28s} "
+                    f"draws {found.draws.mean():6.3f} rounds {found.rounds.mean():.3f} "
+                    f"hits {found.hit.mean() / full:.4f} of all {cap}"
+                )
+            saved = bootstrap(chosen["blind"].draws - chosen["population"].draws, chosen["blind"].draws)
+            gap = (chosen["blind"].draws - chosen["population"].draws).mean() / (
+                chosen["blind"].draws - chosen["known"].draws
+            ).mean()
+            print(
+                f"    saves {saved.mean:.1%} of the draws ({saved.low:.1%} to {saved.high:.1%}), {gap:.0%} "
+                "of what the known law saves",
+                flush=True,
+            )
+
+
+def _replay(
+    policies: dict[tuple[float, ...], Policy],
+    scores: np.ndarray,
+    beliefs: Beliefs | None,
+    target: float,
+    orders: int = 2,
+) -> dict[tuple[float, ...], Outcome]:
+    ones = np.ones(scores.shape)
+    shown = Candidates(scores, np.full(scores.shape, np.nan), ones, ones, np.zeros(scores.shape, np.int64))
+    return outcomes(policies, shown, beliefs, orders, target=target)
+
+
+def _cheapest(found: dict[tuple[float, ...], Outcome], rounds: float) -> tuple[float, ...]:
+    """The fewest draws on tune with .99 of the hits of the full cap, in that many rounds."""
+    some = next(iter(found.values()))
+    full = some.hit + some.lost_hit
+    fits = [
+        key for key, o in found.items() if o.hit.mean() >= 0.99 * full.mean() and o.rounds.mean() <= rounds
+    ]
+    return min(fits, key=lambda key: float(found[key].draws.mean()))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["published"] and len(sys.argv) == 3:
+        published(Path(sys.argv[2]))
+    elif sys.argv[1:2] == ["own"]:
+        settings = ("policy.target=0.55", "certify.lost_hit=0.02", "certify.lost_accuracy=null")
+        own(load_config(None, (*settings, *sys.argv[2:])))
+    else:
+        sys.exit(__doc__)

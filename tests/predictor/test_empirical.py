@@ -1,0 +1,109 @@
+import json
+
+import numpy as np
+import pytest
+
+from predictor import families
+from predictor.decision import decide
+from predictor.empirical import MAX_LAWS, fit_empirical, load_family, save_family
+from predictor.errors import ConfigError, ModelError
+from predictor.families import FAMILIES, get_family
+from predictor.family_check import choose, compare_families
+from predictor.policies import Predictive
+from predictor.prior import Beliefs, Prior, fit_population
+
+
+def heaps(rng, questions, n):
+    """Right answers score near .93 and wrong ones anywhere below .7: two heaps that no beta has."""
+    right = rng.random((questions, n)) < rng.beta(0.5, 0.5, (questions, 1))
+    return np.where(right, rng.normal(0.93, 0.01, (questions, n)), rng.beta(2, 3, (questions, n)) * 0.7)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    rng = np.random.default_rng(0)
+    train, tune = heaps(rng, 300, 24), heaps(rng, 200, 24)
+    return train, tune, fit_empirical(train)
+
+
+def test_laws_are_distributions_with_the_moments_of_their_scores(fitted):
+    train, _, family = fitted
+    masses = np.exp(family.log_mass)
+    assert masses.sum(axis=0) == pytest.approx(1.0)
+    assert np.abs(family.mean - train.mean(axis=1)).max() < 0.02
+    assert np.abs(family.std - train.std(axis=1)).max() < 0.06
+    assert family.points.shape == (300, 2)
+    assert get_family(family.name) is family
+
+
+def test_scores_at_the_ends_stay_there():
+    family = fit_empirical([[1.0] * 20, [0.0] * 20])
+    masses = np.exp(family.log_mass)
+    assert masses[-20:, 0].sum() > 0.95
+    assert masses[:20, 1].sum() > 0.95
+    assert np.isfinite(family.points).all()
+
+
+def test_the_population_weighs_all_laws_alike_and_a_prior_moves_weight_to_its_place(fitted):
+    _, _, family = fitted
+    population = fit_population([[0.5]], family.name)
+    weights = np.exp(population.log_weights())
+    assert np.quantile(weights, [0.1, 0.9]) * len(weights) == pytest.approx([1, 1], rel=0.05)
+    high = population.model_copy(update={"location": (2.5, population.location[1]), "spread": (0.5, 2.0)})
+    assert high.moments()[0] > population.moments()[0] + 0.15
+
+
+def test_it_is_chosen_where_no_shape_fits_and_foretells_hits_better(fitted):
+    train, tune, family = fitted
+    fits = compare_families(train, tune, 0.9, (*FAMILIES, family.name))
+    assert choose(fits) == family.name
+    scores = {fit.family: fit.hit_score for fit in fits}
+    assert scores[family.name] > max(scores[name] for name in FAMILIES) + 0.02
+
+
+def test_it_decides_like_any_family(fitted):
+    train, _, family = fitted
+    prior = fit_population(train, family.name)
+    policy = Predictive(target=0.9, confidence=0.9, cap=32)
+    lost, open_ = (decide(policy, scores, prior) for scores in ([0.2] * 12, [0.93, 0.3] * 6))
+    assert open_.action == "accept"
+    assert lost.action == "sample"
+    assert decide(policy, [], prior).required_samples > 1
+    hindsight = Beliefs.hindsight(prior, train[:5])
+    assert hindsight.moments[0] == pytest.approx(train[:5].mean(axis=1), abs=0.05)
+
+
+def test_more_questions_than_laws_are_sampled():
+    rng = np.random.default_rng(1)
+    family = fit_empirical(rng.beta(2, 2, (MAX_LAWS + 50, 4)))
+    assert len(family.mean) == MAX_LAWS
+    missing = np.where(rng.random((40, 6)) < 0.3, np.nan, 0.5)
+    missing[0] = np.nan  # a question without a score has no law
+    assert len(fit_empirical(missing).mean) == 39
+
+
+def test_it_comes_back_from_its_file_and_an_altered_file_is_refused(fitted, tmp_path, monkeypatch):
+    _, _, family = fitted
+    save_family(family.name, tmp_path)
+    save_family("beta", tmp_path / "nowhere")  # of a family of this release there is nothing to write
+    monkeypatch.setattr(families, "_registered", {})
+    prior = Prior(family=family.name, location=(0, 0), spread=(1, 1))
+    with pytest.raises(ConfigError, match="not loaded"):
+        prior.moments()
+    load_family(tmp_path)
+    assert get_family(family.name).log_mass == pytest.approx(family.log_mass)
+    assert prior.moments()[0] > 0
+    document = json.loads((tmp_path / "family.json").read_text())
+    document["bins"][0][0] = 3
+    (tmp_path / "family.json").write_text(json.dumps(document))
+    with pytest.raises(ModelError, match="was changed"):
+        load_family(tmp_path)
+    for broken in (
+        "{",
+        "{}",
+        json.dumps({"name": family.name, "bins": [[-1]]}),
+        '{"name": "x", "bins": [[]]}',
+    ):
+        (tmp_path / "family.json").write_text(broken)
+        with pytest.raises(ModelError):
+            load_family(tmp_path)
