@@ -36,9 +36,10 @@ from data.scores import ScoreTable, load_scores, tabulate
 from models import backbone
 from models.local_generator import LocalGenerator
 from models.lora import Example, attach, fit, save_adapter
-from models.prm import PrmCollator, StepRewardModel, encode_steps, prm_loss
+from models.prm import PrmCollator, StepRewardModel, prm_loss
 from models.settings import LocalGeneratorSettings, LoraSettings
 from models.sft import SftCollator, encode_example, sft_loss
+from models.steps import encode_steps
 from predictor.contract import Aggregation, Sampling
 from predictor.question import Question
 from predictor.reward_quality import selection_accuracy, within_question_auc

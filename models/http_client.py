@@ -36,22 +36,28 @@ def call(function: Callable[[*Arguments], Awaitable[T]], *args: *Arguments) -> T
         raise group.exceptions[0] from None
 
 
-def connect(settings: HttpSettings) -> openai.AsyncOpenAI:
-    """The client, of a server that was seen to serve the model.
+Observe = Callable[[float, Exception | None], None]
+"""Is told of every request's seconds, and of what went wrong, if anything did."""
+
+
+def unobserved(seconds: float, error: Exception | None) -> None:
+    """An observer that looks away."""
+
+
+def make_client(settings: HttpSettings) -> openai.AsyncOpenAI:
+    """The client of a server; whether it answers is not asked.
 
     The key is read from the environment now and kept nowhere else.
     """
-    client = openai.AsyncOpenAI(
+    return openai.AsyncOpenAI(
         base_url=settings.base_url,
         api_key=os.environ.get(settings.api_key_variable, "none"),
         timeout=settings.timeout,
         max_retries=settings.retries,
     )
-    call(_require_served, client, settings)
-    return client
 
 
-async def _require_served(client: openai.AsyncOpenAI, settings: HttpSettings) -> None:
+async def require_served(client: openai.AsyncOpenAI, settings: HttpSettings) -> None:
     """Ask the server for its models.
 
     Raises

@@ -2,35 +2,39 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import openai
 
 from models.generators import Candidate, Status
-from models.http_client import MISCONFIGURED, call, connect
+from models.http_client import MISCONFIGURED, Observe, call, make_client, require_served, unobserved
 from models.settings import HttpGeneratorSettings
+from predictor.contract import Sampling
 from predictor.errors import ModelError
 from predictor.question import Question
 
 logger = logging.getLogger(__name__)
 SEEDS = 2**31
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 STATUS: dict[str, Status] = {"stop": "complete", "length": "cut"}
 # The request itself is at fault: no other request is concerned, and trying again is no use.
 REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError)
 
 
-class HttpGenerator:
-    """Samples over HTTP, at most ``in_flight`` requests at once, whichever thread asks.
+class AsyncHttpGenerator:
+    """Samples on the caller's own event loop, at most ``in_flight`` requests at once.
 
     The client retries connection errors, timeouts, 429 and 5xx with exponential backoff and jitter
-    and heeds Retry-After. What still fails is a candidate marked ``failed``, with a warning.
+    and heeds Retry-After. What still fails is a candidate marked ``failed``, with a warning. A cancelled
+    call closes its connection, by which servers know to stop generating.
     """
 
     def __init__(self, settings: HttpGeneratorSettings) -> None:
         self.settings = settings
-        self.sampling = settings.sampling
-        self._client = connect(settings)
+        self.client = make_client(settings)
         self._limit = asyncio.Semaphore(settings.in_flight)
         prompt = settings.prompt_template if settings.route == "chat" else settings.template
         self.identity = {
@@ -39,48 +43,52 @@ class HttpGenerator:
             "prompt_template": f"{prompt} + {settings.instruction}" if settings.instruction else prompt,
         }
 
-    def sample(self, questions: Sequence[Question], n: int, seed: int) -> list[list[Candidate]]:
-        """See `Generator`. Raises ModelError where the server refuses every request alike."""
-        return call(self._sample, questions, n, seed)
+    async def sample(
+        self,
+        question: Question,
+        count: int,
+        seed: int,
+        sampling: Sampling,
+        more: Mapping[str, Any] = NOTHING,
+        observe: Observe = unobserved,
+    ) -> list[Candidate]:
+        """``count`` candidates; asked for again as long as the server gives fewer, but some.
 
-    async def _sample(self, questions: Sequence[Question], n: int, seed: int) -> list[list[Candidate]]:
-        size = self.settings.candidates_per_request or n
-        async with asyncio.TaskGroup() as group:
-            asked = [
-                [
-                    group.create_task(self._ask(question, min(size, n - at), seed + place * n + at))
-                    for at in range(0, n, size)
-                ]
-                for place, question in enumerate(questions)
-            ]
-        return [[candidate for task in tasks for candidate in task.result()] for tasks in asked]
-
-    async def _ask(self, question: Question, count: int, seed: int) -> list[Candidate]:
-        """``count`` candidates; asked for again as long as the server gives fewer, but some."""
+        ``more`` are further fields of the request. Raises ModelError where the server refuses every
+        request alike.
+        """
         found: list[Candidate] = []
         while len(found) < count:
             number = (seed + len(found)) % SEEDS
+            started: float | None = None
+            wrong: Exception | None = None
             try:
                 async with self._limit, asyncio.timeout(self.settings.deadline):
-                    answer = await self._request(question, count - len(found), number)
+                    started = time.monotonic()
+                    answer = await self._request(question, count - len(found), number, sampling, more)
                     candidates = self._read(answer, number)[: count - len(found)]
             except MISCONFIGURED as error:
+                wrong = error
                 raise ModelError(f"generator at {self.settings.base_url}: {error}") from error
             except REFUSED as error:
                 logger.warning("question %s was refused: %s", question.id, error)
-                candidates = []
+                candidates, wrong = [], error
             # A server that breaks off, or answers in another shape, is no error of ours.
             except (openai.APIError, TimeoutError, ValueError, AttributeError, TypeError) as error:
                 logger.warning("question %s got no answer: %s: %s", question.id, type(error).__name__, error)
-                candidates = []
+                candidates, wrong = [], error
+            finally:
+                if started is not None:
+                    observe(time.monotonic() - started, wrong)
             if not candidates:
                 missing = count - len(found)
                 return found + [Candidate(None, 0, 0, "failed", number)] * missing
             found += candidates
         return found
 
-    async def _request(self, question: Question, n: int, seed: int) -> Any:
-        sampling = self.sampling
+    async def _request(
+        self, question: Question, n: int, seed: int, sampling: Sampling, more: Mapping[str, Any]
+    ) -> Any:
         shared: dict[str, Any] = {
             "model": self.settings.model,
             "n": n,
@@ -89,14 +97,14 @@ class HttpGenerator:
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
             "stop": list(sampling.stop) or openai.omit,
-            "extra_body": dict(self.settings.extra_body) or None,
+            "extra_body": {**self.settings.extra_body, **more} or None,
         }
         turns: list[Any] = question.as_chat()
         turns[-1]["content"] += self.settings.instruction
         if self.settings.route == "chat":
-            return await self._client.chat.completions.create(messages=turns, **shared)
+            return await self.client.chat.completions.create(messages=turns, **shared)
         prompt = self.settings.template.replace("{question}", turns[-1]["content"])
-        return await self._client.completions.create(prompt=prompt, **shared)
+        return await self.client.completions.create(prompt=prompt, **shared)
 
     def _read(self, answer: Any, seed: int) -> list[Candidate]:
         texts = [_text(choice) for choice in answer.choices]
@@ -115,6 +123,34 @@ class HttpGenerator:
             )
             for choice, text, count in zip(answer.choices, texts, tokens, strict=True)
         ]
+
+
+class HttpGenerator:
+    """The generator of collections: one event loop for all threads; see `Generator`."""
+
+    def __init__(self, settings: HttpGeneratorSettings) -> None:
+        self.settings = settings
+        self.sampling = settings.sampling
+        self._inner = AsyncHttpGenerator(settings)
+        self.identity = self._inner.identity
+        call(require_served, self._inner.client, settings)
+
+    def sample(self, questions: Sequence[Question], n: int, seed: int) -> list[list[Candidate]]:
+        """See `Generator`. Raises ModelError where the server refuses every request alike."""
+        return call(self._sample, questions, n, seed)
+
+    async def _sample(self, questions: Sequence[Question], n: int, seed: int) -> list[list[Candidate]]:
+        size = self.settings.candidates_per_request or n
+        draw = self._inner.sample
+        async with asyncio.TaskGroup() as group:
+            asked = [
+                [
+                    group.create_task(draw(question, min(size, n - at), seed + place * n + at, self.sampling))
+                    for at in range(0, n, size)
+                ]
+                for place, question in enumerate(questions)
+            ]
+        return [[candidate for task in tasks for candidate in task.result()] for tasks in asked]
 
 
 def _text(choice: Any) -> str:

@@ -2,36 +2,36 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import openai
 
-from models import backbone
 from models.conventions import CONVENTIONS, Example
-from models.http_client import MISCONFIGURED, call, connect
+from models.http_client import MISCONFIGURED, Observe, call, make_client, require_served, unobserved
 from models.rewards import StepScores
 from models.settings import HttpRewardSettings
-from models.steps import score_completions
+from models.steps import encode_completions, examples_of, fill_in
+from models.tokenizer import open_tokenizer
 from predictor.errors import ModelError
 from predictor.question import Question
 
 logger = logging.getLogger(__name__)
 
 
-class HttpRewardModel:
-    """Texts are encoded here and sent as token ids; see `models.rewards.RewardModel`.
+class AsyncHttpRewardModel:
+    """Texts are encoded here and sent as token ids, on the caller's own event loop.
 
     The server answers with one row of class probabilities a token, or a mark where it selects them.
     """
 
     def __init__(self, settings: HttpRewardSettings) -> None:
         self.settings = settings
-        self.aggregation = settings.aggregation
         self.convention = CONVENTIONS[settings.convention]
-        self.tokenizer = backbone.load_tokenizer(settings.tokenizer)
-        self._client = connect(settings)
+        self.tokenizer = open_tokenizer(settings.tokenizer)
+        self.client = make_client(settings)
         self._limit = asyncio.Semaphore(settings.in_flight)
         self.identity = {
             "reward_model": settings.model,
@@ -40,23 +40,22 @@ class HttpRewardModel:
             "span": settings.span,
         }
 
-    def score(self, items: Sequence[tuple[Question, str]]) -> list[StepScores]:
+    async def score(
+        self, items: Sequence[tuple[Question, str]], observe: Observe = unobserved
+    ) -> list[StepScores]:
         """See `RewardModel`. Raises ModelError where the server refuses every request alike."""
-        return score_completions(
-            self.convention, self.tokenizer, self.settings.span, self.settings.positions, items, self._judge
+        settings = self.settings
+        # Encoding a batch of long texts takes a while: not on the loop.
+        coded = await asyncio.to_thread(
+            encode_completions, self.convention, self.tokenizer, settings.span, settings.positions, items
         )
-
-    def _judge(self, examples: list[Example]) -> list[list[float] | None]:
-        return call(self._ask_all, examples)
-
-    async def _ask_all(self, examples: list[Example]) -> list[list[float] | None]:
-        size = self.settings.batch_size
+        examples, size = examples_of(coded), settings.batch_size
         async with asyncio.TaskGroup() as group:
             starts = range(0, len(examples), size)
-            tasks = [group.create_task(self._ask(examples[at : at + size])) for at in starts]
-        return [steps for task in tasks for steps in task.result()]
+            tasks = [group.create_task(self._ask(examples[at : at + size], observe)) for at in starts]
+        return fill_in(coded, [steps for task in tasks for steps in task.result()])
 
-    async def _ask(self, batch: list[Example]) -> list[list[float] | None]:
+    async def _ask(self, batch: list[Example], observe: Observe) -> list[list[float] | None]:
         settings = self.settings
         body = {
             "model": settings.model,
@@ -64,16 +63,24 @@ class HttpRewardModel:
             "input": [e["input_ids"] for e in batch],
         }
         url = settings.base_url.rstrip("/").removesuffix("/v1") + "/pooling"
+        started: float | None = None
+        wrong: Exception | None = None
         try:
             async with self._limit, asyncio.timeout(settings.deadline):
-                answer: Any = await self._client.post(url, body=body, cast_to=object)
+                started = time.monotonic()
+                answer: Any = await self.client.post(url, body=body, cast_to=object)
             rows = sorted(answer["data"], key=lambda row: row["index"])
             return [self._read(e, row["data"]) for e, row in zip(batch, rows, strict=True)]
         except MISCONFIGURED as error:
+            wrong = error
             raise ModelError(f"reward model at {settings.base_url}: {error}") from error
         except (openai.APIError, TimeoutError, ValueError, LookupError, TypeError) as error:
             logger.warning("%d completions got no score: %s: %s", len(batch), type(error).__name__, error)
+            wrong = error
             return [None] * len(batch)
+        finally:
+            if started is not None:
+                observe(time.monotonic() - started, wrong)
 
     def _read(self, example: Example, classes: Any) -> list[float] | None:
         """Step scores from (tokens or steps, classes) probabilities."""
@@ -84,3 +91,19 @@ class HttpRewardModel:
         if len(right) != step.max():
             raise ValueError(f"{len(right)} rows for {len(step)} tokens and {step.max()} steps")
         return [float(p) for p in right]
+
+
+class HttpRewardModel:
+    """The reward model of collections: one event loop for all threads; see `models.rewards.RewardModel`."""
+
+    def __init__(self, settings: HttpRewardSettings) -> None:
+        self.settings = settings
+        self.aggregation = settings.aggregation
+        self._inner = AsyncHttpRewardModel(settings)
+        self.identity = self._inner.identity
+        self.tokenizer = self._inner.tokenizer
+        call(require_served, self._inner.client, settings)
+
+    def score(self, items: Sequence[tuple[Question, str]]) -> list[StepScores]:
+        """See `RewardModel`. Raises ModelError where the server refuses every request alike."""
+        return call(self._inner.score, items)

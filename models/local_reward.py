@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from models import backbone
-from models.conventions import CONVENTIONS, Example, StepCollator
+from models.conventions import CONVENTIONS, Example
 from models.rewards import StepScores
 from models.settings import LocalRewardSettings
-from models.steps import score_completions
+from models.step_networks import load_step_network
+from models.step_tensors import StepCollator
+from models.steps import encode_completions, examples_of, fill_in
 from predictor.question import Question
 
 
@@ -25,7 +27,7 @@ class LocalRewardModel:
         self.tokenizer = backbone.load_tokenizer(settings.backbone, settings.adapter)
         self.positions = backbone.max_positions(settings.backbone)
         dtype = backbone.resolve_dtype(settings.dtype, self.device)
-        self.model = self.convention.load(settings, dtype).to(self.device).eval()
+        self.model = load_step_network(settings, dtype).to(self.device).eval()
         self.identity = {
             "reward_model": Path(settings.adapter or settings.backbone).name,
             "reward_revision": backbone.revision(settings.backbone, settings.adapter),
@@ -35,13 +37,9 @@ class LocalRewardModel:
 
     def score(self, items: Sequence[tuple[Question, str]]) -> list[StepScores]:
         """See `RewardModel`. A completion without a step has no score; one too long is not cut."""
-        return score_completions(
-            self.convention, self.tokenizer, self.settings.span, self.positions, items, self._judge
-        )
-
-    def _judge(self, examples: list[Example]) -> list[list[float]]:
+        coded = encode_completions(self.convention, self.tokenizer, self.settings.span, self.positions, items)
         pad, size = self.tokenizer.pad_token_id, self.settings.batch_size
-        return step_probabilities(self.model, pad, examples, size)
+        return fill_in(coded, step_probabilities(self.model, pad, examples_of(coded), size))
 
 
 @torch.inference_mode()

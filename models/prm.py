@@ -6,7 +6,6 @@ small model a verifier: it has learnt to work steps out, so a slip in one digit 
 not have written. Positions come from a mask made while encoding, never from the scores.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,28 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from models.sft import IGNORED
-from models.steps import Example, StepCollator, step_ends
+from models.step_tensors import StepCollator, step_ends
+from models.steps import Example
 
 LEAST_LOG_LIKELIHOOD = -12.0
-
-
-def encode_steps(
-    tokenizer: Any, messages: list[dict[str, str]], steps: Sequence[str], separator: str = "\n"
-) -> Example:
-    """Token ids of the question and its steps; ``step`` numbers each token's step from 1, 0 outside.
-
-    A separator closes each step, the end token the last one, as the generator wrote them: a number
-    that ends too early shows in the token after it.
-    """
-    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ids = list(tokenizer(prompt, add_special_tokens=False).input_ids)
-    number = [0] * len(ids)
-    (mark,) = tokenizer(separator, add_special_tokens=False).input_ids
-    for count, step in enumerate(steps, start=1):
-        tokens = tokenizer(step, add_special_tokens=False).input_ids
-        ids += [*tokens, mark if count < len(steps) else tokenizer.eos_token_id]
-        number += [count] * (len(tokens) + 1)
-    return {"input_ids": ids, "step": number}
 
 
 class StepRewardModel(nn.Module):

@@ -136,10 +136,10 @@ class HttpRewardSettings(HttpSettings):
     """A process reward model behind vLLM's ``/pooling`` route."""
 
     kind: Literal["vllm"] = "vllm"
-    convention: Literal["qwen", "math-shepherd"] = "qwen"
+    convention: ConventionName = "qwen"
     """How it marks steps."""
     tokenizer: str
-    """Hub id or directory of the model's tokenizer; texts are encoded here, so marks are certain."""
+    """Hub id or directory with the ``tokenizer.json``; texts are encoded here, so marks are certain."""
     positions: int = Field(4096, ge=1)
     """Tokens the model was made for; a longer completion is marked over-length, never cut."""
     span: Span = "all"

@@ -1,11 +1,8 @@
-"""What all conventions share: the record, the mask of steps, padding."""
+"""What all conventions share: the record and the mask of steps; without torch, for those who only encode."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from models.rewards import StepScores, scored_part
 from predictor.contract import Span
@@ -25,9 +22,6 @@ class Convention:
     """A completion's steps; none where there are none."""
     encode: Callable[[Any, Question, Sequence[str]], Example]
     """(tokenizer, question, steps) to an example."""
-    load: Callable[[Any, torch.dtype], Any]
-    """(settings, dtype) to a module with ``step_logits(input_ids, attention_mask, step)``, which
-    gives the logits of P(step right), (batch, steps)."""
     right_class: int = 1
     """Which class means right, where a server gives one probability a class."""
 
@@ -37,26 +31,40 @@ class Convention:
         return self.encode(tokenizer, question, steps) if steps else None
 
 
-def score_completions(
+def encode_completions(
     convention: Convention,
     tokenizer: Any,
     span: Span,
     positions: int,
     items: Sequence[tuple[Question, str]],
-    judge: Callable[[list[Example]], Sequence[list[float] | None]],
-) -> list[StepScores]:
-    """Encode completions and have ``judge`` score those that have steps and fit into ``positions``."""
-    examples = [convention.encode_completion(tokenizer, q, scored_part(text, span)) for q, text in items]
-    sizes = [None if e is None else len(e["input_ids"]) for e in examples]
-    fitting = [e for e, n in zip(examples, sizes, strict=True) if e is not None and n and n <= positions]
-    scored = iter(judge(fitting))
+) -> list[Example | StepScores]:
+    """Each completion's example, or what can be said of it without a model.
+
+    That is: it has no step, or more tokens than ``positions``.
+    """
+    coded: list[Example | StepScores] = []
+    for question, text in items:
+        example = convention.encode_completion(tokenizer, question, scored_part(text, span))
+        if example is None or not example["input_ids"]:
+            coded.append(StepScores(None, 0))
+        elif len(example["input_ids"]) > positions:
+            coded.append(StepScores(None, 0, over_length=True))
+        else:
+            coded.append(example)
+    return coded
+
+
+def examples_of(coded: Sequence[Example | StepScores]) -> list[Example]:
+    """Those that a model has to judge."""
+    return [one for one in coded if not isinstance(one, StepScores)]
+
+
+def fill_in(coded: Sequence[Example | StepScores], judged: Sequence[list[float] | None]) -> list[StepScores]:
+    """``judged``, the step scores of `examples_of`, put in their places."""
+    steps = iter(judged)
     return [
-        StepScores(None, 0)
-        if n is None
-        else StepScores(None, 0, over_length=True)
-        if n > positions
-        else StepScores(next(scored), n)
-        for n in sizes
+        one if isinstance(one, StepScores) else StepScores(next(steps), len(one["input_ids"]))
+        for one in coded
     ]
 
 
@@ -95,28 +103,20 @@ def encode_marked(tokenizer: Any, head: str, steps: Sequence[str], tail: str, ma
     return {"input_ids": ids, "step": number}
 
 
-def step_ends(step: Tensor) -> Tensor:
-    """(batch, steps) column of each step's last token; 0 beyond a row's last step."""
-    rows, columns = step.nonzero(as_tuple=True)
-    shape = (len(step), int(step.max()))
-    flat = rows * shape[1] + step[rows, columns] - 1
-    ends = torch.zeros(shape[0] * shape[1], dtype=torch.long, device=step.device)
-    return ends.scatter_reduce(0, flat, columns, "amax").view(shape)
+def encode_steps(
+    tokenizer: Any, messages: list[dict[str, str]], steps: Sequence[str], separator: str = "\n"
+) -> Example:
+    """Token ids of the question and its steps; ``step`` numbers each token's step from 1, 0 outside.
 
-
-class StepCollator:
-    """Pads examples on the right."""
-
-    def __init__(self, pad_token_id: int) -> None:
-        self.pad_token_id = pad_token_id
-
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        width = max(len(e["input_ids"]) for e in examples)
-        ids = torch.full((len(examples), width), self.pad_token_id)
-        mask, step = torch.zeros_like(ids), torch.zeros_like(ids)
-        for row, example in enumerate(examples):
-            length = len(example["input_ids"])
-            ids[row, :length] = torch.tensor(example["input_ids"])
-            step[row, :length] = torch.tensor(example["step"])
-            mask[row, :length] = 1
-        return {"input_ids": ids, "attention_mask": mask, "step": step}
+    A separator closes each step, the end token the last one, as the generator wrote them: a number
+    that ends too early shows in the token after it.
+    """
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ids = list(tokenizer(prompt, add_special_tokens=False).input_ids)
+    number = [0] * len(ids)
+    (mark,) = tokenizer(separator, add_special_tokens=False).input_ids
+    for count, step in enumerate(steps, start=1):
+        tokens = tokenizer(step, add_special_tokens=False).input_ids
+        ids += [*tokens, mark if count < len(steps) else tokenizer.eos_token_id]
+        number += [count] * (len(tokens) + 1)
+    return {"input_ids": ids, "step": number}

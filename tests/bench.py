@@ -23,7 +23,6 @@ from data.pool import Pool
 from data.questions import read_questions, write_questions
 from flows.config import Config, enter_home
 from models import backbone, lora
-from models.conventions import StepCollator
 from models.generators import load_generator
 from models.http_generator import HttpGenerator
 from models.local_generator import LocalGenerator
@@ -36,6 +35,7 @@ from models.settings import (
     LoraSettings,
 )
 from models.sft import SftCollator, encode_example, sft_loss
+from models.step_tensors import StepCollator
 from predictor import (
     Beliefs,
     OptScale,

@@ -7,8 +7,8 @@ from data.answers import is_correct
 from models import backbone
 from models.local_generator import LocalGenerator
 from models.local_reward import LocalRewardModel
-from models.prm import encode_steps
 from models.settings import LocalGeneratorSettings, LocalRewardSettings
+from models.steps import encode_steps
 from predictor.contract import Sampling
 from predictor.errors import ModelError
 from predictor.question import Question
