@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.answers import extract_answer
 from data.folds import Fold, FoldSettings
 from data.pool import Pool, Row, question_of
+from predictor.answers import extract_answer
 from predictor.errors import PoolError
 from predictor.question import Question, normalise
 from predictor.replay import Candidates

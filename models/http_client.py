@@ -36,11 +36,11 @@ def call(function: Callable[[*Arguments], Awaitable[T]], *args: *Arguments) -> T
         raise group.exceptions[0] from None
 
 
-Observe = Callable[[float, Exception | None], None]
+Observe = Callable[[float, BaseException | None], None]
 """Is told of every request's seconds, and of what went wrong, if anything did."""
 
 
-def unobserved(seconds: float, error: Exception | None) -> None:
+def unobserved(seconds: float, error: BaseException | None) -> None:
     """An observer that looks away."""
 
 

@@ -61,12 +61,15 @@ class AsyncHttpGenerator:
         while len(found) < count:
             number = (seed + len(found)) % SEEDS
             started: float | None = None
-            wrong: Exception | None = None
+            wrong: BaseException | None = None
             try:
                 async with self._limit, asyncio.timeout(self.settings.deadline):
                     started = time.monotonic()
                     answer = await self._request(question, count - len(found), number, sampling, more)
                     candidates = self._read(answer, number)[: count - len(found)]
+            except asyncio.CancelledError as error:
+                wrong = error
+                raise
             except MISCONFIGURED as error:
                 wrong = error
                 raise ModelError(f"generator at {self.settings.base_url}: {error}") from error

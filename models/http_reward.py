@@ -64,13 +64,16 @@ class AsyncHttpRewardModel:
         }
         url = settings.base_url.rstrip("/").removesuffix("/v1") + "/pooling"
         started: float | None = None
-        wrong: Exception | None = None
+        wrong: BaseException | None = None
         try:
             async with self._limit, asyncio.timeout(settings.deadline):
                 started = time.monotonic()
                 answer: Any = await self.client.post(url, body=body, cast_to=object)
             rows = sorted(answer["data"], key=lambda row: row["index"])
             return [self._read(e, row["data"]) for e, row in zip(batch, rows, strict=True)]
+        except asyncio.CancelledError as error:
+            wrong = error
+            raise
         except MISCONFIGURED as error:
             wrong = error
             raise ModelError(f"reward model at {settings.base_url}: {error}") from error

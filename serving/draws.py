@@ -1,0 +1,96 @@
+"""What Best-of-N is asked, what it draws, and what it answers: plain values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from models.generators import Candidate, Status
+from models.rewards import StepScores
+from predictor.contract import Sampling
+from predictor.decision import Decision, Policy
+from predictor.prior import Prior
+from predictor.question import Question
+
+Ended = Literal["decided", "deadline", "token budget", "generator", "reward model"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question, and what its asker wants."""
+
+    question: Question
+    policy: Policy
+    sampling: Sampling
+    seed: int
+    """The first candidate's; each further one counts on."""
+    deadline: float
+    """Time of the event loop at which the answer is due."""
+    token_budget: int | None = None
+    """Generated tokens at most; kept to strictly, for each candidate is reckoned at its longest."""
+    ahead: int = 0
+    """Candidates kept in flight while a decision is pending; 0 waits for each round."""
+    explore: bool = False
+    """Draw the whole cap in one round, whatever the policy says."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the generator's requests."""
+
+
+@dataclass
+class Draw:
+    """One candidate from the moment that it is asked for."""
+
+    seed: int
+    started: float
+    round: int = 0
+    """Number of the round, from 0, after which the policy saw it."""
+    candidate: Candidate | None = None
+    found: StepScores | None = None
+    score: float | None = None
+    seconds: float = 0.0
+    """From being asked for to its end."""
+    repeated: bool = False
+    """Another candidate has the same text, which the reward model read once."""
+    estimated_tokens: int = 0
+    """Of a candidate that was cancelled: what it had probably generated."""
+
+    @property
+    def status(self) -> Status:
+        """As in the pool."""
+        if self.candidate is None or (self.candidate.status == "complete" and self.found is None):
+            return "cancelled"
+        if self.candidate.status == "complete" and self.score is None and self.found is not None:
+            return "over-length" if self.found.over_length else "failed"
+        return self.candidate.status
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens."""
+        return self.estimated_tokens if self.candidate is None else self.candidate.tokens
+
+    @property
+    def unjudged(self) -> bool:
+        """It is whole and has steps, and yet the reward model gave no usable score."""
+        found = self.found
+        whole = self.candidate is not None and self.candidate.status == "complete"
+        return whole and (found is None or (self.score is None and bool(found.tokens)))
+
+
+class Answer(NamedTuple):
+    """What came of a question."""
+
+    draws: list[Draw]
+    """All candidates in the order asked for, the cancelled ones too."""
+    seen: int
+    """How many of them, from the first, the last decision rests on."""
+    chosen: Draw | None
+    """None where there is nothing to answer with."""
+    prior: Prior
+    decision: Decision
+    rounds: int
+    ended: Ended
+    degraded: tuple[str, ...]
+    """What was away or cut short, in words."""
+    error: Exception | None
+    """The last thing that went wrong upstream."""
+    decision_seconds: float
+    """Time spent on deciding."""

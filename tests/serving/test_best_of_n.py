@@ -1,0 +1,236 @@
+"""The core of the gateway against a real HTTP server: what it draws, decides, chooses and leaves behind."""
+
+import asyncio
+
+import pytest
+
+from models.http_generator import AsyncHttpGenerator
+from models.http_reward import AsyncHttpRewardModel
+from models.settings import HttpGeneratorSettings, HttpRewardSettings
+from predictor.contract import Sampling
+from predictor.policies import FixedN, Schedule, Value
+from predictor.prior import Prior
+from predictor.question import Question
+from serving.best_of_n import BestOfN
+from serving.draws import Ask
+from tests.helpers import make_contract
+from tests.models.tiny import save_qwen_tokenizer
+from tests.serving.upstream import Upstream, score_of
+
+PRIOR = Prior.centred(0.7, 0.15)
+POLICY = Value(target=0.9, cap=12, token_price=1e-4, candidate_tokens=8, round_price=0.002)
+ASKED = [Question.ask(f"Compute {n} + 4.") for n in range(20)]
+
+
+class Believer:
+    async def prior(self, question):
+        return PRIOR
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return save_qwen_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def server(tokenizer):
+    running = Upstream(tokenizer)
+    yield running
+    running.close()
+
+
+def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, **options):
+    """Answers of the asks, all at once, on a loop of their own; nothing may be left on it."""
+    generator = HttpGeneratorSettings(
+        base_url=server.url(way), model="m", retries=1, timeout=30, extra_body={"return_token_ids": True}
+    )
+    reward = HttpRewardSettings(
+        base_url=server.url(reward_way), model="m", retries=0, timeout=30, tokenizer=tokenizer
+    )
+
+    async def main():
+        sampler, scorer = AsyncHttpGenerator(generator), AsyncHttpRewardModel(reward)
+        believer = options.pop("believer", Believer())
+        contract = make_contract(aggregation="mean")
+        best_of_n = BestOfN(sampler, scorer, believer, contract, PRIOR, **options)
+        due = asyncio.get_running_loop().time() + seconds
+        asked = [Ask(deadline=due, **({"seed": 0, "sampling": Sampling(max_tokens=20)} | a)) for a in asks]
+        found = await asyncio.gather(*(best_of_n.answer(a) for a in asked), return_exceptions=True)
+        await sampler.client.close()
+        await scorer.client.close()
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 1, "tasks were left behind"
+        return found
+
+    return asyncio.run(main())
+
+
+def test_it_stops_where_replay_stops_and_answers_with_the_best(server, tokenizer):
+    asks = [{"question": q, "policy": POLICY} for q in ASKED]
+    for question, found in zip(ASKED, run(server, tokenizer, asks), strict=True):
+        scores = [score_of(question.text, seed) for seed in range(12)]
+        drawn, decision = 0, None
+        while decision is None or decision.more:
+            from predictor.decision import decide
+
+            tokens = [draw.tokens for draw in found.draws[:drawn]]
+            decision = decide(POLICY, scores[:drawn], PRIOR, tokens=tokens)
+            drawn += decision.more
+        assert [draw.score for draw in found.draws] == pytest.approx(scores[:drawn])
+        assert (found.decision, found.ended, found.degraded) == (decision, "decided", ())
+        assert found.chosen.score == max(scores[:drawn])
+        assert found.chosen.candidate.text.endswith(f"{max(scores[:drawn]):.3f}")
+
+
+@pytest.mark.parametrize("options", [{"ahead": 4}, {"ahead": 12}])
+def test_candidates_in_flight_ahead_change_no_decision(server, tokenizer, options):
+    plain = run(server, tokenizer, [{"question": q, "policy": POLICY} for q in ASKED])
+    eager = run(server, tokenizer, [{"question": q, "policy": POLICY, **options} for q in ASKED])
+    for one, other in zip(plain, eager, strict=True):
+        assert one.decision == other.decision
+        assert one.chosen.candidate.text == other.chosen.candidate.text
+        assert len(other.draws) >= len(one.draws)
+        assert {d.status for d in other.draws[: other.seen]} == {"complete"}
+
+
+def test_how_requests_are_cut_changes_no_candidate(server, tokenizer):
+    asks = [{"question": q, "policy": FixedN(cap=8)} for q in ASKED[:4]]
+    one, whole = (run(server, tokenizer, asks, per_request=n) for n in (1, None))
+    for a, b in zip(one, whole, strict=True):
+        assert [d.candidate.text for d in a.draws] == [d.candidate.text for d in b.draws]
+
+
+def test_equal_texts_are_scored_once(server, tokenizer):
+    ask = {"question": ASKED[0], "policy": Schedule(cap=6, start=3, target=1.0), "seed": 5}
+    server.bodies = []
+    (found,) = run(server, tokenizer, [ask], way="same")
+    assert [draw.repeated for draw in found.draws] == [False] + [True] * 5
+    assert len({draw.score for draw in found.draws}) == 1
+    assert sum("input" in body for body in server.bodies) == 1
+
+
+def test_a_candidate_that_is_cut_is_a_miss_and_better_than_nothing(server, tokenizer):
+    (found,) = run(server, tokenizer, [{"question": ASKED[0], "policy": FixedN(cap=3)}], way="cut")
+    assert [draw.status for draw in found.draws] == ["cut"] * 3
+    assert found.chosen is found.draws[0]
+    assert found.decision.drawn == 3
+
+
+def test_the_deadline_gives_the_best_so_far_and_cancels_the_rest(server, tokenizer):
+    ask = {"question": ASKED[0], "policy": Schedule(cap=8, start=1, factor=1, target=1.0)}
+    (found,) = run(server, tokenizer, [ask], way="slow", seconds=0.8)
+    scored = [draw for draw in found.draws if draw.score is not None]
+    assert 0 < len(scored) < 8
+    assert found.ended == "deadline"
+    assert found.chosen.score == max(draw.score for draw in scored)
+    assert found.draws[-1].status == "cancelled"
+    assert 0 <= found.draws[-1].estimated_tokens <= 20
+
+
+def test_a_deadline_before_the_first_candidate_has_no_answer(server, tokenizer):
+    before = server.cancelled
+    asks = [{"question": q, "policy": POLICY} for q in ASKED]
+    for found in run(server, tokenizer, asks, way="silent", seconds=0.3):
+        assert (found.chosen, found.ended) == (None, "deadline")
+        assert {draw.status for draw in found.draws} == {"cancelled"}
+    for _ in range(100):  # the server sees its clients go
+        if server.cancelled >= before + len(ASKED):
+            break
+        import time
+
+        time.sleep(0.05)
+    assert server.cancelled >= before + len(ASKED)
+
+
+def test_the_token_budget_is_kept(server, tokenizer):
+    policy = Schedule(cap=12, start=4, factor=1, target=1.0)
+    asks = [{"question": q, "policy": policy, "token_budget": 70, "ahead": a} for q in ASKED for a in (0, 3)]
+    for found in run(server, tokenizer, asks):
+        assert sum(draw.tokens for draw in found.draws) <= 70
+        assert found.ended == "token budget"
+        assert found.chosen is not None
+        assert len(found.draws) >= 3
+
+
+def test_exploring_draws_the_cap_and_decides_as_if_it_had_not(server, tokenizer):
+    plain = run(server, tokenizer, [{"question": q, "policy": POLICY} for q in ASKED])
+    whole = run(server, tokenizer, [{"question": q, "policy": POLICY, "explore": True} for q in ASKED])
+    for one, other in zip(plain, whole, strict=True):
+        assert (one.decision, one.seen, one.rounds) == (other.decision, other.seen, other.rounds)
+        assert len(other.draws) == POLICY.cap
+        assert other.chosen.score == max(draw.score for draw in other.draws)
+
+
+@pytest.mark.parametrize("way", ["error", "page", "broken", "half", "hang up", "refusing", "locked"])
+def test_a_generator_that_gives_nothing_ends_the_question(server, tokenizer, way):
+    (found,) = run(server, tokenizer, [{"question": ASKED[0], "policy": FixedN(cap=4)}], way=way)
+    assert (found.chosen, found.ended) == (None, "generator")
+    assert found.error is not None
+    assert {draw.status for draw in found.draws} == {"failed"}
+
+
+def test_a_server_that_gives_too_few_is_asked_for_the_rest(server, tokenizer):
+    asks = [{"question": ASKED[0], "policy": FixedN(cap=5)}]
+    (found,) = run(server, tokenizer, asks, way="fewer", per_request=None)
+    assert [draw.status for draw in found.draws] == ["complete"] * 5
+
+
+@pytest.mark.parametrize("way", ["error", "page", "broken", "half", "nan", "locked", "hang up"])
+def test_without_the_reward_model_candidates_vote_or_nothing_is_answered(server, tokenizer, way):
+    asks = [{"question": ASKED[0], "policy": Schedule(cap=12, start=2, target=1.0)}]
+    (vote,) = run(server, tokenizer, asks, reward_way=way, agreement=5)
+    assert vote.ended == "reward model"
+    assert len(vote.draws) == 5
+    assert vote.chosen.candidate.text
+    assert any("agreement" in why for why in vote.degraded)
+    (none,) = run(server, tokenizer, asks, reward_way=way)
+    assert (none.chosen, none.ended, len(none.draws)) == (None, "reward model", 2)
+
+
+def test_the_vote_goes_to_the_answer_that_most_candidates_have(server, tokenizer):
+    asks = [{"question": ASKED[0], "policy": FixedN(cap=5), "seed": seed} for seed in range(5)]
+    for found in run(server, tokenizer, asks, way="votes", reward_way="error", agreement=5):
+        assert found.chosen.candidate.text.endswith("Answer: 7")
+
+
+def test_a_predictor_that_is_away_leaves_the_populations_prior(server, tokenizer):
+    class Away:
+        async def prior(self, question):
+            raise ConnectionError("away")
+
+    class Hanging:
+        async def prior(self, question):
+            await asyncio.sleep(60)
+
+    for believer in (Away(), Hanging()):
+        (found,) = run(
+            server,
+            tokenizer,
+            [{"question": ASKED[0], "policy": POLICY}],
+            believer=believer,
+            prior_timeout=0.1,
+        )
+        assert found.prior == PRIOR
+        assert found.chosen is not None
+        assert any("predictor" in why for why in found.degraded)
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_cancelling_a_question_leaves_nothing_under_way(server, tokenizer, ahead):
+    generator = HttpGeneratorSettings(base_url=server.url("silent"), model="m", retries=0)
+    reward = HttpRewardSettings(base_url=server.url("plain"), model="m", tokenizer=tokenizer)
+
+    async def main():
+        sampler, scorer = AsyncHttpGenerator(generator), AsyncHttpRewardModel(reward)
+        best_of_n = BestOfN(sampler, scorer, Believer(), make_contract(), PRIOR)
+        due = asyncio.get_running_loop().time() + 60
+        ask = Ask(ASKED[0], FixedN(cap=6), Sampling(), 0, due, ahead=ahead)
+        task = asyncio.create_task(best_of_n.answer(ask))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(asyncio.all_tasks()) == 1
+        await sampler.client.close()
+
+    asyncio.run(main())
