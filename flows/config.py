@@ -25,6 +25,7 @@ from predictor.errors import ConfigError
 from predictor.network.settings import PredictorSettings
 from predictor.policies import AnyPolicy, Value
 from predictor.settings import Settings
+from serving.settings import KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
 
 ROOT = Path(__file__).parent.parent
 
@@ -158,6 +159,8 @@ class Config(Settings):
     """Token prices, for estimates."""
     serve: ServeSettings = ServeSettings()
     """The service."""
+    gateway: GatewaySettings | None = None
+    """The gateway that the bundle is shipped with; null: the bundle only predicts and decides."""
 
     @property
     def pool_location(self) -> str:
@@ -267,7 +270,7 @@ def _reject_unknown_environment() -> None:
                 )
 
 
-OTHER_VARIABLES = {"OPTSCALE_BUNDLE", "OPTSCALE_CONFIG"}
+OTHER_VARIABLES = {"OPTSCALE_BUNDLE", "OPTSCALE_CONFIG", OVERRIDES, KEYS, KEYS_FILE}
 
 
 def enter_home(config: Config) -> None:

@@ -19,7 +19,7 @@ from predictor.certificate import Certificate
 from predictor.contract import require_same_contract
 from predictor.errors import BundleError, GateError
 from predictor.network.predictor import Predictor
-from serving.bundle import BundleCard, Server, build_bento, write_card
+from serving.bundle import BundleCard, Server, build_bento, carry_tokenizer, write_card
 from serving.schemas import EXAMPLE
 
 
@@ -54,6 +54,7 @@ def build(config: Config, version: str) -> str:
             model_version=version,
             data_digest=predictor.card.data_digest,
             tokens_per_candidate=float(np.mean(tokens)),
+            gateway=config.gateway and carry_tokenizer(target, config.gateway),
         )
         write_card(target, card)
         return build_bento(target)

@@ -18,20 +18,30 @@ from typing import Any, Self
 import httpx
 from pydantic import Field, ValidationError
 
+from models.tokenizer import open_tokenizer
 from predictor.certificate import Certificate
 from predictor.contract import ScoreContract
 from predictor.correctness import Correctness
 from predictor.errors import BundleError, ConfigError
 from predictor.policies import AnyPolicy
+from predictor.prior import Prior
 from predictor.settings import Settings
+from serving.settings import KEYS, KEYS_FILE, GatewaySettings
 
+TOKENIZER = "reward_tokenizer"
+"""Folder in the bundle with the reward model's tokenizer."""
 ROOT = Path(__file__).parent.parent
 REQUIREMENTS = (
     "accelerate",
     "bentoml",
+    "fastapi",
     "numpy",
+    "openai",
+    "opentelemetry-instrumentation-httpx",
     "peft",
+    "pyarrow",
     "pydantic",
+    "pyyaml",
     "safetensors",
     "scipy",
     "torch",
@@ -53,6 +63,8 @@ class BundleCard(Settings):
     data_digest: str
     tokens_per_candidate: float = Field(ge=0)
     """Mean completion tokens of a candidate in the pool."""
+    gateway: GatewaySettings | None = None
+    """Generator and reward model behind the gateway; None: it only predicts and decides."""
 
 
 class Bundle(Settings):
@@ -82,6 +94,27 @@ class Bundle(Settings):
         if card.certificate is not None:
             card.certificate.require_contract(card.contract.fingerprint)
         return cls(path=Path(path), card=card)
+
+    def population(self) -> Prior:
+        """The population's prior, as the predictor's card has it.
+
+        Raises
+        ------
+        BundleError
+            If the bundle has no predictor.
+        """
+        file = self.path / "predictor.json"
+        try:
+            return Prior.model_validate(json.loads(file.read_bytes())["population"])
+        except (OSError, ValueError, KeyError) as error:
+            raise BundleError(f"{file} is not a predictor's card: {error}") from error
+
+    def resolve(self, settings: GatewaySettings) -> GatewaySettings:
+        """The settings with the tokenizer that the bundle carries, where they name it."""
+        if settings.reward.tokenizer != TOKENIZER:
+            return settings
+        reward = settings.reward.model_copy(update={"tokenizer": str(self.path / TOKENIZER)})
+        return settings.model_copy(update={"reward": reward})
 
 
 def build_bento(bundle: Path, name: str = "optscale") -> str:
@@ -135,7 +168,8 @@ class Server:
         # Started from an empty directory, so that nothing but the bento can be imported.
         self.folder = tempfile.TemporaryDirectory()
         self.log = Path(self.folder.name) / "log"
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        hidden = {"PYTHONPATH", KEYS, KEYS_FILE}
+        environment = {k: v for k, v in os.environ.items() if k not in hidden}
         command = [sys.executable, "-m", "bentoml", "serve", self.tag, "--port", str(self.port)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -188,8 +222,9 @@ class Server:
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise BundleError(f"{self.tag} did not start:\n{self._tail()}")
-            with suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200:
+            # /readyz would also ask for generator and reward model, which need not run where it is checked.
+            with suppress(httpx.HTTPError, ValueError, KeyError):
+                if httpx.get(f"{self.url}/health", timeout=15).json()["predictor"]:
                     return
             time.sleep(0.5)
         raise BundleError(f"{self.tag} was not ready within {self.timeout:g} s:\n{self._tail()}")
@@ -203,6 +238,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def carry_tokenizer(bundle: Path, settings: GatewaySettings) -> GatewaySettings:
+    """Put the reward model's tokenizer into the bundle; the settings that name it there.
+
+    Raises
+    ------
+    ModelError
+        If there is no such tokenizer.
+    """
+    open_tokenizer(settings.reward.tokenizer).save_pretrained(bundle / TOKENIZER)
+    reward = settings.reward.model_copy(update={"tokenizer": TOKENIZER})
+    return settings.model_copy(update={"reward": reward})
 
 
 def write_card(bundle: Path, card: BundleCard) -> None:

@@ -7,7 +7,8 @@ from typing import Any, Literal, NamedTuple
 from models.generators import Candidate, Status
 from models.rewards import StepScores
 from predictor.contract import Sampling
-from predictor.decision import Decision, Policy
+from predictor.decision import Decision
+from predictor.policies import AnyPolicy
 from predictor.prior import Prior
 from predictor.question import Question
 
@@ -19,7 +20,7 @@ class Ask:
     """One question, and what its asker wants."""
 
     question: Question
-    policy: Policy
+    policy: AnyPolicy
     sampling: Sampling
     seed: int
     """The first candidate's; each further one counts on."""

@@ -1,10 +1,12 @@
 """What the service takes and gives, with limits and examples."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from predictor.decision import Decision
+from predictor.errors import QuestionError
 from predictor.prior import Prior
 from predictor.question import Message, Question
 
@@ -20,6 +22,21 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+def as_question(turns: Sequence[Message]) -> Question:
+    """The conversation as a question.
+
+    Raises
+    ------
+    QuestionError
+        If it is too long or its last turn is empty.
+    """
+    if sum(len(turn.content) for turn in turns) > MAX_QUESTION:
+        raise QuestionError(f"the messages have more than {MAX_QUESTION} characters")
+    if not turns[-1].content.strip():
+        raise QuestionError("the question is empty")
+    return Question(messages=tuple(turns))
+
+
 class Asked(Request):
     """A question: its text, or its messages."""
 
@@ -31,16 +48,28 @@ class Asked(Request):
 
         Raises
         ------
-        ValueError
-            If both forms are given, or the messages are too long.
+        QuestionError
+            If both forms are given, or the question is empty or too long.
         """
         if self.question is not None and self.messages is not None:
-            raise ValueError("give either question or messages, not both")
-        if self.messages is not None:
-            if sum(len(m.content) for m in self.messages) > MAX_QUESTION:
-                raise ValueError(f"the messages have more than {MAX_QUESTION} characters")
-            return Question(messages=tuple(self.messages))
-        return None if self.question is None else Question.ask(self.question)
+            raise QuestionError("give either question or messages, not both")
+        if self.messages is None and self.question is None:
+            return None
+        turns = self.messages or [Message(role="user", content=self.question or "")]
+        return as_question(turns)
+
+    def require(self) -> Question:
+        """The question.
+
+        Raises
+        ------
+        QuestionError
+            If none is given, both forms are, or it is empty or too long.
+        """
+        question = self.read()
+        if question is None:
+            raise QuestionError("every item needs a question or messages")
+        return question
 
 
 class Prediction(BaseModel):
@@ -87,3 +116,19 @@ class DecideResponse(Decision):
         None, description="Chance that the best answer so far is right; null where it is not known."
     )
     promise: str | None = Field(None, description="The certificate's statement on the policy.")
+
+
+class Description(BaseModel):
+    """What the bundle is; the card as it is on disk."""
+
+    model_config = ConfigDict(extra="allow")
+
+    fingerprint: str = Field(description="Of the score contract.")
+
+
+class Health(BaseModel):
+    """What is there, and what is away."""
+
+    predictor: bool
+    away: list[str] = Field(description="Of generator and reward model, those that do not answer, and why.")
+    requests: int = Field(description="Chat requests under way.")

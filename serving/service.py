@@ -1,44 +1,29 @@
-"""The service: priors for questions, and decisions for scores so far."""
+"""The bundle's two services: the predictor (torch, batched) and the gateway (async, without torch).
+
+They run in processes of their own, so that a forward pass holds up no request and no request holds up
+a forward pass.
+"""
 
 import os
-from http import HTTPStatus
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import bentoml
-import numpy as np
-from bentoml.exceptions import BentoMLException
-from prometheus_client import Counter
-from pydantic import Field
+from bentoml._internal.configuration.containers import BentoMLContainer
 
-from predictor.contract import require_same_contract
-from predictor.decision import Decision, State, decide
-from predictor.errors import ContractError, OptScaleError
-from predictor.network.predictor import Predictor
-from predictor.policies import Predictive
-from predictor.prior import Beliefs, Prior
+from predictor.errors import BundleError
+from predictor.prior import Prior
 from predictor.question import Question
+from serving.app import app
 from serving.bundle import Bundle
-from serving.schemas import (
-    EXAMPLE,
-    MAX_QUESTIONS,
-    Asked,
-    DecideRequest,
-    DecideResponse,
-    Prediction,
-)
+from serving.desk import Desk
+from serving.door import Door, log_as_json, read_keys
+from serving.schemas import EXAMPLE, MAX_QUESTIONS, Asked
+from serving.settings import override
 
-
-class BadRequest(BentoMLException):
-    """The request cannot be answered as it is."""
-
-    error_code = HTTPStatus.BAD_REQUEST
-
-
-class OtherContract(BentoMLException):
-    """The scores were made under another contract than the bundle's."""
-
-    error_code = HTTPStatus.CONFLICT
+LONGEST = 3700  # seconds; a request's deadline ends it before the framework would
+REMEMBERED = 4096
 
 
 def bundle_path() -> Path:
@@ -46,93 +31,85 @@ def bundle_path() -> Path:
     return Path(os.environ.get("OPTSCALE_BUNDLE") or Path(__file__).parent.parent / "bundle")
 
 
-@bentoml.service(name="optscale", traffic={"timeout": 60, "max_concurrency": 256}, threads=4)
-class OptScale:
-    """Predicts a question's score law and decides whether to sample on."""
+@bentoml.service(name="optscale-predictor", traffic={"timeout": 60}, threads=1)
+class Predictor:
+    """Priors of questions, in batches."""
 
     def __init__(self) -> None:
-        bundle = Bundle.open(bundle_path())
-        self.card = bundle.card
-        self.fingerprint = self.card.contract.fingerprint
-        self.predictor = Predictor.load(bundle.path)
-        self.decisions = Counter("optscale_decisions", "Decisions by action", ["action", "reason"])
-        self.predictor.predict([Question.ask(EXAMPLE)])  # the first pass is the slow one
+        from predictor.network.predictor import Predictor as Network  # the gateway imports this module too
+
+        self.network = Network.load(bundle_path())
+        self.network.predict([Question.ask(EXAMPLE)])  # the first pass is the slow one
         self.ready = True
 
     async def __is_ready__(self) -> bool:
         return getattr(self, "ready", False)
 
     @bentoml.api(batchable=True, max_batch_size=MAX_QUESTIONS, max_latency_ms=30_000)
-    def predict(
-        self,
-        questions: list[Asked] = Field(max_length=MAX_QUESTIONS, examples=[[{"question": EXAMPLE}]]),
-    ) -> list[Prediction]:
-        """Prior, required samples and expected tokens of each question."""
-        asked = [_read(item) for item in questions]
-        if any(question is None for question in asked):
-            raise BadRequest("every item needs a question or messages")
-        priors = self.predictor.predict([q for q in asked if q is not None])
-        return [self._prediction(prior) for prior in priors]
+    def foretell(self, questions: list[Asked]) -> list[Prior]:
+        """The prior of each question."""
+        return self.network.predict([question.require() for question in questions])
 
-    @bentoml.api
-    def decide(self, request: DecideRequest) -> DecideResponse:
-        """Sample m more, accept, or give up, with the reason."""
-        question = _read(request)
-        if question is not None and request.prior is not None:
-            raise BadRequest("give either a question or its prior, not both")
+
+class RemotePredictor:
+    """The predictor's service as `serving.best_of_n.Believer`; what it said of a question is remembered."""
+
+    def __init__(self, service: Any) -> None:
+        self.service = service
+        self.known: OrderedDict[str, Prior] = OrderedDict()
+
+    async def prior(self, question: Question) -> Prior:
+        """The prior of one question."""
+        return (await self.priors([question]))[0]
+
+    async def priors(self, questions: list[Question]) -> list[Prior]:
+        """The priors of questions, in their order."""
+        new = {q.id: q for q in questions if q.id not in self.known}
+        found = {q.id: self.known[q.id] for q in questions if q.id in self.known}
+        if new:
+            asked = [Asked(messages=list(q.messages)) for q in new.values()]
+            found |= dict(zip(new, await self.service.to_async.foretell(questions=asked), strict=True))
+        for name in found:
+            self.known[name] = found[name]
+            self.known.move_to_end(name)
+        while len(self.known) > REMEMBERED:
+            self.known.popitem(last=False)
+        return [found[q.id] for q in questions]
+
+    async def ready(self) -> bool:
+        """Whether it answers."""
+        is_ready = getattr(self.service, "is_ready", None)  # a service in this process has none
         try:
-            if request.contract is not None:
-                require_same_contract(self.fingerprint, request.contract, "decide")
-            prior = request.prior
-            if prior is None and question is not None:
-                (prior,) = self.predictor.predict([question])
-            if prior is None:
-                prior = self.predictor.card.population
-            decision = decide(self.card.policy, request.scores, prior, request.failed, request.tokens)
-        except ContractError as error:
-            raise OtherContract(str(error)) from error
-        except OptScaleError as error:
-            raise BadRequest(str(error)) from error
-        self.decisions.labels(decision.action, decision.reason).inc()
-        return DecideResponse(
-            **decision.model_dump(),
-            prior=prior,
-            contract=self.fingerprint,
-            chance_correct=self._chance_correct(decision, prior),
-            promise=self.card.certificate and self.card.certificate.statement,
-        )
-
-    @bentoml.api
-    def describe(self) -> dict[str, Any]:
-        """Contract, policy and versions of the bundle."""
-        return self.card.model_dump(mode="json") | {"fingerprint": self.fingerprint}
-
-    def _chance_correct(self, decision: Decision, prior: Prior) -> float | None:
-        if self.card.correctness is None or decision.best is None:
-            return None
-        told = self.card.correctness.predict(decision.best, decision.drawn, prior.moments()[0])
-        return float(np.squeeze(told))
-
-    def _prediction(self, prior: Prior) -> Prediction:
-        policy, (mean, std) = self.card.policy, prior.moments()
-        bound = Predictive(target=policy.target, cap=policy.cap, confidence=0.9)
-        start = State(np.empty((1, 0)), np.zeros(1, dtype=np.int64), Beliefs.of([prior]))
-        plan = bound.plan(start)
-        needed = int(plan.required[0])
-        return Prediction(
-            prior=prior,
-            mean=mean,
-            std=std,
-            chance=1 - float(start.no_hit(policy.target, policy.cap)[0, -1]),
-            required_samples=needed,
-            feasible=bool(plan.feasible[0]),
-            expected_tokens=needed * self.card.tokens_per_candidate,
-            contract=self.fingerprint,
-        )
+            return True if is_ready is None else bool(await is_ready(5))
+        except Exception:  # whatever a connection that is not there yet raises
+            return False
 
 
-def _read(item: Asked) -> Question | None:
+@bentoml.service(name="optscale", traffic={"timeout": LONGEST, "max_concurrency": 4096})
+@bentoml.asgi_app(app, path="/")
+class OptScale:
+    """Chat completions by adaptive Best-of-N, predictions, decisions."""
+
+    predictor = bentoml.depends(Predictor)
+
+    def __init__(self) -> None:
+        log_as_json()
+        bundle = Bundle.open(bundle_path())
+        settings = override(bundle.card.gateway)
+        provider = BentoMLContainer.tracer_provider.get()
+        self.desk = Desk(bundle, settings, RemotePredictor(self.predictor), provider)
+        app.state.desk = self.desk
+
+    async def __is_ready__(self) -> bool:
+        return await self.desk.ready()
+
+
+def _body_bytes() -> int:
     try:
-        return item.read()
-    except ValueError as error:
-        raise BadRequest(str(error)) from error
+        settings = override(Bundle.open(bundle_path()).card.gateway)
+    except BundleError:  # at build time there is none
+        settings = None
+    return settings.body_bytes if settings else 1_000_000
+
+
+OptScale.add_asgi_middleware(Door, keys=read_keys(), body_bytes=_body_bytes())  # type: ignore[attr-defined]

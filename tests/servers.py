@@ -6,7 +6,9 @@ import socket
 import subprocess
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+import psutil
 
 
 def free_port() -> int:
@@ -35,5 +37,10 @@ def running(command, health, log, environment=None, seconds=300):
         yield process
     finally:
         if process.poll() is None:
+            # BentoML's workers have sessions of their own: the group alone does not reach them.
+            started = psutil.Process(process.pid).children(recursive=True)
             os.killpg(process.pid, signal.SIGKILL)
+            for child in started:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
         process.wait()

@@ -14,8 +14,7 @@ from predictor.question import Question
 from serving.best_of_n import BestOfN
 from serving.draws import Ask
 from tests.helpers import make_contract
-from tests.models.tiny import save_qwen_tokenizer
-from tests.serving.upstream import Upstream, score_of
+from tests.serving.upstream import score_of
 
 PRIOR = Prior.centred(0.7, 0.15)
 POLICY = Value(target=0.9, cap=12, token_price=1e-4, candidate_tokens=8, round_price=0.002)
@@ -28,15 +27,8 @@ class Believer:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return save_qwen_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-
-
-@pytest.fixture(scope="module")
-def server(tokenizer):
-    running = Upstream(tokenizer)
-    yield running
-    running.close()
+def server(upstream):
+    return upstream
 
 
 def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, **options):

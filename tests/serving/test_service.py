@@ -6,46 +6,12 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from models.settings import LoraSettings
-from predictor.correctness import Correctness
 from predictor.errors import BundleError
-from predictor.network.predictor import Predictor
-from predictor.network.settings import PredictorSettings
-from predictor.policies import OptScale
 from predictor.prior import Prior
-from serving.bundle import Bundle, BundleCard, digest_bundle, write_card
-from tests.helpers import make_contract
-from tests.predictor.test_network import questions_and_scores
+from serving.bundle import Bundle, digest_bundle
+from tests.serving.conftest import CONTRACT, POLICY
 
 pytestmark = pytest.mark.slow
-CORRECTNESS = Correctness(knots=(0.0, 1.0), log_odds=(-2.0, 3.0), drawn=-0.5, prior=0.0)
-POLICY = OptScale(target=0.9, confidence=0.9, cap=8, floor=2, batch=2)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundle")
-    predictor = Predictor.fit(
-        questions_and_scores(8, 0),
-        questions_and_scores(4, 1),
-        PredictorSettings(
-            dtype="float32", lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1)
-        ),
-        contract=make_contract().fingerprint,
-        data_digest="d",
-        directory=tmp_path_factory.mktemp("checkpoints"),
-    )
-    predictor.save_merged(folder)
-    card = BundleCard(
-        contract=make_contract(),
-        policy=POLICY,
-        correctness=CORRECTNESS,
-        model_version="1",
-        data_digest="d",
-        tokens_per_candidate=20,
-    )
-    write_card(folder, card)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +48,7 @@ def test_predict_gives_a_prior_a_question(client):
     assert found[0]["prior"]["location"] == pytest.approx(found[1]["prior"]["location"], abs=1e-4)
     assert 1 <= found[0]["required_samples"] <= POLICY.cap
     assert found[0]["expected_tokens"] == 20 * found[0]["required_samples"]
-    assert found[0]["contract"] == make_contract().fingerprint
+    assert found[0]["contract"] == CONTRACT.fingerprint
 
 
 def test_decide_walks_from_the_first_sample_to_the_end(client):
@@ -117,7 +83,7 @@ def test_scores_of_another_contract_are_refused(client):
     status, found = decide(client, question="q", scores=[0.5], contract="0" * 16)
     assert status == 409
     assert "cannot be compared" in json.dumps(found)
-    assert decide(client, question="q", scores=[], contract=make_contract().fingerprint)[0] == 200
+    assert decide(client, question="q", scores=[], contract=CONTRACT.fingerprint)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -183,7 +149,7 @@ def test_metrics_count_decisions(client):
 def test_describe_names_contract_and_policy(client):
     _, found = ask(client, "/describe", {})
     assert found["policy"]["target"] == POLICY.target
-    assert found["fingerprint"] == make_contract().fingerprint
+    assert found["fingerprint"] == CONTRACT.fingerprint
 
 
 def test_a_bundle_is_read_only_what_it_is(bundle, tmp_path):

@@ -60,8 +60,11 @@ class Upstream(FaultyServer):
         if way.startswith("mixed-"):
             share = float(way.removeprefix("mixed-"))
             way = self.chance.choice(FAULTS) if self.chance.random() < share else "plain"
-        self.requests[way] += 1
         body = await request.json()
+        # A question can bring its own fault: "[slow] Compute 1 + 1."
+        if "messages" in body and (named := re.match(r"\[([a-z ]+)\]", body["messages"][-1]["content"])):
+            way = named[1]
+        self.requests[way] += 1
         self.bodies = [*self.bodies[-99:], body]
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)

@@ -1,0 +1,288 @@
+"""OpenAI's chat completions as far as the gateway serves them; the rest is refused by name."""
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from predictor.contract import Sampling
+from predictor.decision import Decision
+from predictor.prior import Prior
+from predictor.question import Message, Question
+from serving.schemas import EXAMPLE, MAX_QUESTION, Request, as_question
+
+MAX_TURNS = 256
+PIECE = 24  # characters of a chunk when the chosen answer is streamed
+# What clients send by default changes nothing; any other value would have to be honoured.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "audio": (None,),
+    "frequency_penalty": (None, 0),
+    "function_call": (None, "none"),
+    "functions": (None, []),
+    "logit_bias": (None, {}),
+    "logprobs": (None, False),
+    "metadata": (None, {}),
+    "modalities": (None, ["text"]),
+    "parallel_tool_calls": (None, True, False),
+    "presence_penalty": (None, 0),
+    "response_format": (None, {"type": "text"}),
+    "service_tier": (None, "auto", "default"),
+    "store": (None, False),
+    "tool_choice": (None, "none"),
+    "tools": (None, []),
+    "top_logprobs": (None, 0),
+}
+
+
+class TextPart(Request):
+    """A part of a message; only text is understood."""
+
+    type: Literal["text"]
+    text: Annotated[str, Field(max_length=MAX_QUESTION)]
+
+
+class ChatMessage(Request):
+    """One turn."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, Field(max_length=MAX_QUESTION)] | Annotated[list[TextPart], Field(max_length=64)]
+
+    def read(self) -> Message:
+        """The turn as the rest of the project takes it."""
+        text = self.content if isinstance(self.content, str) else "".join(p.text for p in self.content)
+        return Message(role="system" if self.role == "developer" else self.role, content=text)
+
+
+class StreamOptions(Request):
+    """What a stream ends with."""
+
+    include_usage: bool = False
+    include_obfuscation: bool | None = None
+
+
+class Wishes(Request):
+    """What a client of ours can ask for beyond OpenAI's fields, under ``optscale``."""
+
+    target: float | None = Field(None, gt=0, le=1, description="Score that counts as a hit.")
+    confidence: float | None = Field(
+        None, gt=0, lt=1, description="Chance of a hit that the bound is for; of policies that have one."
+    )
+    deadline: float | None = Field(None, gt=0, le=3600, description="Seconds until the answer is due.")
+    token_budget: int | None = Field(
+        None, ge=1, le=2**31, description="Generated tokens at most, at least max_tokens."
+    )
+    ahead: int | None = Field(
+        None, ge=0, le=1024, description="Candidates kept in flight while a decision is pending."
+    )
+
+
+class ChatRequest(Request):
+    """``POST /v1/chat/completions``: OpenAI's request; ``n`` is the most candidates that are drawn."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        allow_inf_nan=False,
+        json_schema_extra={"example": {"model": "m", "messages": [{"role": "user", "content": EXAMPLE}]}},
+    )
+
+    model: Annotated[str, Field(max_length=256)]
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_TURNS)
+    n: int | None = Field(None, ge=1, le=100_000, description="The cap: candidates at most.")
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1, le=2**31)
+    max_completion_tokens: int | None = Field(None, ge=1, le=2**31)
+    stop: (
+        Annotated[str, Field(min_length=1, max_length=256)]
+        | Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=16)]
+        | None
+    ) = None
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    user: Annotated[str, Field(max_length=512)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    optscale: Wishes | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_by_name(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        refused = [name for name, may in NEUTRAL.items() if name in given and not _any_is(given[name], may)]
+        if refused:
+            raise ValueError(f"{', '.join(refused)}: not supported by this server; leave it out")
+        return {name: value for name, value in given.items() if name not in NEUTRAL}
+
+    @field_validator("max_completion_tokens")
+    @classmethod
+    def _one_limit(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("max_tokens") not in {None, value}:
+            raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
+        return value
+
+    @model_validator(mode="after")
+    def _stream_options_with_stream(self) -> "ChatRequest":
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options goes with stream: true")
+        return self
+
+    def question(self) -> Question:
+        """The conversation; raises QuestionError if it is too long or its last turn is empty."""
+        return as_question([message.read() for message in self.messages])
+
+    def sampling(self, default: Sampling) -> Sampling:
+        """The default with what the request says."""
+        limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        given = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": limit}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if self.stop is not None:
+            changes["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        return Sampling.model_validate(default.model_dump() | changes)
+
+
+class Tokens(BaseModel):
+    """Where the tokens went."""
+
+    generated: int = Field(description="By all candidates, cancelled ones included.")
+    thrown_away: int = Field(description="Of these, by candidates other than the answer.")
+    cancelled_estimate: int = Field(description="Of these, by cancelled candidates, reckoned by their time.")
+    reward: int = Field(description="Read by the reward model.")
+
+
+class Explanation(BaseModel):
+    """The ``optscale`` field of an answer: what was drawn, and why it ended."""
+
+    request_id: str
+    prior: Prior = Field(description="What was expected of the scores before the first candidate.")
+    rounds: int = Field(description="Times that the policy was asked and went on.")
+    drawn: int = Field(description="Candidates that the last decision rests on.")
+    scores: list[float | None] = Field(description="Their scores, null where one has none.")
+    cancelled: int = Field(description="Candidates that were cancelled under way.")
+    decision: Decision
+    ended: str = Field(
+        description="decided, deadline, token budget, generator or reward model: what ended the drawing."
+    )
+    degraded: list[str] = Field(description="What was away or cut short; empty in good order.")
+    score: float | None = Field(description="The answer's score.")
+    target: float
+    cap: int
+    hit: bool = Field(description="Whether the answer's score reaches the target.")
+    chance_correct: float | None = Field(description="Chance that the answer is right, where it is known.")
+    explored: bool = Field(description="Drawn to the full cap for the log, whatever the policy said.")
+    contract: str = Field(description="Fingerprint of the contract that the scores were made under.")
+    promise: str | None = Field(
+        description="The certificate's statement; null where the request or a fault puts it aside."
+    )
+    tokens: Tokens
+    seconds: float
+
+
+class ReplyMessage(BaseModel):
+    """The answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class Choice(BaseModel):
+    """The one choice."""
+
+    index: int = 0
+    message: ReplyMessage
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"]
+
+
+class Usage(BaseModel):
+    """All tokens: the prompt once, and what every candidate generated, those thrown away too."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatResponse(BaseModel):
+    """OpenAI's answer and our field."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    optscale: Explanation
+
+
+class ModelCard(BaseModel):
+    """One model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "optscale"
+
+
+class ModelList(BaseModel):
+    """``GET /v1/models``."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Problem(BaseModel):
+    """What is wrong, as OpenAI's servers say it."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorResponse(BaseModel):
+    """Body of every answer that is no success."""
+
+    error: Problem
+
+
+def make_response(
+    model: str, text: str, finish: Literal["stop", "length"], usage: Usage, explanation: Explanation
+) -> ChatResponse:
+    """The answer to a request."""
+    return ChatResponse(
+        id=f"chatcmpl-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=model,
+        choices=[Choice(message=ReplyMessage(content=text), finish_reason=finish)],
+        usage=usage,
+        optscale=explanation,
+    )
+
+
+def stream(response: ChatResponse, include_usage: bool) -> Iterator[dict[str, Any]]:
+    """The answer as OpenAI's chunks; the last one with a choice carries the ``optscale`` field."""
+    choice = response.choices[0]
+    shared = {
+        "id": response.id,
+        "object": "chat.completion.chunk",
+        "created": response.created,
+        "model": response.model,
+    }
+
+    def chunk(delta: dict[str, str], finish: str | None = None, **more: Any) -> dict[str, Any]:
+        choices = [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
+        return {**shared, "choices": choices, **more}
+
+    text = choice.message.content
+    yield chunk({"role": "assistant", "content": ""})
+    for at in range(0, len(text), PIECE):
+        yield chunk({"content": text[at : at + PIECE]})
+    yield chunk({}, choice.finish_reason, optscale=response.optscale.model_dump(mode="json"))
+    if include_usage:
+        yield {**shared, "choices": [], "usage": response.usage.model_dump()}
+
+
+def _any_is(value: Any, allowed: tuple[Any, ...]) -> bool:
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)

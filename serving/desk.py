@@ -1,0 +1,123 @@
+"""What stands behind the routes: the bundle's policy and certificate, the predictor, the gateway."""
+
+import logging
+from typing import Any, Protocol
+
+import numpy as np
+
+from predictor.contract import require_same_contract
+from predictor.decision import Decision, State, decide
+from predictor.errors import ConfigError
+from predictor.policies import Predictive
+from predictor.prior import Beliefs, Prior
+from predictor.question import Question
+from serving import metrics
+from serving.bundle import Bundle
+from serving.gateway import Gateway
+from serving.schemas import Asked, DecideRequest, DecideResponse, Description, Health, Prediction
+from serving.settings import GatewaySettings
+
+logger = logging.getLogger("optscale.desk")
+
+
+class Foreteller(Protocol):
+    """The predictor, wherever it runs."""
+
+    async def prior(self, question: Question) -> Prior: ...
+
+    async def priors(self, questions: list[Question]) -> list[Prior]: ...
+
+    async def ready(self) -> bool: ...
+
+
+class Desk:
+    """Answers the routes of `serving.app`."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: GatewaySettings | None,
+        predictor: Foreteller,
+        tracer_provider: Any = None,
+    ) -> None:
+        self.card, self.predictor, self.tracer_provider = bundle.card, predictor, tracer_provider
+        self.fingerprint = self.card.contract.fingerprint
+        self.population = bundle.population()
+        self.gateway: Gateway | None = None
+        if settings is not None:
+            self.gateway = Gateway(self.card, bundle.resolve(settings), predictor, self.population)
+
+    async def predict(self, questions: list[Asked]) -> list[Prediction]:
+        """Prior, required samples and expected tokens of each question."""
+        priors = await self.predictor.priors([question.require() for question in questions])
+        return [self._prediction(prior) for prior in priors]
+
+    async def decide(self, request: DecideRequest) -> DecideResponse:
+        """What to do next for the scores so far.
+
+        Raises
+        ------
+        ConfigError, ScoreError
+            If question, prior and scores do not go together.
+        ContractError
+            If the scores are of another contract than the bundle.
+        """
+        question = request.read()
+        if question is not None and request.prior is not None:
+            raise ConfigError("give either a question or its prior, not both")
+        if request.contract is not None:
+            require_same_contract(self.fingerprint, request.contract, "decide")
+        prior = request.prior
+        if prior is None:
+            prior = self.population if question is None else await self.predictor.prior(question)
+        decision = decide(self.card.policy, request.scores, prior, request.failed, request.tokens)
+        metrics.DECISIONS.labels(decision.action, decision.reason).inc()
+        return DecideResponse(
+            **decision.model_dump(),
+            prior=prior,
+            contract=self.fingerprint,
+            chance_correct=self._chance_correct(decision, prior),
+            promise=self.card.certificate and self.card.certificate.statement,
+        )
+
+    def describe(self) -> Description:
+        """Contract, policy, certificate and versions of the bundle."""
+        return Description(**self.card.model_dump(mode="json"), fingerprint=self.fingerprint)
+
+    async def health(self) -> Health:
+        """What is there and what is away."""
+        return Health(
+            predictor=await self.predictor.ready(),
+            away=await self.gateway.away() if self.gateway else [],
+            requests=self.gateway.in_flight if self.gateway else 0,
+        )
+
+    async def ready(self) -> bool:
+        """Whether requests can be answered; says in the log why not."""
+        found = await self.health()
+        for why in found.away:
+            logger.warning("not ready: %s", why)
+        return found.predictor and not found.away
+
+    def _chance_correct(self, decision: Decision, prior: Prior) -> float | None:
+        if self.card.correctness is None or decision.best is None:
+            return None
+        told = self.card.correctness.predict(decision.best, decision.drawn, prior.moments()[0])
+        return float(np.squeeze(told))
+
+    def _prediction(self, prior: Prior) -> Prediction:
+        policy, (mean, std) = self.card.policy, prior.moments()
+        bound = Predictive(target=policy.target, cap=policy.cap, confidence=0.9)
+        start = State(np.empty((1, 0)), np.zeros(1, dtype=np.int64), Beliefs.of([prior]))
+        plan = bound.plan(start)
+        needed = int(plan.required[0])
+        return Prediction(
+            prior=prior,
+            mean=mean,
+            std=std,
+            chance=metrics.chance_of_hit(policy, prior),
+            required_samples=needed,
+            feasible=bool(plan.feasible[0]),
+            expected_tokens=needed * self.card.tokens_per_candidate,
+            contract=self.fingerprint,
+        )

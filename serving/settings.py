@@ -1,0 +1,102 @@
+"""Settings of the gateway: written in the config, kept in the bundle's card, overridden where it runs."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from models.settings import HttpGeneratorSettings, HttpRewardSettings
+from predictor.errors import ConfigError
+from predictor.settings import Settings
+
+KEYS, KEYS_FILE = "OPTSCALE_API_KEYS", "OPTSCALE_API_KEYS_FILE"
+"""Environment variables with the door's API keys, commas between, and with the name of a file of them."""
+OVERRIDES = "OPTSCALE_GATEWAY"
+"""Environment variable that names a YAML file with settings that differ where the bundle runs."""
+
+
+class LogSettings(Settings):
+    """The decision log: Parquet files, one row a request."""
+
+    folder: str | None = None
+    """Where they go; null: ``decisions`` in ``$OPTSCALE_HOME``, and nowhere without that variable."""
+    text: bool = False
+    """Also log messages and completions; without them a row is numbers and hashes."""
+    rows: int = Field(1000, ge=1)
+    """Rows of a file at most."""
+    seconds: float = Field(60.0, gt=0)
+    """Seconds after which what is logged is written, however few rows it has."""
+    files: int = Field(10_000, ge=1)
+    """Files that are kept; the oldest are deleted."""
+    explore: float = Field(0.02, ge=0, lt=1)
+    """Share of requests that are drawn to the full cap at once: only they are fit for certificates."""
+
+    def location(self) -> Path | None:
+        """The folder, if there is one."""
+        if self.folder is not None:
+            return Path(self.folder)
+        home = os.environ.get("OPTSCALE_HOME")
+        return Path(home) / "decisions" if home else None
+
+
+class GatewaySettings(Settings):
+    """The OpenAI-compatible gateway: who answers, who scores, and how far a request may go."""
+
+    generator: HttpGeneratorSettings
+    """The server that answers; requests for its ``model`` are served."""
+    reward: HttpRewardSettings
+    """The server that scores."""
+    per_request: int | None = Field(1, ge=1)
+    """Candidates that one request asks the generator for. 1 lets the deadline keep those that have ended;
+    null asks for a whole round at once, which is less work for the gateway."""
+    ahead: int = Field(0, ge=0, le=1024)
+    """Candidates kept in flight while a decision is pending: less latency for more tokens."""
+    deadline: float = Field(120.0, gt=0, le=3600)
+    """Seconds within which a request is answered, unless it says otherwise."""
+    longest_deadline: float = Field(600.0, gt=0, le=3600)
+    """Seconds that a request may ask for at most."""
+    requests: int = Field(256, ge=1)
+    """Requests under way at once; more are refused with 429."""
+    body_bytes: int = Field(1_000_000, ge=1)
+    """Bytes of a request's body at most."""
+    without_reward: Literal["agreement", "refuse"] = "agreement"
+    """Where no candidate can be scored: answer with the one that most agree with, or with 503."""
+    agreement: int = Field(5, ge=1)
+    """Candidates that vote then."""
+    predictor_timeout: float = Field(5.0, gt=0)
+    """Seconds after which the population's prior serves in place of the predictor's."""
+    log: LogSettings = LogSettings()
+    """The decision log."""
+
+    @model_validator(mode="after")
+    def _deadline_within_longest(self) -> Self:
+        if self.deadline > self.longest_deadline:
+            raise ValueError(
+                f"deadline {self.deadline:g} is above longest_deadline {self.longest_deadline:g}"
+            )
+        return self
+
+
+def override(settings: GatewaySettings | None) -> GatewaySettings | None:
+    """The settings with those of ``$OPTSCALE_GATEWAY`` in their place.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or they are no settings together.
+    """
+    if not (file := os.environ.get(OVERRIDES)):
+        return settings
+    try:
+        more = yaml.safe_load(Path(file).read_text())
+        base = settings.model_dump(mode="json") if settings else {}
+        return GatewaySettings.model_validate(_merge(base, more if isinstance(more, dict) else {}))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise ConfigError(f"${OVERRIDES}, {file}: {error}") from error
+
+
+def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    both = {k: _merge(base[k], v) for k, v in more.items() if isinstance(v, dict) and k in base}
+    return {**base, **more, **both}

@@ -1,0 +1,114 @@
+"""A bundle with the real backbone, a real upstream, and the bundle served by BentoML, a process a service."""
+
+import json
+import os
+import sys
+
+import pytest
+
+from models.settings import HttpGeneratorSettings, HttpRewardSettings, LoraSettings
+from predictor.contract import Sampling, ScoreContract
+from predictor.correctness import Correctness
+from predictor.network.predictor import Predictor
+from predictor.network.settings import PredictorSettings
+from predictor.policies import OptScale
+from serving.bundle import BundleCard, write_card
+from serving.settings import GatewaySettings, LogSettings
+from tests.predictor.test_network import questions_and_scores
+from tests.servers import free_port, running
+from tests.serving.upstream import Upstream
+
+CORRECTNESS = Correctness(knots=(0.0, 1.0), log_odds=(-2.0, 3.0), drawn=-0.5, prior=0.0)
+POLICY = OptScale(target=0.9, confidence=0.9, cap=8, floor=2, batch=2)
+CONTRACT = ScoreContract(
+    generator="m",
+    generator_revision="unspecified",
+    prompt_template="the server's",
+    sampling=Sampling(max_tokens=32),
+    reward_model="m",
+    reward_revision="unspecified",
+    markup="qwen",
+    aggregation="mean",
+)
+
+
+def gateway_settings(url: str, reward_url: str, tokenizer: str, **changes) -> GatewaySettings:
+    generator = HttpGeneratorSettings(
+        base_url=url,
+        model="m",
+        retries=1,
+        timeout=30,
+        in_flight=256,
+        sampling=CONTRACT.sampling,
+        extra_body={"return_token_ids": True},
+    )
+    reward = HttpRewardSettings(
+        base_url=reward_url, model="m", retries=1, timeout=30, in_flight=256, tokenizer=tokenizer
+    )
+    values = {"generator": generator, "reward": reward, "deadline": 20, "log": LogSettings(explore=0)}
+    return GatewaySettings(**values | changes)
+
+
+def make_card(gateway: GatewaySettings | None = None, policy=POLICY) -> BundleCard:
+    return BundleCard(
+        contract=CONTRACT,
+        policy=policy,
+        correctness=CORRECTNESS,
+        model_version="1",
+        data_digest="d",
+        tokens_per_candidate=20,
+        gateway=gateway,
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    from tests.models.tiny import save_qwen_tokenizer
+
+    return save_qwen_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def upstream(tokenizer):
+    serving = Upstream(tokenizer)
+    yield serving
+    serving.close()
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    """Without gateway settings: it predicts and decides."""
+    folder = tmp_path_factory.mktemp("bundle")
+    predictor = Predictor.fit(
+        questions_and_scores(8, 0),
+        questions_and_scores(4, 1),
+        PredictorSettings(
+            dtype="float32", lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1)
+        ),
+        contract=CONTRACT.fingerprint,
+        data_digest="d",
+        directory=tmp_path_factory.mktemp("checkpoints"),
+    )
+    predictor.save_merged(folder)
+    write_card(folder, make_card())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served(bundle, upstream, tokenizer, tmp_path_factory):
+    """URL of the bundle under `bentoml serve`: gateway and predictor, each in its own process."""
+    folder, port = tmp_path_factory.mktemp("served"), free_port()
+    log = LogSettings(folder=str(folder / "decisions"), explore=0.3, seconds=1)
+    settings = gateway_settings(upstream.url("plain"), upstream.url("plain"), tokenizer, log=log)
+    (folder / "gateway.yaml").write_text(json.dumps(settings.model_dump(mode="json")))
+    environment = {
+        **os.environ,
+        "OPTSCALE_BUNDLE": str(bundle),
+        "OPTSCALE_GATEWAY": str(folder / "gateway.yaml"),
+        "OMP_NUM_THREADS": "1",
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path_factory.mktemp("metrics")),
+    }
+    command = [sys.executable, "-m", "bentoml", "serve", "serving.service:OptScale", "--host", "127.0.0.1"]
+    url = f"http://127.0.0.1:{port}"
+    with running([*command, "--port", str(port)], f"{url}/readyz", folder / "log", environment) as process:
+        yield url, process, folder

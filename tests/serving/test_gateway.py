@@ -1,0 +1,266 @@
+"""The gateway as a client sees it: OpenAI's own client against the bundle served by BentoML."""
+
+import asyncio
+import json
+import signal
+import threading
+import time
+
+import httpx
+import openai
+import pyarrow.parquet as pq
+import pytest
+
+from predictor.prior import Prior
+from tests.serving.conftest import CONTRACT, POLICY
+from tests.serving.upstream import score_of
+
+pytestmark = pytest.mark.slow
+ASKED = [f"Compute {n} + {n + 1}." for n in range(12)]
+
+
+def turn(text):
+    return [{"role": "user", "content": text}]
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    with openai.OpenAI(base_url=f"{served[0]}/v1", api_key="any", max_retries=0) as client:
+        yield client
+
+
+def create(client, text=ASKED[0], **more):
+    return client.chat.completions.create(model="m", messages=turn(text), **more)
+
+
+def test_the_answer_is_the_best_of_what_was_drawn(client):
+    for text in ASKED:
+        found = create(client, text, seed=7)
+        told = found.optscale
+        expected = [score_of(text, 7 + k) for k in range(told["drawn"])]
+        assert told["scores"] == pytest.approx(expected, abs=1e-4)
+        assert told["score"] == max(told["scores"])
+        assert found.choices[0].message.content == f"{text}\n\nscore {max(expected):.3f}"
+        assert (found.choices[0].finish_reason, found.model) == ("stop", "m")
+        assert told["ended"] == "decided"
+        assert told["degraded"] == []
+        assert told["contract"] == CONTRACT.fingerprint
+        assert told["decision"]["reason"]
+        Prior.model_validate(told["prior"])
+
+
+def test_usage_counts_what_was_thrown_away(client):
+    found = create(client, ASKED[1], n=4)
+    text = found.choices[0].message.content
+    told = found.optscale["tokens"]
+    assert found.usage.completion_tokens == told["generated"] > told["thrown_away"]
+    assert told["generated"] - told["thrown_away"] == 5 + len(text) % 7
+    assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
+    assert found.usage.prompt_tokens == 9
+    assert told["reward"] > 0
+
+
+def test_the_asynchronous_client_gets_its_own_answers(served):
+    async def main():
+        async with openai.AsyncOpenAI(base_url=f"{served[0]}/v1", api_key="any", max_retries=0) as client:
+            return await asyncio.gather(*(create(client, text) for text in ASKED * 3))
+
+    for text, found in zip(ASKED * 3, asyncio.run(main()), strict=True):
+        assert found.choices[0].message.content.startswith(text)
+
+
+def test_a_stream_is_the_chosen_answer(client):
+    whole = create(client, ASKED[2], seed=3)
+    chunks = list(create(client, ASKED[2], seed=3, stream=True, stream_options={"include_usage": True}))
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole.choices[0].message.content
+    assert len(chunks) > 4
+    assert chunks[-1].usage.completion_tokens == chunks[-2].optscale["tokens"]["generated"]
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-2].optscale["scores"] == whole.optscale["scores"]
+    assert create(client, ASKED[2], stream=True).response.headers["content-type"].startswith("text/event")
+
+
+def test_what_a_request_says_goes_to_the_generator(client, upstream):
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Why "}, {"type": "text", "text": "not?"}]},
+        {"role": "assistant", "content": "No."},
+        {"role": "user", "content": "Compute 1 + 1."},
+    ]
+    asked = {"temperature": 0.3, "top_p": 0.9, "max_completion_tokens": 20, "stop": "END", "user": "u1"}
+    found = client.chat.completions.create(model="m", messages=messages, n=1, seed=11, **asked)
+    sent = next(b for b in reversed(upstream.bodies) if "messages" in b)
+    assert [m["role"] for m in sent["messages"]] == ["system", "user", "assistant", "user"]
+    assert sent["messages"][1]["content"] == "Why not?"
+    assert (sent["temperature"], sent["top_p"], sent["max_tokens"], sent["stop"]) == (0.3, 0.9, 20, ["END"])
+    assert (sent["user"], sent["seed"], sent["n"]) == ("u1", 11, 1)
+    assert found.optscale["cap"] == found.optscale["drawn"] == 1
+    # Scores of other sampling are of another contract, and nothing is promised of them.
+    assert found.optscale["contract"] != CONTRACT.fingerprint
+    assert found.optscale["promise"] is None
+
+
+def test_wishes_are_heard(client):
+    told = create(client, n=6, extra_body={"optscale": {"target": 0.98, "confidence": 0.99}}).optscale
+    assert (told["target"], told["cap"]) == (0.98, 6)
+    budget = create(client, extra_body={"optscale": {"token_budget": 70, "target": 0.995}})
+    assert budget.usage.completion_tokens <= 70
+    assert budget.optscale["ended"] == "token budget"
+    ahead = create(client, ASKED[3], seed=5, extra_body={"optscale": {"ahead": 4}})
+    plain = create(client, ASKED[3], seed=5)
+    assert ahead.choices[0].message.content == plain.choices[0].message.content
+    assert ahead.optscale["decision"] == plain.optscale["decision"]
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"n": 99}, "n"),
+        ({"n": 0}, "n"),
+        ({"temperature": 3}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens"),
+        ({"logprobs": True}, "logprobs"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"extra_body": {"best_of": 4}}, "best_of"),
+        ({"extra_body": {"optscale": {"target": 2}}}, "optscale.target"),
+        ({"extra_body": {"optscale": {"target": 0.9873}}}, "0.005"),
+        ({"extra_body": {"optscale": {"deadline": 3000}}}, "deadline"),
+        ({"extra_body": {"optscale": {"token_budget": 5}}}, "token_budget"),
+        ({"extra_body": {"optscale": {"speed": 5}}}, "optscale.speed"),
+        ({"messages": [{"role": "user", "content": "  "}]}, "empty"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "x" * 30_000}]}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(client, more, named):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**{"model": "m", "messages": turn("Compute 1 + 1."), **more})
+    assert named in json.dumps(caught.value.body)
+
+
+def test_what_clients_send_by_default_is_no_reason_to_refuse(client):
+    neutral = {"logprobs": False, "presence_penalty": 0, "tools": [], "response_format": {"type": "text"}}
+    assert create(client, **neutral).choices[0].message.content
+
+
+def test_models_lists_the_one_that_is_served(client):
+    assert [model.id for model in client.models.list()] == ["m"]
+    with pytest.raises(openai.NotFoundError, match="no model"):
+        client.chat.completions.create(model="other", messages=turn("q"))
+
+
+def test_predictions_and_decisions_are_there_too(served):
+    url, _, _ = served
+    (found,) = httpx.post(f"{url}/predict", json={"questions": [{"question": ASKED[0]}]}).json()
+    assert 1 <= found["required_samples"] <= POLICY.cap
+    asked = {"request": {"prior": found["prior"], "scores": [0.5], "contract": found["contract"]}}
+    assert httpx.post(f"{url}/decide", json=asked).json()["action"] in {"sample", "accept", "give up"}
+    assert httpx.get(f"{url}/health").json() == {"predictor": True, "away": [], "requests": 0}
+
+
+def test_the_gateway_has_no_torch_and_the_predictor_has(served):
+    import psutil
+
+    _, process, _ = served
+    loaded = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if any("worker" in part for part in child.cmdline()):
+            name = child.cmdline()[child.cmdline().index("--service-name") + 1]
+            loaded[name] = any("libtorch" in file.path for file in child.memory_maps())
+    assert loaded == {"optscale": False, "optscale-predictor": True}
+
+
+def test_a_client_that_leaves_stops_its_candidates(served, upstream):
+    url, _, _ = served
+    before = upstream.in_flight
+    body = {"model": "m", "messages": turn("[silent] wait for it"), "optscale": {"target": 0.995}}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/v1/chat/completions", json=body, timeout=0.3)
+    for _ in range(100):
+        if upstream.in_flight == before and httpx.get(f"{url}/health").json()["requests"] == 0:
+            break
+        time.sleep(0.05)
+    assert upstream.in_flight == before
+    assert httpx.get(f"{url}/health").json()["requests"] == 0
+
+
+def test_metrics_are_there_for_a_person_on_call(served, client):
+    create(client, n=2)
+    page = httpx.get(f"{served[0]}/metrics").text
+    for series in (
+        'optscale_tokens_total{kind="saved"}',
+        "optscale_rounds_bucket",
+        "optscale_decisions_total{",
+        "optscale_hits_total",
+        "optscale_expected_hits_total",
+        'optscale_upstream_seconds_count{upstream="generator"}',
+        'optscale_upstream_seconds_count{upstream="reward model"}',
+        "optscale_in_flight",
+    ):
+        assert series in page, series
+
+
+def test_one_log_line_a_request_with_its_id(served):
+    url, _, folder = served
+    answer = httpx.post(
+        f"{url}/v1/chat/completions",
+        json={"model": "m", "messages": turn(ASKED[4])},
+        headers={"x-request-id": "my-id.7"},
+    )
+    assert answer.headers["x-request-id"] == answer.json()["optscale"]["request_id"] == "my-id.7"
+    lines = []
+    while not lines:
+        lines = [line for line in (folder / "log").read_text().splitlines() if "my-id.7" in line]
+    record = json.loads(lines[0])
+    assert (record["status"], record["path"]) == (200, "/v1/chat/completions")
+    assert record["drawn"] == answer.json()["optscale"]["drawn"]
+    assert ASKED[4] not in lines[0]
+
+
+def test_decisions_are_logged_and_some_go_to_the_cap(served, client):
+    _, _, folder = served
+    told = [create(client, text).optscale for text in ASKED * 3]
+    deadline = time.monotonic() + 20
+    wanted = {one["request_id"] for one in told}
+    rows = []
+    while time.monotonic() < deadline and wanted - {row["request_id"] for row in rows}:
+        files = (folder / "decisions").glob("*.parquet")
+        rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+        time.sleep(0.2)
+    rows = {row["request_id"]: row for row in rows}
+    assert {one["explored"] for one in told} == {True, False}
+    for one in told:
+        row = rows[one["request_id"]]
+        assert row["explored"] == one["explored"]
+        assert row["inclusion_probability"] == pytest.approx(0.3 if one["explored"] else 0.7)
+        assert len(row["candidates"]) == (POLICY.cap if one["explored"] else one["drawn"])
+        assert [c["score"] for c in row["candidates"]][: one["drawn"]] == one["scores"]
+        assert row["messages"] is None
+        assert {c["completion"] for c in row["candidates"]} == {None}
+        assert json.loads(row["prior"]) == one["prior"]
+
+
+def test_what_is_in_flight_is_finished_when_the_server_is_told_to_stop(served):
+    url, process, _ = served
+    found = []
+    body = {"model": "m", "messages": turn("[slow] one more"), "optscale": {"target": 0.995}}
+
+    def ask():
+        found.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30))
+
+    asking = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in asking:
+        thread.start()
+    while httpx.get(f"{url}/health").json()["requests"] < len(asking):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    for thread in asking:
+        thread.join()
+    assert [answer.status_code for answer in found] == [200] * 8
+    process.wait(30)
