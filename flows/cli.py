@@ -113,6 +113,20 @@ def import_pool(
     _print(importers.import_pool(entries, pool, contract))
 
 
+@app.command("import-log")
+def import_log(
+    log: Annotated[Path, typer.Option(help="Folder of the gateway's decision log.")],
+    pool: Annotated[str, typer.Option(help="Pool to make or to add to, a path or URI.")],
+    questions: Annotated[
+        Path | None, typer.Option(help="JSON lines with the questions, for a log without text.")
+    ] = None,
+) -> None:
+    """Add what the gateway drew to the full cap to a pool; what it stopped early is censored and left out."""
+    from data.decision_log import import_log as import_
+
+    _print(import_(log, pool, questions))
+
+
 @app.command()
 def train(
     config: ConfigFile = None,

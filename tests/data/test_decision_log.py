@@ -1,0 +1,143 @@
+"""From rows that the gateway's own code logs to a pool."""
+
+import asyncio
+
+import pytest
+from typer.testing import CliRunner
+
+from data.decision_log import import_log
+from data.folds import FoldSettings
+from data.pool import Pool
+from data.questions import write_questions
+from data.scores import load_scores
+from models.generators import Candidate
+from models.rewards import StepScores
+from predictor.contract import Sampling
+from predictor.errors import PoolError
+from predictor.policies import FixedN, Schedule
+from predictor.prior import Prior
+from predictor.question import Question
+from serving.best_of_n import BestOfN
+from serving.decision_log import DecisionLog, make_row
+from serving.draws import Ask
+from serving.settings import LogSettings
+from tests.helpers import make_contract
+
+CONTRACT = make_contract()
+POLICY = Schedule(cap=4, start=2, target=0.5)
+ASKED = [Question.ask(f"Compute {n} + 1.", answer=str(n + 1), group="sum") for n in range(6)]
+
+
+class Arithmetic:
+    """Answers, scores and foretells without a network."""
+
+    def __init__(self, seconds=0.0):
+        self.seconds = seconds
+
+    async def sample(self, question, count, seed, sampling, more, observe):
+        await asyncio.sleep(self.seconds)
+        right = question.answer or "7"
+        return [Candidate(f"hm\nAnswer: {right}", 10 + k, 5, "complete", seed + k) for k in range(count)]
+
+    async def score(self, items, observe):
+        return [StepScores([0.25, 0.75], 30) for _ in items]
+
+    async def prior(self, question):
+        return Prior.centred(0.5, 0.2)
+
+
+def write_log(folder, asks, text=False, contract=CONTRACT, seconds=0.0, rows=3):
+    async def main():
+        world = Arithmetic(seconds)
+        best_of_n = BestOfN(world, world, world, contract, Prior.centred(0.5, 0.2))
+        log = DecisionLog(folder, LogSettings(rows=rows, seconds=0.05))
+        async with log.running():
+            for number, (question, explore) in enumerate(asks):
+                due = asyncio.get_running_loop().time() + (0.2 if seconds else 60)
+                ask = Ask(question, POLICY, Sampling(), 0, due, explore=explore)
+                answer = await best_of_n.answer(ask)
+                log.add(make_row(answer, ask, contract, f"r{number}", 0.1, 0.25, text))
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+def test_only_what_was_explored_is_brought_in(tmp_path):
+    write_log(tmp_path / "log", [(q, n % 2 == 0) for n, q in enumerate(ASKED)], text=True)
+    assert len(list((tmp_path / "log").glob("*.parquet"))) >= 2
+    found = import_log(tmp_path / "log", str(tmp_path / "pool"))
+    assert found["questions"] == found["censored"] == 3
+    rows = list(Pool.open(str(tmp_path / "pool")).rows())
+    assert {row["question_id"] for row in rows} == {q.id for q in ASKED[::2]}
+    assert len(rows) == found["candidates"] == 3 * POLICY.cap
+    assert {row["inclusion_probability"] for row in rows} == {0.25}
+    assert {row["score"] for row in rows} == {0.25}  # min over steps
+    assert rows[0]["step_scores"] == [0.25, 0.75]
+    assert rows[0]["completion"] == "hm\nAnswer: 1"
+    table = load_scores(Pool.open(str(tmp_path / "pool")), FoldSettings()).full(POLICY.cap)
+    assert len(table) == 3
+
+
+def test_an_import_goes_on_where_it_was(tmp_path):
+    write_log(tmp_path / "log", [(q, True) for q in ASKED] * 2, text=True)
+    found = import_log(tmp_path / "log", str(tmp_path / "pool"))
+    assert (found["questions"], found["held"]) == (6, 6)
+    again = import_log(tmp_path / "log", str(tmp_path / "pool"))
+    assert (again["questions"], again["held"]) == (0, 12)
+
+
+def test_a_log_without_text_takes_the_questions_from_a_file(tmp_path):
+    from flows.cli import app
+
+    write_log(tmp_path / "log", [(q, True) for q in ASKED])
+    assert import_log(tmp_path / "log", str(tmp_path / "pool"))["without_text"] == 6
+    write_questions(ASKED[:4], tmp_path / "q.jsonl")
+    line = ["import-log", "--log", str(tmp_path / "log"), "--pool", str(tmp_path / "pool")]
+    result = CliRunner().invoke(app, [*line, "--questions", str(tmp_path / "q.jsonl")])
+    assert result.exit_code == 0, result.output
+    rows = list(Pool.open(str(tmp_path / "pool")).rows())
+    assert {(row["answer"], row["completion"], row["correct"]) for row in rows} == {
+        (q.answer, None, None) for q in ASKED[:4]
+    }
+    assert {row["group"] for row in rows} == {"sum"}
+
+
+def test_scores_of_another_contract_stay_outside(tmp_path):
+    write_log(tmp_path / "log", [(q, True) for q in ASKED[:2]], text=True)
+    write_log(
+        tmp_path / "log", [(q, True) for q in ASKED[2:]], text=True, contract=make_contract(generator="h")
+    )
+    Pool.create(str(tmp_path / "pool"), make_contract(generator="h"))
+    found = import_log(tmp_path / "log", str(tmp_path / "pool"))
+    assert (found["questions"], found["other_contract"]) == (4, 2)
+
+
+def test_what_a_deadline_cut_short_is_not_full(tmp_path):
+    write_log(tmp_path / "log", [(ASKED[0], True)], text=True, seconds=1.0)
+    found = import_log(tmp_path / "log", str(tmp_path / "pool"))
+    assert (found["questions"], found["incomplete"]) == (0, 1)
+
+
+def test_old_files_are_deleted(tmp_path):
+    log = DecisionLog(tmp_path, LogSettings(rows=1, files=3))
+    world = Arithmetic()
+
+    async def main():
+        best_of_n = BestOfN(world, world, world, CONTRACT, Prior.centred(0.5, 0.2))
+        for number in range(6):
+            ask = Ask(ASKED[0], FixedN(cap=1), Sampling(), 0, asyncio.get_running_loop().time() + 9)
+            log.add(make_row(await best_of_n.answer(ask), ask, CONTRACT, f"r{number}", 0.1, 0.0, False))
+            await log.flush()
+
+    asyncio.run(main())
+    files = sorted(tmp_path.glob("*"))
+    assert len(files) == 3
+    assert not any(file.name.endswith(".tmp") for file in files)
+
+
+def test_what_is_no_log_is_named(tmp_path):
+    with pytest.raises(PoolError, match="no decision log"):
+        import_log(tmp_path, str(tmp_path / "pool"))
+    (tmp_path / "1-1-1.parquet").write_bytes(b"PAR1")
+    with pytest.raises(PoolError, match="1-1-1.parquet cannot be read"):
+        import_log(tmp_path, str(tmp_path / "pool"))
