@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from models.settings import HttpGeneratorSettings, HttpRewardSettings, LoraSettings
@@ -61,6 +63,54 @@ def make_card(gateway: GatewaySettings | None = None, policy=POLICY) -> BundleCa
     )
 
 
+def make_bundle(folder, checkpoints) -> None:
+    """A bundle without gateway settings: it predicts and decides."""
+    predictor = Predictor.fit(
+        questions_and_scores(8, 0),
+        questions_and_scores(4, 1),
+        PredictorSettings(
+            dtype="float32", lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1)
+        ),
+        contract=CONTRACT.fingerprint,
+        data_digest="d",
+        directory=checkpoints,
+    )
+    predictor.save_merged(folder)
+    write_card(folder, make_card())
+
+
+@contextmanager
+def serve(bundle, settings: GatewaySettings, folder):
+    """The bundle under `bentoml serve`, gateway and predictor each in a process of its own.
+
+    Gives its URL and its process; ``folder`` takes the log and the metrics.
+    """
+    (folder / "gateway.yaml").write_text(json.dumps(settings.model_dump(mode="json")))
+    (folder / "metrics").mkdir()
+    environment = {
+        **os.environ,
+        "OPTSCALE_BUNDLE": str(bundle),
+        "OPTSCALE_GATEWAY": str(folder / "gateway.yaml"),
+        "OMP_NUM_THREADS": "1",
+        "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
+    }
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "bentoml", "serve", "serving.service:OptScale", "--host", "127.0.0.1"]
+    with running([*command, "--port", str(port)], f"{url}/readyz", folder / "log", environment) as process:
+        yield url, process
+
+
+def workers(process) -> dict[str, psutil.Process]:
+    """The processes of the services by their names."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    lines = {child: child.cmdline() for child in children}
+    return {
+        line[line.index("--service-name") + 1]: child
+        for child, line in lines.items()
+        if "--service-name" in line
+    }
+
+
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory):
     from tests.models.tiny import save_qwen_tokenizer
@@ -77,38 +127,16 @@ def upstream(tokenizer):
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory):
-    """Without gateway settings: it predicts and decides."""
     folder = tmp_path_factory.mktemp("bundle")
-    predictor = Predictor.fit(
-        questions_and_scores(8, 0),
-        questions_and_scores(4, 1),
-        PredictorSettings(
-            dtype="float32", lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1)
-        ),
-        contract=CONTRACT.fingerprint,
-        data_digest="d",
-        directory=tmp_path_factory.mktemp("checkpoints"),
-    )
-    predictor.save_merged(folder)
-    write_card(folder, make_card())
+    make_bundle(folder, tmp_path_factory.mktemp("checkpoints"))
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session")  # starting it takes long; the last test of test_gateway.py stops it
 def served(bundle, upstream, tokenizer, tmp_path_factory):
-    """URL of the bundle under `bentoml serve`: gateway and predictor, each in its own process."""
-    folder, port = tmp_path_factory.mktemp("served"), free_port()
+    """URL, process and folder of the served bundle."""
+    folder = tmp_path_factory.mktemp("served")
     log = LogSettings(folder=str(folder / "decisions"), explore=0.3, seconds=1)
     settings = gateway_settings(upstream.url("plain"), upstream.url("plain"), tokenizer, log=log)
-    (folder / "gateway.yaml").write_text(json.dumps(settings.model_dump(mode="json")))
-    environment = {
-        **os.environ,
-        "OPTSCALE_BUNDLE": str(bundle),
-        "OPTSCALE_GATEWAY": str(folder / "gateway.yaml"),
-        "OMP_NUM_THREADS": "1",
-        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path_factory.mktemp("metrics")),
-    }
-    command = [sys.executable, "-m", "bentoml", "serve", "serving.service:OptScale", "--host", "127.0.0.1"]
-    url = f"http://127.0.0.1:{port}"
-    with running([*command, "--port", str(port)], f"{url}/readyz", folder / "log", environment) as process:
+    with serve(bundle, settings, folder) as (url, process):
         yield url, process, folder

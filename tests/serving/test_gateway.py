@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from predictor.prior import Prior
-from tests.serving.conftest import CONTRACT, POLICY
+from tests.serving.conftest import CONTRACT, POLICY, workers
 from tests.serving.upstream import score_of
 
 pytestmark = pytest.mark.slow
@@ -165,14 +165,10 @@ def test_predictions_and_decisions_are_there_too(served):
 
 
 def test_the_gateway_has_no_torch_and_the_predictor_has(served):
-    import psutil
-
-    _, process, _ = served
-    loaded = {}
-    for child in psutil.Process(process.pid).children(recursive=True):
-        if any("worker" in part for part in child.cmdline()):
-            name = child.cmdline()[child.cmdline().index("--service-name") + 1]
-            loaded[name] = any("libtorch" in file.path for file in child.memory_maps())
+    loaded = {
+        name: any("libtorch" in file.path for file in worker.memory_maps())
+        for name, worker in workers(served[1]).items()
+    }
     assert loaded == {"optscale": False, "optscale-predictor": True}
 
 

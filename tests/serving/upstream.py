@@ -1,6 +1,6 @@
 """A real upstream of the gateway: candidates that carry their score in their text, a PRM that reads it.
 
-``python -m tests.serving.upstream TOKENIZER`` serves it in a process of its own and prints its port.
+``python -m tests.serving.upstream TOKENIZER PORT`` serves it in a process of its own.
 """
 
 import asyncio
@@ -64,6 +64,8 @@ class Upstream(FaultyServer):
         # A question can bring its own fault: "[slow] Compute 1 + 1."
         if "messages" in body and (named := re.match(r"\[([a-z ]+)\]", body["messages"][-1]["content"])):
             way = named[1]
+        if "input" in body and (named := re.search(r"\[reward ([a-z ]+)\]", self.read(body["input"][0]))):
+            way = named[1]
         self.requests[way] += 1
         self.bodies = [*self.bodies[-99:], body]
         self.in_flight += 1
@@ -121,11 +123,14 @@ class Upstream(FaultyServer):
             {"id": "x", "object": "x", "created": 0, "model": "m", "choices": choices, "usage": usage}
         )
 
+    def read(self, ids) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
+
     def rows(self, way, body) -> Response:
         """The score in the text, as P(right) at each of its tokens."""
         data = []
         for index, ids in enumerate(body["input"]):
-            found = SCORE.findall(self.tokenizer.decode(ids, skip_special_tokens=False))
+            found = SCORE.findall(self.read(ids))
             right = float("nan") if way == "nan" else float(found[-1])
             rows = [[1 - right, right]] * (1 if way == "fewer" else len(ids))
             data.append({"index": index, "data": rows})
@@ -151,7 +156,7 @@ async def _hang_up():
 
 
 if __name__ == "__main__":
-    serving = Upstream(sys.argv[1], seconds=float(sys.argv[2]) if sys.argv[2:] else 0.002)
+    serving = Upstream(sys.argv[1], port=int(sys.argv[2]))
     print(serving.port, flush=True)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     serving.close()

@@ -1,0 +1,41 @@
+"""A few hundred requests with faults; `make load` makes ten thousand of them."""
+
+import asyncio
+
+import httpx
+import openai
+import pytest
+
+from tests.serving.conftest import workers
+from tests.serving.load import GENERATOR, REWARD, ask, many, settle
+from tests.serving.test_best_of_n import ASKED
+
+pytestmark = pytest.mark.slow
+
+
+def test_each_fault_has_its_end(served):
+    """All at once: each waits for retries or its deadline."""
+    asked = [
+        (f"[{way}] {ASKED[1].text}", right, ahead) for way, right in GENERATOR.items() for ahead in (0, 3)
+    ]
+    asked += [(f"[reward {way}] {ASKED[2].text}", {200}, 0) for way in REWARD]
+
+    async def main():
+        async with openai.AsyncOpenAI(base_url=f"{served[0]}/v1", api_key="any", max_retries=0) as client:
+            return await asyncio.gather(*(ask(client, text, right, ahead=n) for text, right, n in asked))
+
+    ends = asyncio.run(main())
+    assert [(text, wrong) for (text, _, _), (_, wrong) in zip(asked, ends, strict=True) if wrong] == []
+
+
+def test_many_requests_with_faults_end_as_they_should_and_leave_nothing(served, upstream):
+    url, process, _ = served
+    gateway = workers(process)["optscale"]
+    asyncio.run(many(url, 32, 16, 0))
+    files = gateway.num_fds()
+    ends = asyncio.run(many(url, 200, 32, 0.4))
+    assert ends.total() == 200
+    assert ends[200] > 100
+    settle(url, gateway, files)
+    assert upstream.in_flight == 0
+    assert httpx.get(f"{url}/readyz").status_code == 200
