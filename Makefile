@@ -17,7 +17,7 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-vllm check format bench soak serve adapters questions clean
+.PHONY: help setup run test test-vllm check format bench soak load serve adapters questions clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -65,6 +65,11 @@ bench: $(READY) ## speed as ratios against bare loops in the same run; memory of
 
 soak: $(READY) ## fifty SIGKILLs at random moments of collect, train and ship
 	$(BIN)/python -m tests.flows.soak 50
+
+load: $(READY) ## the gateway under 10,000 requests with faults, 64 clients for 5 minutes, 5,000 fuzzed requests
+	$(BIN)/python -m tests.serving.load faults 10000
+	$(BIN)/python -m tests.serving.load clients 64 300
+	$(BIN)/python -m tests.serving.load described 700
 
 serve: $(READY) ## serve the bundle of the last run on port 3000
 	$(BIN)/optscale serve

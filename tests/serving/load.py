@@ -1,7 +1,7 @@
 """``make load``: many requests against the served bundle, while its upstreams misbehave and die.
 
-``python -m tests.serving.load faults 10000`` and ``python -m tests.serving.load clients 64 300``; all
-traffic stays on this machine.
+``python -m tests.serving.load faults 10000``, ``… clients 64 300`` (seconds) and ``… described 700``
+(cases of each operation); all traffic stays on this machine.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ import psutil
 from serving.settings import LogSettings
 from tests.servers import free_port
 from tests.serving.conftest import gateway_settings, make_bundle, serve, workers
+from tests.serving.fuzz import fuzz
 from tests.serving.upstream import SCORE
 
 PLAIN = [f"Compute {n} + {n % 7}." for n in range(100)]
@@ -228,6 +229,16 @@ def clients(number: int, seconds: float, folder: Path, tokenizer: str, bundle: P
         assert last < warm * 1.1, "memory grows"
 
 
+def described(cases: int, folder: Path, tokenizer: str, bundle: Path) -> None:
+    """So many good and as many bad requests of each operation, made from the OpenAPI description."""
+    port = free_port()
+    at = f"http://127.0.0.1:{port}/plain/v1"
+    settings = gateway_settings(at, at, tokenizer)
+    with upstream_process(tokenizer, port), serve(bundle, settings, folder) as (url, _):
+        found = fuzz(url, cases)
+    print(f"{found.total()} cases: {dict(found)}")
+
+
 if __name__ == "__main__":
     from flows.config import Config, enter_home
     from tests.models.tiny import save_qwen_tokenizer
@@ -241,5 +252,5 @@ if __name__ == "__main__":
         save_qwen_tokenizer(home / "tokenizer")
         make_bundle(home / "bundle", home / "checkpoints")
         what, *numbers = sys.argv[1:]
-        run = {"faults": faults, "clients": clients}[what]
+        run = {"faults": faults, "clients": clients, "described": described}[what]
         run(*map(int, numbers), home / "served", str(home / "tokenizer"), home / "bundle")

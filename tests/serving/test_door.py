@@ -1,0 +1,191 @@
+"""What is let in: keys, sizes, how many at once; and that nothing is answered without a key."""
+
+import threading
+import time
+from contextlib import ExitStack
+
+import httpx
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+
+from predictor.errors import ConfigError, ContractError
+from predictor.prior import Prior
+from serving.app import app
+from serving.bundle import Bundle
+from serving.desk import Desk
+from serving.door import Door, read_keys
+from serving.settings import GatewaySettings, override
+from tests.serving.conftest import CONTRACT, gateway_settings, make_card
+from tests.serving.fuzz import fuzz
+
+pytestmark = pytest.mark.slow
+BODY = {"model": "m", "messages": [{"role": "user", "content": "Compute 1 + 1."}]}
+ROUTES = [
+    ("POST", "/v1/chat/completions"),
+    ("GET", "/v1/models"),
+    ("POST", "/predict"),
+    ("POST", "/decide"),
+    ("POST", "/describe"),
+    ("GET", "/health"),
+    ("GET", "/docs.json"),
+    ("GET", "/nothing"),
+]
+
+
+class Population:
+    """A predictor that knows the population only."""
+
+    async def prior(self, question):
+        return Prior.centred(0.7, 0.15)
+
+    async def priors(self, questions):
+        return [await self.prior(question) for question in questions]
+
+    async def ready(self):
+        return True
+
+
+@pytest.fixture
+def door(bundle, upstream, tokenizer):
+    """The routes with other gateway settings, in this process."""
+
+    def make(keys=(), body_bytes=100_000, way="plain", reward_way="plain", **changes):
+        settings = gateway_settings(upstream.url(way), upstream.url(reward_way), tokenizer, **changes)
+        app.state.desk = Desk(Bundle(path=bundle, card=make_card()), settings, Population())
+        return Door(app, keys, body_bytes)
+
+    return make
+
+
+@pytest.fixture
+def at(door):
+    """A client of them."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(TestClient(door(**options)))
+
+
+def test_without_a_key_nothing_is_answered(at, monkeypatch, tmp_path):
+    (tmp_path / "keys").write_text("from-file\n\n")
+    monkeypatch.setenv("OPTSCALE_API_KEYS", "one, two")
+    monkeypatch.setenv("OPTSCALE_API_KEYS_FILE", str(tmp_path / "keys"))
+    client = at(keys=read_keys())
+    for method, route in ROUTES:
+        for headers in ({}, {"authorization": "Bearer three"}, {"authorization": "Basic one"}):
+            answer = client.request(method, route, json=BODY, headers=headers)
+            assert answer.status_code == 401, route
+            assert answer.json()["error"]["type"] == "authentication_error"
+    for key in ("one", "two", "from-file"):
+        assert client.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+
+
+def test_keys_that_are_none_are_an_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPTSCALE_API_KEYS", " , ")
+    with pytest.raises(ConfigError, match="holds no key"):
+        read_keys()
+    monkeypatch.setenv("OPTSCALE_API_KEYS_FILE", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="nowhere"):
+        read_keys()
+
+
+def test_no_key_and_no_question_is_in_the_log(at, caplog):
+    with caplog.at_level("INFO", logger="optscale"):
+        client = at(keys=[])
+        client.post("/v1/chat/completions", json=BODY, headers={"authorization": "Bearer s3cret"})
+    assert "s3cret" not in caplog.text
+    assert "Compute 1 + 1." not in caplog.text
+
+
+def test_a_body_that_is_too_long_is_refused(at):
+    client = at(body_bytes=1000)
+    long = {**BODY, "user": "x" * 2000}
+    assert client.post("/v1/chat/completions", json=long).status_code == 413
+    streamed = client.post("/v1/chat/completions", content=(b"x" * 100 for _ in range(20)))
+    assert streamed.status_code == 413
+    assert client.post("/v1/chat/completions", json=BODY).status_code == 200
+
+
+def test_no_origin_is_let_in(at):
+    answer = at().post("/v1/chat/completions", json=BODY, headers={"origin": "http://elsewhere"})
+    assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+def test_overload_is_refused_at_once_and_says_when_to_come_back(at):
+    client = at(requests=2, way="slow")
+    found = []
+    slow = {**BODY, "optscale": {"target": 0.995}}
+    asking = [
+        threading.Thread(target=lambda: found.append(client.post("/v1/chat/completions", json=slow)))
+        for _ in range(6)
+    ]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    refused = [answer for answer in found if answer.status_code == 429]
+    assert len(refused) == 4
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    assert client.post("/v1/chat/completions", json=BODY).status_code == 200
+
+
+def test_without_the_reward_model_it_refuses_where_it_is_told_to(at):
+    answer = at(reward_way="error", without_reward="refuse").post("/v1/chat/completions", json=BODY)
+    assert answer.status_code == 503
+    assert "reward model" in answer.json()["error"]["message"]
+
+
+def test_settings_of_another_contract_do_not_start(at):
+    from predictor.contract import Sampling
+    from tests.serving.conftest import gateway_settings as settings_of
+
+    generator = settings_of("http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1", "t").generator
+    other = generator.model_copy(update={"sampling": Sampling(temperature=0.1)})
+    with pytest.raises(ContractError, match="gateway settings"):
+        at(generator=other)
+
+
+def test_readiness_asks_the_models_behind(at):
+    client = at(way="other")  # serves another model
+    found = client.get("/health").json()
+    assert found["predictor"]
+    assert any("generator" in why and "serves other" in why for why in found["away"])
+    assert not client.portal.call(app.state.desk.ready)
+
+
+def test_a_bundle_without_a_generator_says_so(bundle):
+    app.state.desk = Desk(Bundle(path=bundle, card=make_card()), None, Population())
+    with TestClient(Door(app)) as client:
+        answer = client.post("/v1/chat/completions", json=BODY)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (503, "not_configured")
+        assert client.post("/describe").json()["fingerprint"] == CONTRACT.fingerprint
+
+
+def test_settings_are_overridden_where_the_bundle_runs(upstream, tokenizer, monkeypatch, tmp_path):
+    settings = gateway_settings(upstream.url("plain"), upstream.url("plain"), tokenizer)
+    monkeypatch.setenv("OPTSCALE_GATEWAY", str(tmp_path / "g.yaml"))
+    (tmp_path / "g.yaml").write_text("generator: {base_url: 'http://other/v1'}\ndeadline: 7\n")
+    found = override(settings)
+    assert isinstance(found, GatewaySettings)
+    assert (found.generator.base_url, found.deadline) == ("http://other/v1", 7)
+    assert found.reward == settings.reward
+    (tmp_path / "g.yaml").write_text("dedline: 7\n")
+    with pytest.raises(ConfigError, match="dedline"):
+        override(settings)
+
+
+def test_the_description_is_kept(door):
+    """A few cases of each operation; `make load` makes thousands."""
+    server = uvicorn.Server(uvicorn.Config(door(deadline=5), port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    try:
+        seen = fuzz(url, 12)
+        assert seen["POST /v1/chat/completions 200"] > 0
+        assert seen["POST /decide 200"] > 0
+        assert httpx.get(f"{url}/health").json()["requests"] == 0
+    finally:
+        server.should_exit = True
+        thread.join()
