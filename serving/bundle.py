@@ -35,6 +35,7 @@ REQUIREMENTS = (
     "accelerate",
     "bentoml",
     "fastapi",
+    "httptools",
     "numpy",
     "openai",
     "opentelemetry-instrumentation-httpx",
@@ -46,6 +47,7 @@ REQUIREMENTS = (
     "scipy",
     "torch",
     "transformers",
+    "uvloop",
 )
 
 
