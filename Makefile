@@ -69,7 +69,7 @@ soak: $(READY) ## fifty SIGKILLs at random moments of collect, train and ship
 load: $(READY) ## the gateway under 10,000 requests with faults, 64 clients for 5 minutes, 5,000 fuzzed requests
 	$(BIN)/python -m tests.serving.load faults 10000
 	$(BIN)/python -m tests.serving.load clients 64 300
-	$(BIN)/python -m tests.serving.load described 700
+	$(BIN)/python -m tests.serving.load described 900
 
 serve: $(READY) ## serve the bundle of the last run on port 3000
 	$(BIN)/optscale serve

@@ -77,7 +77,14 @@ class AsyncHttpGenerator:
                 logger.warning("question %s was refused: %s", question.id, error)
                 candidates, wrong = [], error
             # A server that breaks off, or answers in another shape, is no error of ours.
-            except (openai.APIError, TimeoutError, ValueError, AttributeError, TypeError) as error:
+            except (
+                openai.APIError,
+                TimeoutError,
+                ValueError,
+                LookupError,
+                AttributeError,
+                TypeError,
+            ) as error:
                 logger.warning("question %s got no answer: %s: %s", question.id, type(error).__name__, error)
                 candidates, wrong = [], error
             finally:
@@ -92,39 +99,44 @@ class AsyncHttpGenerator:
     async def _request(
         self, question: Question, n: int, seed: int, sampling: Sampling, more: Mapping[str, Any]
     ) -> Any:
-        shared: dict[str, Any] = {
+        turns = question.as_chat()
+        turns[-1]["content"] += self.settings.instruction
+        body: dict[str, Any] = {
             "model": self.settings.model,
             "n": n,
-            "seed": seed if self.settings.seeds else openai.omit,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
-            "stop": list(sampling.stop) or openai.omit,
-            "extra_body": {**self.settings.extra_body, **more} or None,
+            **({"seed": seed} if self.settings.seeds else {}),
+            **({"stop": list(sampling.stop)} if sampling.stop else {}),
+            **self.settings.extra_body,
+            **more,
         }
-        turns: list[Any] = question.as_chat()
-        turns[-1]["content"] += self.settings.instruction
+        # Posted as it is: the client's typed calls take longer to build than a small request takes.
         if self.settings.route == "chat":
-            return await self.client.chat.completions.create(messages=turns, **shared)
+            return await self.client.post(
+                "/chat/completions", body={"messages": turns, **body}, cast_to=object
+            )
         prompt = self.settings.template.replace("{question}", turns[-1]["content"])
-        return await self.client.completions.create(prompt=prompt, **shared)
+        return await self.client.post("/completions", body={"prompt": prompt, **body}, cast_to=object)
 
     def _read(self, answer: Any, seed: int) -> list[Candidate]:
-        texts = [_text(choice) for choice in answer.choices]
-        tokens = [_counted(choice) for choice in answer.choices]
-        if answer.usage is None:
+        choices, usage = answer["choices"], answer.get("usage")
+        if usage is None:
             raise ValueError("the answer counts no tokens: it has no usage")
+        texts = [_text(choice) for choice in choices]
+        tokens = [_counted(choice) for choice in choices]
         if None in tokens:
-            tokens = _apportion(answer.usage.completion_tokens, texts)
+            tokens = _apportion(usage["completion_tokens"], texts)
         return [
             Candidate(
                 text=text,
                 tokens=count or 0,
-                prompt_tokens=answer.usage.prompt_tokens,
-                status=STATUS.get(choice.finish_reason, "failed"),
+                prompt_tokens=usage["prompt_tokens"],
+                status=STATUS.get(choice.get("finish_reason"), "failed"),
                 seed=seed,
             )
-            for choice, text, count in zip(answer.choices, texts, tokens, strict=True)
+            for choice, text, count in zip(choices, texts, tokens, strict=True)
         ]
 
 
@@ -158,17 +170,17 @@ class HttpGenerator:
 
 def _text(choice: Any) -> str:
     """The completion; what a server has taken out as reasoning is put back where it was."""
-    if not hasattr(choice, "message"):
-        return choice.text
-    more = choice.message.model_extra or {}
-    reasoning = more.get("reasoning_content") or more.get("reasoning")
-    content = choice.message.content or ""
-    return f"<think>\n{reasoning}\n</think>\n\n{content}" if reasoning else content
+    if "message" not in choice:
+        return str(choice["text"])
+    message = choice["message"]
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    content = message.get("content") or ""
+    return f"<think>\n{reasoning}\n</think>\n\n{content}" if reasoning else str(content)
 
 
 def _counted(choice: Any) -> int | None:
     """Tokens of one choice, where the server lists them (vLLM does if asked by ``return_token_ids``)."""
-    ids = (choice.model_extra or {}).get("token_ids")
+    ids = choice.get("token_ids")
     return len(ids) if isinstance(ids, list) else None
 
 

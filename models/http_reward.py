@@ -19,6 +19,7 @@ from predictor.errors import ModelError
 from predictor.question import Question
 
 logger = logging.getLogger(__name__)
+QUICK = 2000  # characters that are encoded faster than a thread is woken; more would hold up the loop
 
 
 class AsyncHttpRewardModel:
@@ -45,10 +46,11 @@ class AsyncHttpRewardModel:
     ) -> list[StepScores]:
         """See `RewardModel`. Raises ModelError where the server refuses every request alike."""
         settings = self.settings
-        # Encoding a batch of long texts takes a while: not on the loop.
-        coded = await asyncio.to_thread(
-            encode_completions, self.convention, self.tokenizer, settings.span, settings.positions, items
-        )
+        coding = (self.convention, self.tokenizer, settings.span, settings.positions, items)
+        if sum(len(text) for _, text in items) < QUICK:
+            coded = encode_completions(*coding)
+        else:
+            coded = await asyncio.to_thread(encode_completions, *coding)
         examples, size = examples_of(coded), settings.batch_size
         async with asyncio.TaskGroup() as group:
             starts = range(0, len(examples), size)

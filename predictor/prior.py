@@ -1,7 +1,7 @@
 """Priors: what is believed of a question's score law before its first score."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -43,8 +43,8 @@ class Prior(Settings):
         return name
 
     def log_weights(self) -> Array:
-        """(laws,) log prior weight of each law on the family's grid; they sum to 1."""
-        return stack_log_weights([self])[0]
+        """(laws,) log prior weight of each law on the family's grid; they sum to 1. Not to be written to."""
+        return _log_weights_of(self)
 
     def moments(self) -> tuple[float, float]:
         """Expected mean and expected standard deviation of one question's scores, over the laws."""
@@ -90,7 +90,9 @@ class Beliefs:
             raise ConfigError(f"priors of one family are needed, and there are {names or 'none'}")
         family = get_family(priors[0].family)
         index = np.array([distinct[p] for p in priors], dtype=np.int64)
-        return cls(family, stack_log_weights(list(distinct)), index, np.array([p.strength for p in distinct]))
+        only = next(iter(distinct)) if len(distinct) == 1 else None
+        table = only.log_weights()[None] if only else stack_log_weights(list(distinct))
+        return cls(family, table, index, np.array([p.strength for p in distinct]))
 
     @classmethod
     def hindsight(cls, population: Prior, scores: ArrayLike) -> Self:
@@ -114,6 +116,13 @@ class Beliefs:
         """Expected mean and expected standard deviation of a question's scores; each (questions,)."""
         weights = np.exp(self.table)
         return (weights @ self.family.mean)[self.index], (weights @ self.family.std)[self.index]
+
+
+@lru_cache(maxsize=256)  # a question is decided on several times with one prior
+def _log_weights_of(prior: Prior) -> Array:
+    found: Array = stack_log_weights([prior])[0]
+    found.flags.writeable = False
+    return found
 
 
 def stack_log_weights(priors: Sequence[Prior]) -> Array:

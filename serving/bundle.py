@@ -36,6 +36,7 @@ REQUIREMENTS = (
     "accelerate",
     "bentoml",
     "fastapi",
+    "httptools",
     "numpy",
     "openai",
     "opentelemetry-instrumentation-httpx",
@@ -47,6 +48,7 @@ REQUIREMENTS = (
     "scipy",
     "torch",
     "transformers",
+    "uvloop",
 )
 
 

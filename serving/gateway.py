@@ -84,7 +84,7 @@ class Gateway:
         self.latest: list[float] = []  # seconds of the last requests
         self.chance = random.SystemRandom()
         if card.certificate is not None and card.certificate.policy is not None:
-            metrics.PROMISED_LOSS.set(card.certificate.epsilon.get("lost_hit", float("nan")))
+            metrics.PROMISED_LOSS.set(card.certificate.epsilon.get("lost_hit", 1.0))
         decide(card.policy, [], population)  # fills the tables that every decision reads
 
     @contextlib.asynccontextmanager

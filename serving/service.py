@@ -85,7 +85,12 @@ class RemotePredictor:
             return False
 
 
-@bentoml.service(name="optscale", traffic={"timeout": LONGEST, "max_concurrency": 4096})
+@bentoml.service(
+    name="optscale",
+    traffic={"timeout": LONGEST, "max_concurrency": 4096},
+    logging={"access": {"enabled": False}},  # the door writes a line a request
+    tracing={"excluded_urls": ["/decide", "/livez", "/readyz", "/metrics"]},  # they ask nobody
+)
 @bentoml.asgi_app(app, path="/")
 class OptScale:
     """Chat completions by adaptive Best-of-N, predictions, decisions."""

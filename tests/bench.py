@@ -337,6 +337,81 @@ def bench_memory(sizes: tuple[int, ...] = (200, 2000)) -> None:
     server.close()
 
 
+def _middle(ask: Callable[[], object], times: int) -> float:
+    ask()
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        ask()
+        seconds.append(time.perf_counter() - started)
+    return median(seconds)
+
+
+def bench_gateway() -> None:
+    """What the gateway adds to the requests that it makes, and /decide against a bare ASGI route."""
+    import httpx
+
+    from models.conventions import CONVENTIONS
+    from models.tokenizer import open_tokenizer
+    from serving.bundle import write_card
+    from tests.models.tiny import save_qwen_tokenizer
+    from tests.servers import free_port, running
+    from tests.serving.conftest import gateway_settings, make_bundle, make_card, serve
+    from tests.serving.load import upstream_process
+
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        for part in ("tokenizer", "bundle", "checkpoints", "served"):
+            (home / part).mkdir()
+        tokenizer = save_qwen_tokenizer(home / "tokenizer")
+        make_bundle(home / "bundle", home / "checkpoints")
+        write_card(home / "bundle", make_card(policy=Value(target=0.9, cap=32, token_price=1e-4)))
+        port, bare = free_port(), free_port()
+        at = f"http://127.0.0.1:{port}/plain/v1"
+        settings = gateway_settings(at, at, tokenizer)
+        command = [sys.executable, "-m", "tests.serving.bare", str(home / "bundle"), str(bare)]
+        with (
+            upstream_process(tokenizer, port),
+            serve(home / "bundle", settings, home / "served") as (url, _),
+            running(command, f"http://127.0.0.1:{bare}/", home / "bare.log"),
+            httpx.Client() as client,
+        ):
+            question = Question.ask("Compute 1 + 1.")
+            chat = {"model": "m", "messages": question.as_chat(), "n": 1, "seed": 5}
+            text = client.post(f"{at}/chat/completions", json=chat).json()["choices"][0]["message"]["content"]
+            qwen, coder = CONVENTIONS["qwen"], open_tokenizer(tokenizer)
+            ids = qwen.encode(coder, question, qwen.split(text))["input_ids"]
+            pool = {"model": "m", "task": "token_classify", "input": [ids]}
+
+            def direct() -> None:
+                client.post(f"{at}/chat/completions", json=chat)
+                client.post(f"{at.removesuffix('/v1')}/pooling", json=pool)
+
+            through = [
+                (
+                    _middle(lambda: client.post(f"{url}/v1/chat/completions", json=chat), 100),
+                    _middle(direct, 100),
+                )
+                for _ in range(5)
+            ]
+            added = median(ours - theirs for ours, theirs in through)
+            print(f"{'gateway, one candidate':34s} {added * 1000:8.1f} ms more than its two requests alone")
+            routes = (f"{url}/decide", f"http://127.0.0.1:{bare}/")
+            means = iter(np.random.default_rng(0).uniform(0.3, 0.9, 10_000))
+
+            def decide_at(route: str) -> None:  # each request is of another question
+                prior = Prior.centred(float(next(means)), 0.15).model_dump(mode="json")
+                body = {"request": {"prior": prior, "scores": [0.31, 0.42, 0.55, 0.61]}}
+                client.post(route, json=body).raise_for_status()
+
+            pairs = [[_middle(lambda r=r: decide_at(r), 300) for r in routes] for _ in range(5)]
+            show(
+                "/decide",
+                (median(p[0] for p in pairs), median(p[1] / p[0] for p in pairs)),
+                "a bare ASGI route",
+            )
+
+
 BENCHES = {
     name.removeprefix("bench_"): bench for name, bench in list(globals().items()) if name.startswith("bench_")
 }

@@ -88,14 +88,14 @@ def published(file: Path) -> None:
         print("".join(f", {f.family.split(':')[0]} {f.hit_score:.4f}" for f in fits), flush=True)
         values: dict[tuple[float, ...], Policy] = {
             (token, wait): Value(target=target, cap=cap, token_price=token, round_price=token * wait)
-            for token in np.geomspace(5e-5, 0.02, 14)
+            for token in np.geomspace(1e-4, 0.08, 16)
             for wait in (0.3, 0.6, 1, 1.5, 2, 3, 4, 6, 8, 11, 15, 20)
         }
         blind: dict[tuple[float, ...], Policy] = {
             (start, factor, last): Schedule(target=target, cap=last, start=start, factor=factor)
-            for start in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)
-            for factor in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
-            for last in (24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64)
+            for start in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24)
+            for factor in (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0, 32.0)
+            for last in range(24, 65, 4)
         }
         on_tune = {
             "blind": _replay(blind, tune, None, target),

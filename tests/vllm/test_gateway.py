@@ -1,0 +1,114 @@
+"""``make test-vllm``: the gateway between OpenAI's client and two real vLLM servers on the CPU."""
+
+import asyncio
+
+import openai
+import pytest
+
+from data.answers import is_correct
+from models.settings import HttpGeneratorSettings, HttpRewardSettings
+from predictor.contract import Sampling, ScoreContract
+from predictor.policies import Schedule
+from serving.bundle import write_card
+from serving.settings import GatewaySettings, LogSettings
+from tests.serving.conftest import make_bundle, make_card, serve
+from tests.vllm.test_vllm import EASY, export, serve_qwen
+from tests.vllm.test_vllm import serve as serve_vllm
+
+POLICY = Schedule(target=0.9, cap=8, start=2)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gateway")
+    for part in ("bundle", "checkpoints", "served", "prm"):
+        (folder / part).mkdir()
+    make_bundle(folder / "bundle", folder / "checkpoints")
+    export(folder / "solver")
+    options = ("--dtype", "bfloat16", "--max-model-len", "512")
+    with (
+        serve_vllm(folder / "solver", "solver", folder / "solver.log", *options) as (solver, _),
+        serve_qwen(folder / "prm") as (prm, _),
+    ):
+        sampling = Sampling(temperature=0.8, top_p=1.0, max_tokens=96)
+        settings = GatewaySettings(
+            generator=HttpGeneratorSettings(
+                base_url=solver,
+                model="solver",
+                seeds=False,  # vLLM 0.32 on a CPU dies of a seed when it prefills in chunks
+                extra_body={"return_token_ids": True},
+                sampling=sampling,
+            ),
+            reward=HttpRewardSettings(base_url=prm, model="prm", tokenizer=str(folder / "prm")),
+            log=LogSettings(explore=0),
+        )
+        contract = ScoreContract(
+            generator="solver",
+            generator_revision="unspecified",
+            prompt_template="the server's",
+            sampling=sampling,
+            reward_model="prm",
+            reward_revision="unspecified",
+            markup="qwen",
+            aggregation="mean",
+        )
+        card = make_card(policy=POLICY).model_copy(update={"contract": contract})
+        write_card(folder / "bundle", card)
+        with (
+            serve(folder / "bundle", settings, folder / "served") as (url, _),
+            openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+        ):
+            yield client
+
+
+def ask(client, question, **more):
+    return client.chat.completions.create(model="solver", messages=question.as_chat(), **more)
+
+
+def test_answers_are_the_best_of_what_the_solver_gave(client):
+    for question in EASY[:6]:
+        found = ask(client, question)
+        told = found.optscale
+        assert told["ended"] == "decided"
+        assert told["degraded"] == []
+        assert 2 <= told["drawn"] <= POLICY.cap
+        assert told["score"] == max(told["scores"])
+        assert found.usage.completion_tokens == told["tokens"]["generated"] > 0
+        assert told["tokens"]["reward"] > 0
+
+
+def test_the_asynchronous_client_gets_right_answers(client):
+    async def main():
+        async with openai.AsyncOpenAI(base_url=client.base_url, api_key="none", max_retries=0) as many:
+            return await asyncio.gather(*(ask(many, question, n=2) for question in EASY))
+
+    found = asyncio.run(main())
+    right = [is_correct(f.choices[0].message.content, q.answer) for f, q in zip(found, EASY, strict=True)]
+    assert sum(right) > 0.7 * len(EASY)
+
+
+def test_a_stream_and_candidates_in_flight_ahead(client):
+    chunks = list(
+        ask(
+            client,
+            EASY[0],
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"optscale": {"ahead": 4, "target": 0.99}},
+        )
+    )
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices).strip()
+    assert chunks[-2].optscale["ended"] == "decided"
+    assert chunks[-1].usage.completion_tokens > 0
+
+
+def test_what_the_generator_takes_no_seed_for_is_refused(client):
+    with pytest.raises(openai.BadRequestError, match="seed"):
+        ask(client, EASY[0], seed=1)
+
+
+def test_a_deadline_that_nothing_can_meet_is_told(client):
+    with pytest.raises(openai.APIStatusError) as caught:
+        ask(client, EASY[0], extra_body={"optscale": {"deadline": 0.005}})
+    assert caught.value.status_code == 504
+    assert ask(client, EASY[1]).choices[0].message.content
