@@ -270,18 +270,18 @@ class Value(_Parts):
 
     def _plan_rounds(self, state: State, sizes: IntArray, price: Array) -> tuple[IntArray, BoolArray]:
         """Dynamic programme over totals on the path without a hit; backwards from the cap."""
-        miss = np.take_along_axis(state.no_hit(self.target, self.cap), sizes, axis=1)
-        worth = np.zeros_like(miss)  # of going on from this total, weighed by the chance to get there
+        rows = np.arange(len(sizes))
+        miss = state.no_hit(self.target, self.cap)[rows[:, None], sizes]
+        # Of a round from each total to each: what it is expected to gain, weighed by the chance to get there.
+        asked = (sizes[:, None] - sizes[:, :, None]) * price[:, :, None] + self.round_price
+        gain = miss[:, :, None] * (1 - asked) - miss[:, None]
+        worth = np.zeros_like(miss)  # of going on from this total
         for place in range(sizes.shape[1] - 2, -1, -1):
-            here = slice(place, place + 1)
-            cost = (price * (sizes[:, place + 1 :] - sizes[:, here]) + self.round_price) * miss[:, here]
-            values = miss[:, here] - miss[:, place + 1 :] - cost + worth[:, place + 1 :]
-            worth[:, place] = np.maximum(values.max(axis=1), 0.0)
-        more = np.where(worth[:, 0] > 0, sizes[np.arange(len(sizes)), 1 + values.argmax(axis=1)], 0)
-        if not self.stop_on_hit:
-            return more, state.hit(self.target)
+            values = gain[:, place, place + 1 :] + worth[:, place + 1 :]
+            values.max(axis=1, out=worth[:, place], initial=0.0)
+        more = np.where(worth[:, 0] > 0, sizes[rows, 1 + values.argmax(axis=1)], 0)
         hit = state.hit(self.target)
-        return np.where(hit, 0, more), hit
+        return np.where(hit & self.stop_on_hit, 0, more), hit
 
     def _gain(self, state: State, sizes: IntArray) -> Array:
         """(questions, sizes) expected rise of the best score's utility."""

@@ -72,7 +72,7 @@ def paired(ours: Callable[[], object], bare: Callable[[], object], runs: int = 5
 
 
 def show(name: str, figures: tuple[float, float], unit: str) -> None:
-    print(f"{name:34s} {figures[0]:10.4f} s   {figures[1]:6.2f} x {unit}", flush=True)
+    print(f"{name:34s} {figures[0]:10.3g} s   {figures[1]:6.2f} x {unit}", flush=True)
 
 
 def bench_bound() -> None:
