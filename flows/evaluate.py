@@ -216,34 +216,32 @@ def certify_policy(
 
 
 def _averaged(
-    config: Config, policies: Mapping[Name, Policy], table: ScoreTable, beliefs: Beliefs | None
+    config: Config,
+    policies: Mapping[Name, Policy],
+    table: ScoreTable,
+    beliefs: Beliefs | None,
+    target: float | None = None,
 ) -> dict[Name, Outcome]:
-    shown = table.candidates(config.policy.cap)
-    return outcomes(policies, shown, beliefs, config.certify.orders, target=config.policy.target)
+    shown, goal = table.candidates(config.policy.cap), target or config.policy.target
+    return outcomes(policies, shown, beliefs, config.certify.orders, target=goal)
 
 
 def best_schedule(config: Config, tune: ScoreTable, beside: AnyPolicy, beliefs: Beliefs) -> Schedule:
-    """The cheapest blind schedule that does as well as ``beside`` on tune: hits, answers, rounds.
+    """The cheapest blind schedule on tune that reaches the target of ``beside`` as often in as few rounds.
 
-    One round of the whole cap always hits as often, if nothing else does.
+    One round of the whole cap always does, if nothing else does.
     """
-    (goal,) = _averaged(config, {"": beside}, tune, beliefs).values()
-    target, cap = config.policy.target, config.policy.cap
+    target, cap = beside.target, config.policy.cap
+    (goal,) = _averaged(config, {"": beside}, tune, beliefs, target).values()
     schedules = [
-        Schedule(target=aim, cap=max(last, 1), start=start, factor=factor)
-        for aim in sorted({target, beside.target})
-        for start in (1, 2, 3, 4, 6, 8, 12)
+        Schedule(target=target, cap=max(last, 1), start=start, factor=factor)
+        for start in (1, 2, 3, 4, 6, 8, 12, cap)
         for factor in (1.0, 1.5, 2.0, 3.0, 4.0)
         for last in sorted({cap, *(cap * k // 8 for k in range(2, 8))})
     ]
-    found = _averaged(config, dict(enumerate(schedules)), tune, None)
-    promised = [name for name in ("hit", "correct") if not np.isnan(getattr(goal, name)).any()]
-
-    def does_as_well(other: Outcome) -> bool:
-        kept = all(getattr(other, name).mean() >= getattr(goal, name).mean() for name in promised)
-        return bool(kept and other.rounds.mean() <= goal.rounds.mean())
-
-    fits = [n for n, other in found.items() if does_as_well(other)]
+    found = _averaged(config, dict(enumerate(schedules)), tune, None, target)
+    hits, rounds = goal.hit.mean(), goal.rounds.mean()
+    fits = [n for n, o in found.items() if o.hit.mean() >= hits and o.rounds.mean() <= rounds]
     if not fits:
         return Schedule(target=target, cap=cap, start=cap)
     return schedules[min(fits, key=lambda n: float(found[n].tokens.mean()))]
