@@ -34,7 +34,7 @@ def server(upstream):
 def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, **options):
     """Answers of the asks, all at once, on a loop of their own; nothing may be left on it."""
     generator = HttpGeneratorSettings(
-        base_url=server.url(way), model="m", retries=1, timeout=30, extra_body={"return_token_ids": True}
+        base_url=server.url(way), model="m", retries=0, timeout=30, extra_body={"return_token_ids": True}
     )
     reward = HttpRewardSettings(
         base_url=server.url(reward_way), model="m", retries=0, timeout=30, tokenizer=tokenizer
