@@ -18,7 +18,7 @@ from tests.serving.upstream import score_of
 
 PRIOR = Prior.centred(0.7, 0.15)
 POLICY = Value(target=0.9, cap=12, token_price=1e-4, candidate_tokens=8, round_price=0.002)
-ASKED = [Question.ask(f"Compute {n} + 4.") for n in range(20)]
+ASKED = [Question.ask(f"Compute {n} + 4.") for n in range(10)]
 
 
 class Believer:
