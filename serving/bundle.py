@@ -102,14 +102,13 @@ class Bundle(Settings):
         return cls(path=Path(path), card=card)
 
     def population(self) -> Prior:
-        """The population's prior, as the predictor's card has it; its score family is loaded with it.
+        """The population's prior, as the predictor's card has it.
 
         Raises
         ------
         BundleError
             If the bundle has no predictor.
         """
-        load_family(self.path)
         file = self.path / "predictor.json"
         try:
             return Prior.model_validate(json.loads(file.read_bytes())["population"])
