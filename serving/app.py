@@ -69,7 +69,12 @@ app = FastAPI(
 )
 
 
-@app.post("/v1/chat/completions", response_model=ChatResponse, tags=["OpenAI"])
+@app.post(
+    "/v1/chat/completions",
+    response_model=ChatResponse,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    tags=["OpenAI"],
+)
 async def chat_completions(request: Request, chat: ChatRequest) -> Response:
     """The best of as many candidates as it takes; ``stream: true`` streams it once it is chosen."""
     gateway, request_id = _gateway(request), request.state.request_id

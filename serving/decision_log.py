@@ -120,6 +120,7 @@ class DecisionLog:
         self.folder, self.settings = folder, settings
         self.rows: list[dict[str, Any]] = []
         self._full = asyncio.Event()
+        self._ending = False
         self._written = 0
 
     def add(self, row: dict[str, Any]) -> None:
@@ -135,17 +136,19 @@ class DecisionLog:
         try:
             yield
         finally:
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
+            # Told, not cancelled: a file whose writing waits for a thread would be lost.
+            self._ending = True
+            self._full.set()
+            await writer
             await self.flush()
 
     async def _write_on(self) -> None:
-        while True:
+        while not self._ending:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.seconds):
                     await self._full.wait()
             self._full.clear()
-            await asyncio.shield(self.flush())
+            await self.flush()
 
     async def flush(self) -> None:
         """Write what there is as one file."""

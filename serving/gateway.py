@@ -140,11 +140,11 @@ class Gateway:
         finally:
             self.in_flight -= 1
             metrics.IN_FLIGHT.dec()
-            self.latest = [*self.latest[-49:], time.monotonic() - started]
 
     async def _answer(self, request: ChatRequest, request_id: str, ask: Ask, started: float) -> Outcome:
         answer = await self.best_of_n.answer(ask)
         seconds = time.monotonic() - started
+        self.latest = [*self.latest[-49:], seconds]
         certified = self.card.certificate if ask.policy == self.card.policy else None
         metrics.count_answer(answer, ask, ask.policy, certified.target if certified else ask.policy.target)
         # A copy would keep the cached fingerprint of the original.

@@ -15,10 +15,12 @@ import pytest
 from data.pool import Pool
 from data.questions import write_questions
 from flows.config import Config
+from models.tokenizer import open_tokenizer
 from predictor.errors import BundleError, ConfigError, GateError, PoolError, TrackingError
 from predictor.question import Question
 from serving.bundle import Bundle
 from tests.helpers import make_pool
+from tests.models.tiny import save_qwen_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +61,12 @@ def looped(tmp_path_factory, prefect_server):
 
     home = tmp_path_factory.mktemp("loop")
     make_pool(home / "pool", questions=80)
-    config = small_config(home)
+    (home / "tokenizer").mkdir()
+    at = "http://127.0.0.1:9/v1"  # nobody is there, and shipping does not mind
+    generator = {"base_url": at, "model": "g", "revision": "1", "prompt_template": "t"}
+    reward = {"base_url": at, "model": "r", "revision": "1", "convention": "lines", "aggregation": "min"}
+    reward |= {"tokenizer": save_qwen_tokenizer(home / "tokenizer")}
+    config = small_config(home, gateway={"generator": generator, "reward": reward})
     trained = train(config, home / "out")
     validated = validate(config)
     shipped = ship(config)
@@ -129,6 +136,16 @@ def test_the_bundle_carries_the_certificate(looped):
     assert card.certificate == validated.certificate
     assert card.policy == (validated.certificate.policy or config.policy)
     assert shipped.answer["promise"] == validated.certificate.statement
+
+
+def test_the_bundle_carries_the_gateway_and_the_tokenizer_it_needs(looped):
+    import bentoml
+
+    config, _, _, shipped = looped
+    bundle = Bundle.open(Path(bentoml.get(shipped.tag).path) / "src" / "bundle")
+    assert bundle.card.gateway.generator == config.gateway.generator
+    tokenizer = open_tokenizer(bundle.resolve(bundle.card.gateway).reward.tokenizer)
+    assert tokenizer("<extra_0>").input_ids == [tokenizer.convert_tokens_to_ids("<extra_0>")]
 
 
 def test_the_shipped_bundle_answers_elsewhere(looped):

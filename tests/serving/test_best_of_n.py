@@ -18,7 +18,7 @@ from tests.serving.upstream import score_of
 
 PRIOR = Prior.centred(0.7, 0.15)
 POLICY = Value(target=0.9, cap=12, token_price=1e-4, candidate_tokens=8, round_price=0.002)
-ASKED = [Question.ask(f"Compute {n} + 4.") for n in range(20)]
+ASKED = [Question.ask(f"Compute {n} + 4.") for n in range(10)]
 
 
 class Believer:
@@ -34,7 +34,7 @@ def server(upstream):
 def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, **options):
     """Answers of the asks, all at once, on a loop of their own; nothing may be left on it."""
     generator = HttpGeneratorSettings(
-        base_url=server.url(way), model="m", retries=1, timeout=30, extra_body={"return_token_ids": True}
+        base_url=server.url(way), model="m", retries=0, timeout=30, extra_body={"return_token_ids": True}
     )
     reward = HttpRewardSettings(
         base_url=server.url(reward_way), model="m", retries=0, timeout=30, tokenizer=tokenizer

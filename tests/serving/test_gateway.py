@@ -219,6 +219,16 @@ def test_one_log_line_a_request_with_its_id(served):
     assert ASKED[4] not in lines[0]
 
 
+def test_a_trace_goes_on_through_generator_and_reward_model(served, upstream):
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    httpx.post(
+        f"{served[0]}/v1/chat/completions",
+        json={"model": "m", "messages": turn(ASKED[5]), "n": 1},
+        headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"},
+    ).raise_for_status()
+    assert [found.split("-")[1] for found in upstream.traces[-2:]] == [trace] * 2
+
+
 def test_decisions_are_logged_and_some_go_to_the_cap(served, client):
     _, _, folder = served
     told = [create(client, text).optscale for text in ASKED * 3]

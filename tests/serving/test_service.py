@@ -1,15 +1,18 @@
 """The service in process, on a bundle with the real backbone."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from predictor.empirical import fit_empirical, save_family
 from predictor.errors import BundleError
 from predictor.prior import Prior
-from serving.bundle import Bundle, digest_bundle
-from tests.serving.conftest import CONTRACT, POLICY
+from serving.bundle import Bundle, digest_bundle, write_card
+from tests.serving.conftest import CONTRACT, POLICY, make_card
 
 pytestmark = pytest.mark.slow
 
@@ -160,3 +163,24 @@ def test_a_bundle_is_read_only_what_it_is(bundle, tmp_path):
     (tmp_path / "bundle.json").write_text('{"policy": {}}')
     with pytest.raises(BundleError, match="not a bundle's card"):
         Bundle.open(tmp_path)
+
+
+def test_a_bundle_brings_its_empirical_family_into_a_process_without_torch(tmp_path):
+    """The gateway has no predictor in its process, and decides with the family all the same."""
+    family = fit_empirical(np.random.default_rng(0).beta(5, 2, (30, 8)).round(2))
+    save_family(family.name, tmp_path)
+    population = Prior(family=family.name, location=(1.0, -2.0), spread=(1.0, 1.0))
+    (tmp_path / "predictor.json").write_text(json.dumps({"population": population.model_dump(mode="json")}))
+    write_card(tmp_path, make_card())
+    code = """
+import sys
+from predictor.decision import decide
+from predictor.policies import Value
+from serving.bundle import Bundle
+bundle = Bundle.open(sys.argv[1])
+print(decide(Value(target=0.9, cap=8), [0.5], bundle.population()).action, "torch" in sys.modules)
+"""
+    line = [sys.executable, "-c", code, str(tmp_path)]
+    told = subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
+    assert told[0] in {"sample", "accept", "give"}
+    assert told[-1] == "False"

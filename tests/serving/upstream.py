@@ -53,6 +53,7 @@ class Upstream(FaultyServer):
         self.seconds = seconds
         self.chance = random.Random(0)
         self.cancelled = 0
+        self.traces: list[str] = []
         super().__init__(port)
 
     async def misbehave(self, request, answer) -> Response:
@@ -67,6 +68,7 @@ class Upstream(FaultyServer):
         if "input" in body and (named := re.search(r"\[reward ([a-z ]+)\]", self.read(body["input"][0]))):
             way = named[1]
         self.requests[way] += 1
+        self.traces = [*self.traces[-99:], request.headers.get("traceparent", "")]
         self.bodies = [*self.bodies[-99:], body]
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
