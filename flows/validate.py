@@ -17,6 +17,7 @@ from flows import report
 from flows.config import Config
 from flows.evaluate import Row, assess, choose_family
 from flows.tracking import CHALLENGER, Tracking, check_gate, scratch
+from flows.train import STATES
 from predictor.certificate import Certificate
 from predictor.contract import require_same_contract
 from predictor.errors import ContractError
@@ -70,7 +71,9 @@ def validate(config: Config, output: Path | None = None) -> Validated:
     contract = pool.manifest.contract.fingerprint
     table = load_scores(pool, config.folds)
     with scratch() as folder, tracking.run("validate", table, pool.manifest.digest) as run_id:
-        predictor = Predictor.load(tracking.download(version, Path(folder)))
+        predictor = Predictor.load(
+            tracking.download(version, Path(folder)), cache=config.home.resolve() / STATES
+        )
         try:
             require_same_contract(predictor.card.contract, contract, "validation")
         except ContractError:
