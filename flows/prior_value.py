@@ -22,11 +22,11 @@ from predictor.settings import Settings
 
 Array = NDArray[np.float64]
 POPULATION, PREDICTOR, KNOWN = "population", "predictor", "law known"
-TOKEN_PRICES = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
+TOKEN_PRICES = (0.0005, 0.0015, 0.004, 0.01, 0.03)
 """Of a candidate of average length, in hits."""
-ROUND_PRICES = (0.0, 0.004, 0.016, 0.06)
+ROUND_PRICES = (0.0, 0.006, 0.04)
 """In hits."""
-_MOST = 600  # questions on which mixtures are found
+_MOST = 500  # questions on which mixtures are found
 
 
 class Course(NamedTuple):
@@ -94,7 +94,7 @@ def prior_value(
     beliefs: Mapping[str, tuple[Beliefs, Beliefs]],
     reading: float,
     rounds: float = 2.0,
-    orders: int = 4,
+    orders: int = 2,
 ) -> PriorValue:
     """Hold three beliefs (of ``found_on``, of ``test``) against each other at equal hits and rounds.
 

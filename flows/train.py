@@ -13,6 +13,7 @@ from data.pool import Pool
 from data.scores import ScoreTable, load_scores
 from flows.config import Config
 from flows.evaluate import choose_family
+from flows.model_card import model_card
 from flows.tracking import Tracking, scratch
 from models.backbone import digest_text
 from predictor.errors import PoolError, TrackingError
@@ -96,6 +97,7 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
         predictor.save(target)
         if (whole := fit_all(predictor, table)) is not None:
             whole.save(target / REFIT)
+        (target / "README.md").write_text(model_card(config, predictor.card, pool.manifest, table))
         tracking.metrics({**predictor.card.results, "strength": predictor.card.strength})
         tracking.table([r.model_dump() for r in predictor.card.rivals], "rivals.json")
         version = tracking.register(target)
