@@ -134,7 +134,7 @@ def train(
     pool: PoolOption = None,
     output: Annotated[Path | None, typer.Option(help="Also write the predictor here.")] = None,
 ) -> None:
-    """Fit the LoRA predictor on the pool and register it as the challenger."""
+    """Fit predictors on the pool and register the one that tune questions recommend as the challenger."""
     from flows.train import train as flow
 
     _print(flow(_load(config, set_, pool), output)._asdict())
@@ -267,13 +267,19 @@ def predict(
     questions: Annotated[Path, typer.Option(help="JSON lines with question or problem.")],
     predictor: Annotated[Path, typer.Option(help="Directory that `train --output` wrote.")],
 ) -> None:
-    """Print mean, std and prior of each question, one JSON line each."""
+    """Print mean, std and prior of each question, one JSON line each.
+
+    Where training left one that was fitted on the whole pool, it answers: see `fit_all` in flows/train.py.
+    """
     from data.questions import read_questions
+    from predictor.network.card import REFIT
     from predictor.network.predictor import Predictor
 
     _load(None, None)
     asked = read_questions(questions)
-    for question, prior in zip(asked, Predictor.load(predictor).predict(asked), strict=True):
+    whole = predictor / REFIT
+    found = Predictor.load(whole if whole.exists() else predictor).predict(asked)
+    for question, prior in zip(asked, found, strict=True):
         mean, std = prior.moments()
         line = {"id": question.id, "mean": mean, "std": std, "prior": prior.model_dump(mode="json")}
         typer.echo(json.dumps(line))

@@ -39,10 +39,12 @@ def write(
     found: Assessment,
     metrics: dict[str, float],
     version: str | None,
+    worth: str | None = None,
 ) -> None:
     """Write ``report.html`` and the plot ``frontier.png`` into ``folder``.
 
-    ``version`` is the registered predictor's; None where the population's prior alone was used.
+    ``version`` is the registered predictor's; None where the population's prior alone was used. ``worth``
+    says what its priors are worth in decisions.
     """
     with plt.rc_context(PLOT_STYLE):
         front = frontier(found)
@@ -69,6 +71,7 @@ def write(
         found=found,
         metrics=metrics,
         version=version,
+        worth=worth,
         rows={row["policy"]: row for row in found.rows},
         shipped=SHIPPED,
         schedule=SCHEDULE,

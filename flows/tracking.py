@@ -20,7 +20,7 @@ from flows.config import ROOT, Config
 from predictor.errors import GateError, TrackingError
 
 CHALLENGER, CHAMPION = "challenger", "champion"
-REQUIREMENTS = ("numpy", "peft", "pydantic", "safetensors", "scipy", "torch", "transformers")
+REQUIREMENTS = ("numpy", "peft", "pydantic", "safetensors", "scikit-learn", "scipy", "torch", "transformers")
 
 
 class Tracking:

@@ -1,4 +1,4 @@
-"""Train: fit the predictor on train questions, stop early on tune, register the challenger."""
+"""Train: fit every kind of predictor, take what tune recommends, register the challenger."""
 
 import shutil
 from importlib.metadata import version as version_of
@@ -13,10 +13,16 @@ from data.pool import Pool
 from data.scores import ScoreTable, load_scores
 from flows.config import Config
 from flows.evaluate import choose_family
+from flows.model_card import model_card
 from flows.tracking import Tracking, scratch
 from models.backbone import digest_text
 from predictor.errors import PoolError, TrackingError
-from predictor.network.predictor import Predictor
+from predictor.network.card import REFIT, PriorModel
+from predictor.network.kernel_predictor import KernelPredictor
+from predictor.network.rivals import fit_rivals, refit
+
+STATES = "states"
+"""Folder of the state folder that keeps frozen states."""
 
 
 class Trained(NamedTuple):
@@ -27,6 +33,8 @@ class Trained(NamedTuple):
     """Version of the registered model, now the challenger; empty without a registry."""
     digest: str
     """Data digest of the pool it was fitted on."""
+    kind: str
+    """What tune questions recommend."""
 
 
 def fit_predictor(
@@ -35,8 +43,8 @@ def fit_predictor(
     table: ScoreTable,
     checkpoints: Path,
     log: Any = lambda step, values: None,
-) -> Predictor:
-    """Fit on the train fold, stop early and calibrate on the tune fold.
+) -> PriorModel:
+    """Fit every kind of predictor on the train fold, compare on the tune fold, take the recommended one.
 
     Raises
     ------
@@ -50,15 +58,26 @@ def fit_predictor(
             "and 4 are needed: collect more questions"
         )
     family, _ = choose_family(config, train, tune)
-    return Predictor.fit(
+    return fit_rivals(
         (train.questions, train.scores),
         (tune.questions, tune.scores),
         config.predictor.model_copy(update={"family": family}),
+        target=config.policy.target,
         contract=pool.manifest.contract.fingerprint,
         data_digest=pool.manifest.digest,
         directory=checkpoints,
+        cache=config.home.resolve() / STATES,
         log=log,
     )
+
+
+def fit_all(model: PriorModel, table: ScoreTable) -> KernelPredictor | None:
+    """The same predictor on all questions of the pool, for questions that are not in it.
+
+    None where a network was trained: it needs a fold to stop early on. Validation and certificates never
+    see it, since it has read calibration and test questions.
+    """
+    return refit(model, table.questions, table.scores) if isinstance(model, KernelPredictor) else None
 
 
 def _train(config: Config, digest: str) -> tuple[str, str]:
@@ -66,7 +85,8 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
     pool = Pool.open(config.pool_location)
     table = load_scores(pool, config.folds)
     tracking = Tracking(config)
-    settings = digest_text(config.predictor.model_dump_json() + config.folds.model_dump_json())
+    parts = (config.predictor.model_dump_json(), config.folds.model_dump_json(), config.policy.target)
+    settings = digest_text(repr(parts))
     # Checkpoints are named by all that they depend on, so only the very same run resumes them.
     checkpoints = config.home.resolve() / "checkpoints" / f"{digest}-{settings}"
     with tracking.run("train", table, digest) as run_id, scratch() as folder:
@@ -75,9 +95,14 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
         )
         target = Path(folder) / "predictor"
         predictor.save(target)
+        if (whole := fit_all(predictor, table)) is not None:
+            whole.save(target / REFIT)
+        (target / "README.md").write_text(model_card(config, predictor.card, pool.manifest, table))
         tracking.metrics({**predictor.card.results, "strength": predictor.card.strength})
+        tracking.table([r.model_dump() for r in predictor.card.rivals], "rivals.json")
         version = tracking.register(target)
-        tracking.tag(version, data_digest=digest, contract=predictor.card.contract)
+        card = predictor.card
+        tracking.tag(version, data_digest=digest, contract=card.contract, kind=card.kind)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return run_id, version
 
@@ -87,6 +112,7 @@ def _cache_key(_: Any, arguments: dict[str, Any]) -> str:
     config, digest = arguments["config"], arguments["digest"]
     parts = (
         config.predictor,
+        config.policy.target,
         config.folds,
         config.tracking,
         config.tracking_uri,
@@ -120,4 +146,4 @@ def train(config: Config, output: Path | None = None) -> Trained:
     create_markdown_artifact(
         f"Challenger version **{version}**, run `{run_id}`, data `{digest}`", key="challenger"
     )
-    return Trained(run_id, version, digest)
+    return Trained(run_id, version, digest, tracking.tags(version)["kind"])

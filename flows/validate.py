@@ -1,6 +1,7 @@
 """Validate: hold the challenger's priors and decisions against questions it has not seen."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +12,16 @@ from prefect.logging import get_run_logger
 from scipy.special import logsumexp
 from scipy.stats import spearmanr
 
+from data.folds import Fold
 from data.pool import Pool
 from data.scores import ScoreTable, load_scores
 from flows import report
 from flows.config import Config
 from flows.evaluate import Row, assess, choose_family
+from flows.model_card import model_card
+from flows.prior_value import KNOWN, POPULATION, PREDICTOR, PriorValue, prior_value
 from flows.tracking import CHALLENGER, Tracking, check_gate, scratch
+from flows.train import STATES
 from predictor.certificate import Certificate
 from predictor.contract import require_same_contract
 from predictor.errors import ContractError
@@ -52,6 +57,47 @@ def prior_metrics(table: ScoreTable, beliefs: Beliefs, population: Prior) -> dic
     }
 
 
+def prior_intervals(
+    table: ScoreTable, beliefs: Beliefs, population: Prior, resamples: int = 500
+) -> dict[str, tuple[float, float, float]]:
+    """`prior_metrics` with 95 % intervals, questions resampled."""
+    whole = prior_metrics(table, beliefs, population)
+    rng, found = np.random.default_rng(0), []
+    mean, std = np.nanmean(table.scores, axis=1), np.nanstd(table.scores, axis=1, ddof=1)
+    told, flat = beliefs.moments, population.moments()
+    for _ in range(resamples):
+        rows = rng.integers(0, len(table), len(table))
+        values = []
+        for seen, said, constant in ((mean, told[0], flat[0]), (std, told[1], flat[1])):
+            kept = rows[np.isfinite(seen[rows])]
+            values.append(_skill(seen[kept], said[kept], constant))
+            values.append(float(spearmanr(seen[kept], said[kept]).statistic))
+        found.append(values)
+    low, high = np.nanquantile(found, [0.025, 0.975], axis=0)
+    names = ("mean_skill", "mean_rank_correlation", "std_skill", "std_rank_correlation")
+    return {n: (whole[n], float(low[k]), float(high[k])) for k, n in enumerate(names)}
+
+
+def worth(
+    config: Config,
+    table: ScoreTable,
+    unseen: tuple[Fold, ...],
+    believe: Callable[[ScoreTable], Beliefs],
+    population: Prior,
+) -> PriorValue:
+    """The predictor's value in decisions on the test fold; policies are found on the folds ``unseen``."""
+    found_on, test = table.fold(*unseen), table.fold("test")
+    folds = (found_on, test)
+    flat = [Beliefs.of([population] * len(fold)) for fold in folds]
+    known = [Beliefs.hindsight(population, fold.scores) for fold in folds]
+    beliefs = {
+        POPULATION: (flat[0], flat[1]),
+        PREDICTOR: (believe(found_on), believe(test)),
+        KNOWN: (known[0], known[1]),
+    }
+    return prior_value(config, found_on, test, beliefs, float(test.prompt_tokens.mean()))
+
+
 def _skill(observed: np.ndarray, told: np.ndarray, constant: float) -> float:
     """1 - MSE / MSE of a constant."""
     return float(1 - np.mean((observed - told) ** 2) / np.mean((observed - constant) ** 2))
@@ -70,7 +116,9 @@ def validate(config: Config, output: Path | None = None) -> Validated:
     contract = pool.manifest.contract.fingerprint
     table = load_scores(pool, config.folds)
     with scratch() as folder, tracking.run("validate", table, pool.manifest.digest) as run_id:
-        predictor = Predictor.load(tracking.download(version, Path(folder)))
+        predictor = Predictor.load(
+            tracking.download(version, Path(folder)), cache=config.home.resolve() / STATES
+        )
         try:
             require_same_contract(predictor.card.contract, contract, "validation")
         except ContractError:
@@ -78,11 +126,13 @@ def validate(config: Config, output: Path | None = None) -> Validated:
             raise
         train, tune = table.fold("train"), table.fold("tune")
         _, families = choose_family(config, train, tune)
+        told = dict(zip([q.id for q in table.questions], predictor.predict(table.questions), strict=True))
+        believe = lambda fold: Beliefs.of([told[q.id] for q in fold.questions])  # noqa: E731
         found = assess(
             config,
             contract,
             table,
-            lambda fold: Beliefs.of(predictor.predict(fold.questions)),
+            believe,
             predictor.card.population,
             families,
         )
@@ -96,9 +146,17 @@ def validate(config: Config, output: Path | None = None) -> Validated:
         page = Path(folder) / "report"
         page.mkdir()
         (page / "certificate.json").write_text(found.certificate.model_dump_json(indent=1))
-        told = "null" if found.correctness is None else found.correctness.model_dump_json(indent=1)
-        (page / "correctness.json").write_text(told)
-        report.write(page, config, pool, found, metrics, version)
+        fitted = "null" if found.correctness is None else found.correctness.model_dump_json(indent=1)
+        (page / "correctness.json").write_text(fitted)
+        # A network has learnt its train questions by heart; the other kinds leave out the one that is asked.
+        unseen: tuple[Fold, ...] = ("tune",) if predictor.card.kind == "lora" else ("train", "tune")
+        value = worth(config, table.full(config.policy.cap), unseen, believe, found.population)
+        metrics["prior_gap_closed"] = value.gap_closed[0]
+        (page / "prior-value.json").write_text(value.model_dump_json(indent=1))
+        intervals = prior_intervals(test, found.beliefs, found.population)
+        card = model_card(config, predictor.card, pool.manifest, table, intervals, value.statement)
+        (page / "model-card.md").write_text(card)
+        report.write(page, config, pool, found, metrics, version, value.statement)
         tracking.metrics(metrics)
         tracking.table(found.rows, "policies.json")
         for file in sorted(page.iterdir()):
@@ -108,6 +166,7 @@ def validate(config: Config, output: Path | None = None) -> Validated:
     create_table_artifact(table=found.rows, key="policies", description="policies on the test fold")
     create_markdown_artifact(found.certificate.statement, key="certificate")
     logger.info("%s", found.certificate.statement)
+    logger.info("%s", value.statement)
     logger.info("report: %s", target / "report.html")
     gate = config.gate
     floors = {n: getattr(gate, n) for n in ("mean_skill", "std_skill", "evidence_gain")}

@@ -45,6 +45,7 @@ REQUIREMENTS = (
     "pydantic",
     "pyyaml",
     "safetensors",
+    "scikit-learn",
     "scipy",
     "torch",
     "transformers",

@@ -49,8 +49,9 @@ from predictor import (
 )
 from predictor.contract import Sampling
 from predictor.decision import CHUNK
+from predictor.network.frozen import encode
 from predictor.network.model import QuestionCollator
-from predictor.network.predictor import Predictor, encode
+from predictor.network.predictor import Predictor
 from predictor.network.settings import PredictorSettings
 from predictor.question import Question
 from tests.models.faulty_server import FaultyServer

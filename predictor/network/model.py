@@ -1,5 +1,6 @@
 """The LoRA predictor: a small language model that reads a question and gives a prior."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,11 +74,7 @@ class PriorNetwork(nn.Module):
 
     def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(batch, 4 x hidden size): mean and last token of a middle and of the last layer."""
-        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
-        states = output.hidden_states
-        last = attention_mask.sum(1) - 1
-        depths = (states[len(states) // 2], states[-1])
-        return torch.cat([pooled for h in depths for pooled in _pool(h, attention_mask, last)], dim=1)
+        return pool_states(self.backbone, input_ids, attention_mask)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(batch, 5): logit mean, logit dispersion, the logs of their spreads, atanh of their correlation."""
@@ -114,6 +111,17 @@ class PriorNetwork(nn.Module):
         with torch.no_grad():
             self.head.linear.weight[:2] = torch.tensor(ridge.coef_)
             self.head.linear.bias.copy_(torch.tensor(wanted) - self.offset)
+
+
+def pool_states(
+    backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, depths: Sequence[float] = (0.5, 1.0)
+) -> Tensor:
+    """(batch, 2 x depths x hidden size): mean and last token of layers, by their depth from 0 to 1."""
+    output = backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+    states = output.hidden_states
+    last = attention_mask.sum(1) - 1
+    chosen = [states[round(depth * (len(states) - 1))] for depth in depths]
+    return torch.cat([pooled for h in chosen for pooled in _pool(h, attention_mask, last)], dim=1)
 
 
 def _pool(hidden: Tensor, mask: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,9 @@ from models.lora import Log
 from predictor.empirical import fit_empirical, load_family, save_family
 from predictor.errors import ModelError
 from predictor.families import EMPIRICAL, FAMILIES, get_family
+from predictor.network.card import PredictorCard, PriorModel
+from predictor.network.frozen import encode
+from predictor.network.kernel_predictor import KernelPredictor
 from predictor.network.model import (
     EvidenceLoss,
     PriorNetwork,
@@ -32,24 +35,8 @@ from predictor.network.model import (
 from predictor.network.settings import PredictorSettings
 from predictor.prior import Prior, fit_population, log_evidence
 from predictor.question import Question
-from predictor.settings import Settings
 
 STRENGTHS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
-
-
-class PredictorCard(Settings):
-    """What a stored predictor is: ``predictor.json``."""
-
-    settings: PredictorSettings
-    population: Prior
-    """Empirical-Bayes prior of the training questions; for questions too long to read."""
-    strength: float
-    """Multiplies the precision of every prior; the best on tune questions."""
-    contract: str
-    """Fingerprint of the scores it speaks of."""
-    data_digest: str
-    """Digest of the pool it was fitted on."""
-    results: dict[str, float]
 
 
 class Predictor:
@@ -116,19 +103,12 @@ class Predictor:
             contract=contract,
             data_digest=data_digest,
             results=results,
+            questions=len(examples[0]),
         )
         predictor = cls(adapted, tokenizer, card)
-        predictor._calibrate(*tune)
+        strength = calibrate(predictor.predict(tune[0]), tune[1])
+        predictor.card = card.model_copy(update={"strength": strength})
         return predictor
-
-    def _calibrate(self, questions: Sequence[Question], scores: NDArray[Any]) -> None:
-        """Choose the strength under which the tune questions' scores are most likely."""
-        family = get_family(self.card.settings.family)
-        likelihood = family.log_likelihood(scores)
-        priors = self.predict(questions)
-        evidence = [log_evidence(_with_strength(priors, s), likelihood).mean() for s in STRENGTHS]
-        strength = STRENGTHS[int(np.argmax(evidence))]
-        self.card = self.card.model_copy(update={"strength": strength})
 
     @torch.inference_mode()
     def predict(self, questions: Sequence[Question]) -> list[Prior]:
@@ -172,8 +152,10 @@ class Predictor:
         (directory / "predictor.json").write_text(self.card.model_dump_json(indent=1))
 
     @classmethod
-    def load(cls, directory: str | Path, device: str | None = None) -> "Predictor":
-        """A stored predictor, in either form.
+    def load(cls, directory: str | Path, device: str | None = None, cache: Path | None = None) -> PriorModel:
+        """A stored predictor of any kind, in either form.
+
+        ``cache`` is a folder that keeps a backbone's frozen states between runs.
 
         Raises
         ------
@@ -188,6 +170,8 @@ class Predictor:
         except ValidationError as error:
             raise ModelError(f"{path / 'predictor.json'} is not a predictor's card: {error}") from error
         load_family(path)
+        if card.kind != "lora":
+            return KernelPredictor.load(path, card, cache)
         settings = card.settings
         device = device or backbone.default_device()
         if (path / "network.safetensors").exists():
@@ -221,15 +205,11 @@ def _frozen_features(
     return torch.cat(found)[np.argsort(order)]
 
 
-def encode(tokenizer: Any, question: Question, max_length: int) -> list[int] | None:
-    """Token ids of all turns, white space normalised; None where they are too many to read."""
-    text = "\n".join(" ".join(m.content.split()) for m in question.messages)
-    # A character is at least a third of a token or so: do not tokenise what cannot fit.
-    if len(text) > 40 * max_length:
-        return None
-    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    return ids if len(ids) <= max_length else None
-
-
-def _with_strength(priors: Sequence[Prior], strength: float) -> list[Prior]:
-    return [p.model_copy(update={"strength": strength}) for p in priors]
+def calibrate(priors: Sequence[Prior], scores: NDArray[Any]) -> float:
+    """The strength under which scores (questions, n) that the fit has not seen are most likely."""
+    likelihood = get_family(priors[0].family).log_likelihood(scores)
+    evidence = [
+        log_evidence([p.model_copy(update={"strength": s}) for p in priors], likelihood).mean()
+        for s in STRENGTHS
+    ]
+    return STRENGTHS[int(np.argmax(evidence))]

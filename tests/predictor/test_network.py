@@ -7,8 +7,9 @@ import torch
 from models.settings import LoraSettings
 from predictor.errors import ModelError
 from predictor.families import get_family
+from predictor.network.frozen import encode
 from predictor.network.model import EvidenceLoss, make_labels, to_priors
-from predictor.network.predictor import Predictor, encode
+from predictor.network.predictor import Predictor
 from predictor.network.settings import PredictorSettings
 from predictor.prior import fit_population, log_evidence
 from predictor.question import Question

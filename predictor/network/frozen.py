@@ -1,0 +1,98 @@
+"""A backbone's frozen hidden states of questions, kept between runs."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
+
+from models import backbone
+from predictor.network.model import QuestionCollator, pool_states
+from predictor.network.settings import PredictorSettings
+from predictor.network.views import read_text
+from predictor.question import Question
+
+DEPTHS = (1 / 3, 7 / 15, 3 / 5, 11 / 15, 13 / 15, 1.0)
+"""Depths of the layers whose states are pooled, 1 the last. Six did better than two; sixteen, no better."""
+
+
+class FrozenStates:
+    """Reads questions with a backbone as it is: one forward pass each."""
+
+    def __init__(
+        self, trunk: Any, tokenizer: Any, settings: PredictorSettings, cache: Path | None = None
+    ) -> None:
+        self.trunk = trunk
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.cache = cache
+        """Folder that keeps what was read, for runs to come; None keeps nothing."""
+
+    @classmethod
+    def load(
+        cls, settings: PredictorSettings, directory: Path | None = None, cache: Path | None = None
+    ) -> Self:
+        """The backbone that the settings name, or the copy of it in ``directory``."""
+        device = backbone.default_device()
+        dtype = backbone.resolve_dtype(settings.dtype, device)
+        if directory is None:
+            tokenizer = backbone.load_tokenizer(settings.backbone)
+            trunk = backbone.load(settings.backbone, AutoModel, dtype=dtype, device=device)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(directory)
+            trunk = AutoModel.from_pretrained(directory, dtype=dtype).to(device).eval()
+        return cls(trunk, tokenizer, settings, cache)
+
+    def read(self, questions: Sequence[Question]) -> NDArray[np.float32]:
+        """(questions, 12 x hidden size) mean and last token at `DEPTHS`; NaN for one too long to read."""
+        return self._read(questions) if self.cache is None else self._read_cached(questions, self.cache)
+
+    @torch.inference_mode()
+    def _read(self, questions: Sequence[Question]) -> NDArray[np.float32]:
+        size = 2 * len(DEPTHS) * self.trunk.config.hidden_size
+        found = np.full((len(questions), size), np.nan, dtype=np.float32)
+        encoded = [encode(self.tokenizer, q, self.settings.max_length) for q in questions]
+        order = sorted((i for i, ids in enumerate(encoded) if ids), key=lambda i: len(encoded[i] or ()))
+        collate = QuestionCollator(self.tokenizer.pad_token_id)
+        device = next(self.trunk.parameters()).device
+        for start in range(0, len(order), self.settings.batch_size):
+            chosen = order[start : start + self.settings.batch_size]
+            batch = collate([{"input_ids": encoded[i]} for i in chosen])
+            states = pool_states(self.trunk, **{k: v.to(device) for k, v in batch.items()}, depths=DEPTHS)
+            found[chosen] = states.float().cpu().numpy()
+        return found
+
+    def _read_cached(self, questions: Sequence[Question], folder: Path) -> NDArray[np.float32]:
+        settings = self.settings
+        named = (backbone.revision(settings.backbone), settings.max_length, self.trunk.dtype, DEPTHS)
+        file = folder / f"{backbone.digest_text(repr(named))}.safetensors"
+        held: dict[str, NDArray[Any]] = load_file(file) if file.exists() else {}
+        keys = [hashlib.sha256(read_text(q).encode()).hexdigest()[:24] for q in questions]
+        new = {key: q for key, q in zip(keys, questions, strict=True) if key not in held}
+        if new:
+            held |= dict(zip(new, self._read(list(new.values())), strict=True))
+            folder.mkdir(parents=True, exist_ok=True)
+            aside = file.with_suffix(f".{hashlib.sha256(''.join(new).encode()).hexdigest()[:8]}")
+            save_file(held, aside)
+            aside.rename(file)
+        return np.stack([held[key] for key in keys])
+
+    def save(self, directory: Path) -> None:
+        """Write backbone and tokenizer, for `load` to find without the reference."""
+        self.trunk.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+
+def encode(tokenizer: Any, question: Question, max_length: int) -> list[int] | None:
+    """Token ids of all turns, white space normalised; None where they are too many to read."""
+    text = read_text(question)
+    # A character is at least a third of a token or so: do not tokenise what cannot fit.
+    if len(text) > 40 * max_length:
+        return None
+    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return ids if len(ids) <= max_length else None

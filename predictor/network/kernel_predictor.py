@@ -1,0 +1,230 @@
+"""Predictors without a trained network: from the population's prior to frozen states and words stacked."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from predictor.empirical import save_family
+from predictor.families import get_family
+from predictor.network.card import PredictorCard
+from predictor.network.frozen import FrozenStates
+from predictor.network.regression import (
+    Kernels,
+    Reach,
+    Regression,
+    Shape,
+    choose,
+    learn_reach,
+    make_priors,
+    weight_grid,
+)
+from predictor.network.settings import Kind, PredictorSettings
+from predictor.network.views import Dense, View, Words, describe, load_view, read_text
+from predictor.prior import Prior, fit_population, posterior_moments
+from predictor.question import Question
+
+Array = NDArray[np.float64]
+MOST_QUESTIONS = 6000
+"""Questions that are fitted on at most: the kernel's memory grows with their square."""
+STATES_OF = ("ridge", "stack")
+
+
+class KernelPredictor:
+    """Questions in, priors out, by `Regression` on the views of its kind.
+
+    A question that it was fitted on gets what the others tell of it, so no prior knows its own scores.
+    """
+
+    def __init__(
+        self,
+        card: PredictorCard,
+        views: Sequence[View] = (),
+        regression: Regression | None = None,
+        reach: Reach | None = None,
+        ids: Sequence[str] = (),
+        states: FrozenStates | None = None,
+    ) -> None:
+        self.card = card
+        self.views = views
+        self.regression = regression
+        self.reach = reach
+        self.rows = {question: row for row, question in enumerate(ids)}
+        self.states = states
+
+    @classmethod
+    def fit(
+        cls,
+        kind: Kind,
+        questions: Sequence[Question],
+        scores: Array,
+        settings: PredictorSettings,
+        *,
+        contract: str,
+        data_digest: str,
+        features: NDArray[np.float32] | None = None,
+        states: FrozenStates | None = None,
+        like: "KernelPredictor | None" = None,
+    ) -> Self:
+        """Fit on questions and scores (questions, n).
+
+        Parameters
+        ----------
+        features : frozen states of the questions, for the kinds that read them.
+        states : what has read them.
+        like : a predictor of the same kind whose choices (weights, noise, reach, strength) are kept.
+        """
+        population = fit_population(scores, settings.family)
+        results: dict[str, float] = {}
+        card = PredictorCard(
+            kind=kind,
+            settings=settings,
+            population=population,
+            strength=like.card.strength if like else 1.0,
+            contract=contract,
+            data_digest=data_digest,
+            results=results,
+            questions=len(questions),
+        )
+        if kind == "population":
+            return cls(card)
+        usable = np.ones(len(questions), bool) if features is None else np.isfinite(features).all(axis=1)
+        rows = np.flatnonzero(usable)
+        if len(rows) > MOST_QUESTIONS:
+            rows = np.sort(np.random.default_rng(settings.lora.seed).permutation(rows)[:MOST_QUESTIONS])
+        asked = [questions[row] for row in rows.tolist()]
+        views = _fit_views(kind, asked, None if features is None else features[rows].astype(float))
+        own = [view.own() for view in views]
+        likelihood = get_family(settings.family).log_likelihood(scores[rows])
+        if like is not None and like.regression is not None and like.reach is not None:
+            shape, reach = like.regression.shape, like.reach
+            regression = Regression.fit(own, shape, likelihood, population)
+        else:
+            target, _ = posterior_moments(population, likelihood)
+            shape = choose(own, weight_grid(len(own)), target)
+            regression = Regression.fit(own, shape, likelihood, population)
+            groups = _groups(asked, views[0])
+            reach = learn_reach(own, regression, groups, likelihood, population)
+        return cls(card, views, regression, reach, [q.id for q in asked], states)
+
+    def predict(self, questions: Sequence[Question]) -> list[Prior]:
+        """A prior for each question, in order; the population's for one too long to read."""
+        features = self.states.read(questions) if self.states and len(questions) else None
+        return self.predict_from(questions, features)
+
+    def predict_from(
+        self, questions: Sequence[Question], features: NDArray[np.float32] | None
+    ) -> list[Prior]:
+        """The same from frozen states (questions, size) that were read before."""
+        found = [self.card.population] * len(questions)
+        if self.regression is None or self.reach is None:
+            return found
+        readable = np.ones(len(questions), bool) if features is None else np.isfinite(features).all(axis=1)
+        rows = np.flatnonzero(readable)
+        if not len(rows):
+            return found
+        asked = [questions[row] for row in rows.tolist()]
+        kernels = [_ask(view, asked, None if features is None else features[rows]) for view in self.views]
+        location, distance = self.regression.predict(kernels)
+        for place, question in enumerate(asked):
+            if (known := self.rows.get(question.id)) is not None:
+                location[place] = self.regression.arrays["left_out"][known]
+                distance[place] = self.regression.arrays["distance"][known]
+        priors = make_priors(
+            location,
+            self.reach.share(distance),
+            self.regression.arrays["covariance"],
+            self.card.population,
+            self.card.strength,
+        )
+        for row, prior in zip(rows, priors, strict=True):
+            found[row] = prior
+        return found
+
+    def save(self, directory: Path) -> None:
+        """Write card, views and coefficients, on the backbone that the card names."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "predictor.json").write_text(self.card.model_dump_json(indent=1))
+        save_family(self.card.settings.family, directory)
+        if self.regression is None or self.reach is None:
+            return
+        stored = [view.store() for view in self.views]
+        document = {
+            "shape": self.regression.shape.model_dump(),
+            "reach": self.reach.model_dump(),
+            "ids": list(self.rows),
+            "views": [view for view, _ in stored],
+        }
+        (directory / "regression.json").write_text(json.dumps(document))
+        arrays = {f"regression.{name}": value for name, value in self.regression.arrays.items()}
+        for number, (_, found) in enumerate(stored):
+            arrays |= {f"view{number}.{name}": value for name, value in found.items()}
+        save_file({n: _compact(v) for n, v in arrays.items()}, directory / "regression.safetensors")
+
+    def save_merged(self, directory: Path) -> None:
+        """Write it with the backbone that it reads questions with."""
+        self.save(directory)
+        if self.states is not None:
+            self.states.save(directory / "backbone")
+
+    @classmethod
+    def load(cls, directory: Path, card: PredictorCard, cache: Path | None = None) -> Self:
+        """A stored predictor whose card was read."""
+        if card.kind == "population":
+            return cls(card)
+        document = json.loads((directory / "regression.json").read_text())
+        arrays = load_file(directory / "regression.safetensors")
+
+        def part(prefix: str) -> dict[str, NDArray[Any]]:
+            return {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
+
+        views = [load_view(view, part(f"view{n}.")) for n, view in enumerate(document["views"])]
+        regression = Regression(Shape.model_validate(document["shape"]), part("regression."))
+        states = None
+        if card.kind in STATES_OF:
+            own = directory / "backbone"
+            states = FrozenStates.load(card.settings, own if own.exists() else None, cache)
+        return cls(card, views, regression, Reach.model_validate(document["reach"]), document["ids"], states)
+
+
+def _fit_views(kind: Kind, questions: Sequence[Question], features: Array | None) -> list[View]:
+    views: list[View] = []
+    if features is not None:
+        views.append(Dense.fit("states", "linear" if kind == "ridge" else "distance", features))
+    if kind in ("words", "stack"):
+        views.append(Words.fit([read_text(q) for q in questions]))
+    if kind in ("description", "stack"):
+        views.append(Dense.fit("description", "distance", describe(questions)))
+    return views
+
+
+def _ask(view: View, questions: Sequence[Question], features: NDArray[np.float32] | None) -> Kernels:
+    """A view's kernel between questions and training questions."""
+    if isinstance(view, Words):
+        return view.kernel([read_text(q) for q in questions])
+    if view.source == "description":
+        return view.kernel(describe(questions))
+    assert features is not None
+    return view.kernel(features.astype(float))
+
+
+def _groups(questions: Sequence[Question], view: View) -> NDArray[Any]:
+    """Kinds of question, to hold out whole: their source and group, or clusters where these do not tell."""
+    named = np.array([f"{q.source}/{q.group or ''}" for q in questions])
+    if len(np.unique(named)) > 2:
+        return named
+    from sklearn.cluster import KMeans
+
+    points = view.arrays["points"].astype(float) if isinstance(view, Dense) else view.table
+    count = min(8, max(len(questions) // 20, 1))
+    return np.asarray(KMeans(count, n_init=1, random_state=0).fit_predict(points))
+
+
+def _compact(values: NDArray[Any]) -> NDArray[Any]:
+    """Contiguous, and single precision where double was."""
+    kept = values.astype(np.float32) if values.dtype == np.float64 else values
+    return np.ascontiguousarray(kept)

@@ -1,0 +1,182 @@
+"""Fit every kind of predictor, and recommend the cheapest that does as well as the best."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from models.lora import Log
+from predictor.errors import ConfigError
+from predictor.families import get_family
+from predictor.network.card import KINDS, PriorModel, Rival
+from predictor.network.frozen import FrozenStates
+from predictor.network.kernel_predictor import STATES_OF, KernelPredictor
+from predictor.network.predictor import Predictor, calibrate
+from predictor.network.settings import Kind, PredictorSettings
+from predictor.prior import Prior, log_evidence, stack_log_weights
+from predictor.question import Question
+
+Array = NDArray[np.float64]
+Fold = tuple[Sequence[Question], Array]
+"""Questions, and their scores (questions, n)."""
+
+
+class Told(NamedTuple):
+    """What priors told of questions' scores, each (questions,)."""
+
+    evidence: Array
+    """Log evidence of all its scores."""
+    hit: Array
+    """Mean log score of 1{score >= target}."""
+
+
+def tell(priors: Sequence[Prior], scores: Array, target: float) -> Told:
+    """Hold priors against scores (questions, n), NaN for none."""
+    family = get_family(priors[0].family)
+    evidence = log_evidence(priors, family.log_likelihood(scores))
+    log_miss = logsumexp(stack_log_weights(priors) + family.log_miss(target), axis=1)
+    log_miss = np.clip(log_miss, np.log(1e-6), np.log1p(-1e-6))
+    share = (scores >= target).sum(axis=1) / np.maximum((~np.isnan(scores)).sum(axis=1), 1)
+    return Told(evidence, share * np.log(-np.expm1(log_miss)) + (1 - share) * log_miss)
+
+
+def fit_rivals(
+    train: Fold,
+    tune: Fold,
+    settings: PredictorSettings,
+    *,
+    target: float,
+    contract: str,
+    data_digest: str,
+    directory: Path,
+    cache: Path | None = None,
+    log: Log = lambda step, values: None,
+) -> PriorModel:
+    """Fit the kinds of ``settings.rivals`` on train, compare on tune, return the recommended one.
+
+    A kind without a trained network is then fitted again on train and tune together, its choices kept.
+
+    Parameters
+    ----------
+    target : score that counts as a hit.
+    directory : checkpoints of LoRA.
+    cache : folder that keeps frozen states between runs.
+    """
+    kinds = [k for k in KINDS if k in settings.rivals or k == settings.kind]
+    if not kinds:
+        raise ConfigError("predictor.rivals names no kind of predictor")
+    states, features = None, None
+    if any(k in STATES_OF for k in kinds):
+        states = FrozenStates.load(settings, cache=cache)
+        features = states.read([*train[0], *tune[0]])
+    models: dict[Kind, PriorModel] = {}
+    told: dict[Kind, Told] = {}
+    seconds: dict[Kind, float] = {}
+    for kind in kinds:
+        started = time.perf_counter()
+        if kind == "lora":
+            model: PriorModel = Predictor.fit(
+                train,
+                tune,
+                settings,
+                contract=contract,
+                data_digest=data_digest,
+                directory=directory,
+                log=log,
+            )
+            priors = model.predict(tune[0])
+        else:
+            read = kind in STATES_OF and features is not None
+            fitted = KernelPredictor.fit(
+                kind,
+                train[0],
+                train[1],
+                settings,
+                features=features[: len(train[0])] if read and features is not None else None,
+                states=states if read else None,
+                contract=contract,
+                data_digest=data_digest,
+            )
+            on_tune = features[len(train[0]) :] if read and features is not None else None
+            raw = fitted.predict_from(tune[0], on_tune)
+            strength = calibrate(raw, tune[1])
+            fitted.card = fitted.card.model_copy(update={"strength": strength})
+            priors = [p.model_copy(update={"strength": strength}) for p in raw]
+            model = fitted
+        models[kind], told[kind] = model, tell(priors, tune[1], target)
+        seconds[kind] = time.perf_counter() - started
+    rivals = compare(told, seconds)
+    chosen = recommend(rivals) if settings.kind == "auto" else settings.kind
+    model = models[chosen]
+    if isinstance(model, KernelPredictor):
+        model = refit(model, [*train[0], *tune[0]], np.concatenate([train[1], tune[1]]), features)
+    model.card = model.card.model_copy(update={"rivals": tuple(rivals)})
+    return model
+
+
+def refit(
+    model: KernelPredictor,
+    questions: Sequence[Question],
+    scores: Array,
+    features: NDArray[np.float32] | None = None,
+) -> KernelPredictor:
+    """The same kind with the same choices, on these questions; ``features`` where they are read already."""
+    read = model.card.kind in STATES_OF
+    if read and features is None and model.states is not None:
+        features = model.states.read(questions)
+    card = model.card
+    again = KernelPredictor.fit(
+        card.kind,
+        questions,
+        scores,
+        card.settings,
+        contract=card.contract,
+        data_digest=card.data_digest,
+        features=features if read else None,
+        states=model.states,
+        like=model,
+    )
+    again.card = again.card.model_copy(update={"rivals": card.rivals, "results": card.results})
+    return again
+
+
+def compare(told: dict[Kind, Told], seconds: dict[Kind, float]) -> list[Rival]:
+    """One row a kind, each against the best one, paired by question."""
+    best = {name: max(told.values(), key=lambda t: getattr(t, name).mean()) for name in ("evidence", "hit")}
+    rows = []
+    for kind, found in told.items():
+        behind, error = _paired(best["evidence"].evidence - found.evidence)
+        hit_behind, hit_error = _paired(best["hit"].hit - found.hit)
+        rows.append(
+            Rival(
+                kind=kind,
+                evidence=float(found.evidence.mean()),
+                behind=behind,
+                behind_error=error,
+                hit_score=float(found.hit.mean()),
+                hit_behind=hit_behind,
+                hit_behind_error=hit_error,
+                seconds=seconds[kind],
+            )
+        )
+    return rows
+
+
+def recommend(rivals: Sequence[Rival]) -> Kind:
+    """The cheapest kind that is within one standard error of the best one in evidence and in hits.
+
+    Where the two have different favourites and none is near both, the best in evidence.
+    """
+    near = [r for r in rivals if r.behind <= r.behind_error]
+    both = [r for r in near if r.hit_behind <= r.hit_behind_error]
+    return (both or [max(near, key=lambda r: r.evidence)])[0].kind
+
+
+def _paired(difference: Array) -> tuple[float, float]:
+    """Mean and its standard error."""
+    error: Any = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return float(difference.mean()), float(error)
