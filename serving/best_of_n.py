@@ -144,6 +144,10 @@ class _Run:
 
     def result(self) -> Answer:
         decision = self.decision or self._decide(self.seen)
+        if any(draw.candidate and draw.candidate.text is None for draw in self.draws):
+            self.degraded["the generator failed on some candidates"] = None
+        if any(draw.found and draw.unjudged for draw in self.draws):
+            self.degraded["the reward model failed on some candidates"] = None
         return Answer(
             draws=self.draws,
             seen=self.seen,

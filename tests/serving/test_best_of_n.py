@@ -179,6 +179,20 @@ def test_without_the_reward_model_candidates_vote_or_nothing_is_answered(server,
     assert (none.chosen, none.ended, len(none.draws)) == (None, "reward model", 2)
 
 
+def test_faults_on_some_candidates_are_misses_and_said(server, tokenizer):
+    asks = [{"question": q, "policy": FixedN(cap=8)} for q in ASKED]
+    for way, reward_way, who in (("mixed-0.5", "plain", "generator"), ("plain", "mixed-0.5", "reward")):
+        server.chance.seed(0)
+        found = run(server, tokenizer, asks, way, reward_way, seconds=2.0)
+        said = [any(who in why and "some" in why for why in one.degraded) for one in found]
+        failed = [any(draw.status == "failed" for draw in one.draws) for one in found]
+        assert sum(said) > len(asks) / 2
+        for one, is_said, is_failed in zip(found, said, failed, strict=True):
+            assert is_failed or not is_said
+            scores = [draw.score for draw in one.draws if draw.score is not None]
+            assert not scores or one.chosen.score == max(scores)
+
+
 def test_the_vote_goes_to_the_answer_that_most_candidates_have(server, tokenizer):
     asks = [{"question": ASKED[0], "policy": FixedN(cap=5), "seed": seed} for seed in range(5)]
     for found in run(server, tokenizer, asks, way="votes", reward_way="error", agreement=5):
