@@ -357,7 +357,7 @@ def bench_gateway() -> None:
     from serving.bundle import write_card
     from tests.models.tiny import save_qwen_tokenizer
     from tests.servers import free_port, running
-    from tests.serving.conftest import gateway_settings, make_bundle, make_card, serve
+    from tests.serving.conftest import gateway_settings, make_bundle, make_card, serve, workers
     from tests.serving.load import upstream_process
 
     with tempfile.TemporaryDirectory() as name:
@@ -373,7 +373,7 @@ def bench_gateway() -> None:
         command = [sys.executable, "-m", "tests.serving.bare", str(home / "bundle"), str(bare)]
         with (
             upstream_process(tokenizer, port),
-            serve(home / "bundle", settings, home / "served") as (url, _),
+            serve(home / "bundle", settings, home / "served") as (url, process),
             running(command, f"http://127.0.0.1:{bare}/", home / "bare.log"),
             httpx.Client() as client,
         ):
@@ -388,6 +388,13 @@ def bench_gateway() -> None:
                 client.post(f"{at}/chat/completions", json=chat)
                 client.post(f"{at.removesuffix('/v1')}/pooling", json=pool)
 
+            worker, chats = workers(process)["optscale"], 500
+            client.post(f"{url}/v1/chat/completions", json=chat)
+            before = sum(worker.cpu_times()[:2])
+            for _ in range(chats):
+                client.post(f"{url}/v1/chat/completions", json=chat).raise_for_status()
+            spent = (sum(worker.cpu_times()[:2]) - before) / chats
+            print(f"{'gateway, one candidate':34s} {spent * 1000:8.1f} ms of processor time in all")
             through = [
                 (
                     _middle(lambda: client.post(f"{url}/v1/chat/completions", json=chat), 100),
