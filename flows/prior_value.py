@@ -83,7 +83,8 @@ class PriorValue(Settings):
             f"tokens a question against the population's prior ({self.tokens[POPULATION]:.0f} tokens) and "
             f"reads {self.reading:.0f} itself: {mean:+.1f} in all ({low:+.1f} to {high:+.1f}). {verdict}; "
             f"{worth}. Of what knowing each question's law would save it has {share}. Hits differ by "
-            f"{_range(self.hit_difference, 100)} points. {self.questions} test questions."
+            f"{_range(self.hit_difference, 100)} points; it took {self.rounds[PREDICTOR]:.2f} rounds, the "
+            f"population's prior {self.rounds[POPULATION]:.2f}. {self.questions} test questions."
         )
 
 

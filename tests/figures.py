@@ -5,6 +5,11 @@
 fits on four fifths of the questions with the project's own commands, and holds the result against the
 last fifth (by hash of the question's id). Options are handed to ``optscale train``, for example
 ``--set 'predictor.rivals=[population,words,stack]'``.
+
+    python -m tests.figures own-pool
+
+fits every kind without a trained network on train and tune questions of the shipped pool, and holds it
+against the test questions; then leaves out one group at a time, whole.
 """
 
 import gzip
@@ -19,13 +24,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
 
-from predictor.network.card import REFIT
+from data.folds import FoldSettings
+from data.pool import Pool
+from data.scores import load_scores
+from flows.config import Config
+from predictor.empirical import fit_empirical
+from predictor.families import get_family
+from predictor.network.card import KINDS, REFIT
+from predictor.network.frozen import FrozenStates
 from predictor.network.kernel_predictor import STATES_OF, KernelPredictor
 from predictor.network.predictor import Predictor
+from predictor.network.regression import Reach
 from predictor.network.rivals import tell
-from predictor.prior import Beliefs, Prior
+from predictor.network.settings import PredictorSettings
+from predictor.prior import Beliefs, Prior, log_evidence, stack_log_weights
 from predictor.question import Question
 from predictor.replay import bootstrap
 
@@ -78,6 +92,79 @@ def published_math(file: str, *options: str) -> None:
         baselines(whole, kept, held, ours)
 
 
+def own_pool(location: str = "data/pool") -> None:
+    table = load_scores(Pool.open(location), FoldSettings())
+    fold, test = table.fold("train", "tune"), table.fold("test")
+    family = fit_empirical(table.fold("train").scores).name
+    settings = PredictorSettings(family=family)
+    states = FrozenStates.load(settings, cache=Path(".optscale/states"))
+    features, wanted = states.read(fold.questions), states.read(test.questions)
+    observed, hits = test.scores.mean(axis=1), {}
+    target = Config().policy.target
+    for kind in KINDS[:-1]:
+        model = fit_kind(kind, fold, settings, features, states)
+        priors = model.predict_from(test.questions, wanted if kind in STATES_OF else None)
+        told = Beliefs.of(priors).moments[0]
+        rank = spearmanr(observed, told).statistic if np.ptp(told) > 1e-9 else 0.0
+        hits[kind] = tell(priors, test.scores, target).hit
+        own = model.predict_from(fold.questions, features if kind in STATES_OF else None)
+        covered = ", ".join(f"{100 * c:.1f}" for c in coverage(own, fold.scores))
+        print(
+            f"{kind:12s} rank correlation with the mean score {rank:.3f}; "
+            f"log score of 1{{score >= {target}}} {hits[kind].mean():.4f}; "
+            f"50/80/95 % intervals of {len(fold)} left-out questions cover {covered} %",
+            flush=True,
+        )
+    for kind in KINDS[:-2]:
+        gain = bootstrap(hits["stack"] - hits[kind])
+        print(f"stack over {kind:12s} {gain.mean:.4f} ({gain.low:.4f} to {gain.high:.4f})")
+    left_out_groups(fold, settings, features, states)
+
+
+def fit_kind(kind: Any, fold: Any, settings: Any, features: Any, states: Any) -> KernelPredictor:
+    return KernelPredictor.fit(
+        kind,
+        fold.questions,
+        fold.scores,
+        settings,
+        contract="",
+        data_digest="",
+        features=features if kind in STATES_OF else None,
+        states=states if kind in STATES_OF else None,
+    )
+
+
+def coverage(priors: list[Prior], scores: np.ndarray) -> list[float]:
+    """Share of questions whose mean score lies in the central 50, 80 and 95 % of what priors foretell."""
+    family, weights = get_family(priors[0].family), np.exp(stack_log_weights(priors))
+    error = np.maximum(family.std / scores.shape[1] ** 0.5, 1e-4)
+    below = (weights * norm.cdf((scores.mean(axis=1)[:, None] - family.mean) / error)).sum(axis=1)
+    return [float((np.abs(below - 0.5) <= level / 2).mean()) for level in (0.5, 0.8, 0.95)]
+
+
+def left_out_groups(fold: Any, settings: Any, features: np.ndarray, states: Any) -> None:
+    """Fit without a kind of question, then ask for it: stories, and the sums with most terms."""
+    for name in ("story", "terms6", "terms2-digits3"):
+        out = np.array([q.group.startswith(name) for q in fold.questions])
+        model = fit_kind("stack", fold.select(~out), settings, features[~out], states)
+        strange, likelihood = fold.select(out), get_family(settings.family).log_likelihood(fold.scores[out])
+        widened = model.predict_from(strange.questions, features[out])
+        reach, model.reach = model.reach, Reach(near=10.0, far=11.0)
+        confident = model.predict_from(strange.questions, features[out])
+        flat = [model.card.population] * len(strange)
+        evidence = [log_evidence(p, likelihood) for p in (widened, confident, flat)]
+        gain, over = bootstrap(evidence[0] - evidence[1]), bootstrap(evidence[0] - evidence[2])
+        spreads = [np.mean([p.spread[0] for p in priors]) for priors in (widened, confident, flat)]
+        print(
+            f"{name} left out ({len(strange)} questions): spread of the mean's logit {spreads[0]:.2f}, "
+            f"{spreads[1]:.2f} without widening, {spreads[2]:.2f} of the population; "
+            f"widening gains {gain.mean:.2f} ({gain.low:.2f} to {gain.high:.2f}) nats a question, "
+            f"the predictor over the population "
+            f"{over.mean:.2f} ({over.low:.2f} to {over.high:.2f}); reach {reach}",
+            flush=True,
+        )
+
+
 def baselines(model: Any, kept: list[Any], held: list[Any], ours: np.ndarray) -> None:
     """The other kinds, fitted on all that ours was fitted on."""
     asked, wanted = ([Question.ask(r["problem"]) for r in part] for part in (kept, held))
@@ -122,7 +209,7 @@ def show(name: str, priors: list[Prior], held: list[Any]) -> np.ndarray:
     return hit
 
 
-FIGURES = {"published-math": published_math}
+FIGURES = {"published-math": published_math, "own-pool": own_pool}
 
 if __name__ == "__main__":
     FIGURES[sys.argv[1]](*sys.argv[2:])

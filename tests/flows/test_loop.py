@@ -1,5 +1,6 @@
 """The whole loop on the real models, tracked in a real MLflow, run by a real Prefect."""
 
+import json
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from data.questions import write_questions
 from flows.config import Config
 from models.tokenizer import open_tokenizer
 from predictor.errors import BundleError, ConfigError, GateError, PoolError, TrackingError
+from predictor.prior import Prior
 from predictor.question import Question
 from serving.bundle import Bundle
 from tests.helpers import make_pool
@@ -105,6 +107,35 @@ def test_training_is_tracked_and_registered(looped):
     assert set(answer.columns) == {"mean", "std", "prior"}
     assert 0 < answer["mean"][0] < 1
     assert (config.home / "out" / "predictor.json").exists()
+
+
+def test_every_kind_was_compared_and_the_card_says_so(looped):
+    config, trained, _, _ = looped
+    card = (config.home / "out" / "README.md").read_text()
+    assert all(
+        f"| {kind}" in card for kind in ("population", "description", "words", "ridge", "stack", "lora")
+    )
+    assert f"kind `{trained.kind}`" in card
+    assert trained.digest in card
+    assert "worth in decisions" in (config.home / "report" / "model-card.md").read_text()
+
+
+def test_predict_answers_problems_and_ignores_what_it_does_not_know(looped, tmp_path):
+    from typer.testing import CliRunner
+
+    from flows.cli import app
+
+    config, _, _, _ = looped
+    lines = [{"problem": "Compute 7 plus 99.", "score_mean": 0.3, "level": 5}, {"question": "What is 2 + 2?"}]
+    file = tmp_path / "asked.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = ["predict", "--predictor", str(config.home / "out"), "--questions", str(file)]
+    answered = [json.loads(line) for line in CliRunner().invoke(app, arguments).stdout.splitlines()]
+    assert len(answered) == 2
+    for line in answered:
+        assert 0 < line["mean"] < 1
+        assert 0 < line["std"] < 0.5
+        assert Prior.model_validate(line["prior"]).moments() == pytest.approx((line["mean"], line["std"]))
 
 
 def test_the_same_data_is_not_fitted_twice(looped):
