@@ -1,6 +1,6 @@
 """Figures that documents quote, made anew by one command each; nothing here is a test.
 
-    python -m tests.figures published-math ../shared/published-math/train.jsonl.gz [option ...]
+    python -m tests.figures published-math FILE [option ...]
 
 fits on four fifths of the questions with the project's own commands, and holds the result against the
 last fifth (by hash of the question's id). Options are handed to ``optscale train``, for example

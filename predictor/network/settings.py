@@ -36,7 +36,7 @@ class PredictorSettings(Settings):
         alpha=16,
         learning_rate=1e-3,
         batch_size=16,
-        epochs=3,
+        epochs=1,
         evaluate_every=20,
         patience=3,
     )
