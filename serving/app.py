@@ -72,7 +72,7 @@ app = FastAPI(
 @app.post(
     "/v1/chat/completions",
     response_model=ChatResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/event-stream": {}}}},  # chunks are no JSON document to describe
     tags=["OpenAI"],
 )
 async def chat_completions(request: Request, chat: ChatRequest) -> Response:

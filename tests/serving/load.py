@@ -120,6 +120,8 @@ async def many(url: str, count: int, clients: int, share: float, anything: bool 
                 status, wrong = await ask(client, text, right, **wishes)
                 assert not wrong, f"{text}: {wrong}"
                 ends[status] += 1
+                if ends.total() % 1000 == 0:
+                    print(f"{ends.total()} of {count}: {dict(ends)}", flush=True)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
@@ -243,6 +245,7 @@ if __name__ == "__main__":
     from flows.config import Config, enter_home
     from tests.models.tiny import save_qwen_tokenizer
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and end what was started
     os.environ.setdefault("OPTSCALE_HOME", str(Path(".optscale").resolve()))
     enter_home(Config())
     with tempfile.TemporaryDirectory() as name:
