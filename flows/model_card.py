@@ -9,6 +9,7 @@ from data.pool import Manifest
 from data.scores import ScoreTable
 from flows.config import Config
 from predictor.network.card import PredictorCard
+from predictor.network.settings import Kind
 
 KIND_WORDS = {
     "population": "one prior for every question, that of the pool's population",
@@ -88,9 +89,22 @@ def model_card(
         "",
         "- It speaks of one generator and one reward model; after a change of either, train again.",
         f"- A question of more than {settings.max_length} tokens gets the population's prior.",
-        "- A question unlike those it was fitted on gets a wider prior. How unlike, it learnt from groups of "
-        "its own pool; a kind that is new in another way may be foretold with too much confidence.",
+        *_about_the_unfamiliar(card.kind),
         "- Intervals are over questions of one pool: they say nothing of questions from elsewhere.",
         "- A high score is not a right answer.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _about_the_unfamiliar(kind: Kind) -> list[str]:
+    if kind == "population":
+        return []
+    if kind == "lora":
+        return [
+            "- A question unlike those it was fitted on gets no wider prior: it may be foretold with too "
+            "much confidence."
+        ]
+    return [
+        "- A question unlike those it was fitted on gets a wider prior. How unlike, it learnt from groups of "
+        "its own pool; a kind that is new in another way may be foretold with too much confidence."
+    ]
