@@ -38,13 +38,13 @@ from models.sft import SftCollator, encode_example, sft_loss
 from models.step_tensors import StepCollator
 from predictor import (
     Beliefs,
+    Candidates,
     OptScale,
     Predictive,
     Prior,
     Quantile,
     State,
     Value,
-    replay,
     required_samples,
 )
 from predictor.contract import Sampling
@@ -54,6 +54,7 @@ from predictor.network.model import QuestionCollator
 from predictor.network.predictor import Predictor
 from predictor.network.settings import PredictorSettings
 from predictor.question import Question
+from predictor.replay import outcomes
 from tests.models.faulty_server import FaultyServer
 from tests.models.tiny import save_qwen_tokenizer
 
@@ -119,9 +120,11 @@ def bench_decisions() -> None:
     population = Beliefs.of([prior] * 500)
     policies = [Value(token_price=p, round_price=2 * p) for p in np.geomspace(1e-4, 0.1, 48)]
 
+    answers = np.full(pool.shape, -1)
+    shown = Candidates(pool, np.full(pool.shape, np.nan), tokens, tokens, answers)
+
     def replay_all() -> None:
-        for one in policies:
-            replay(one, pool, population, tokens)
+        outcomes(dict(enumerate(policies)), shown, population, target=0.95)
 
     figures = paired(replay_all, lambda: [family.log_likelihood(pool) for _ in policies], 3)
     show("replay 500 x 64, 48 policies", figures, "one likelihood of all scores each")
