@@ -35,7 +35,7 @@ def plan(
 
     Parameters
     ----------
-    targets : multiples of .005 in (0, 1]; none: the policy's own, one .05 below and one .05 above.
+    targets : multiples of .005 in (0, 1); none: the policy's own, one .05 below and one .05 above.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def plan_like_pool(config: Config, train: ScoreTable, population: Prior, questio
 
 
 def _around(target: float) -> tuple[float, ...]:
-    return tuple(t for step in (-0.05, 0.0, 0.05) if 0 < (t := round(target + step, 6)) <= 1)
+    return tuple(t for step in (-0.05, 0.0, 0.05) if 0 < (t := round(target + step, 6)) < 1)
 
 
 def _policies(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from predictor.contract import require_same_contract
 from predictor.decision import Array
 from predictor.errors import ConfigError
+from predictor.families import BINS
 from predictor.policies import AnyPolicy, Value
 from predictor.prior import Beliefs
 from predictor.replay import Candidates, Outcome, outcomes
@@ -100,7 +101,8 @@ def ladders(
     hit would lose. ``round_candidates`` is the price of a round, in candidates of average length.
     """
     steps = np.array([0.0, 0.25, 0.5, 0.75]) if above else np.zeros(1)
-    targets = np.unique([target, *(np.round((target + (1 - target) * steps[1:]) * 200) / 200)])
+    higher = np.round((target + (1 - target) * steps[1:]) * BINS) / BINS
+    targets = np.unique([target, *higher[higher < 1]])  # a score of 1 shares the last bin
     prices = np.geomspace(1e-5, 0.05, 20) / candidate_tokens
     return [
         [

@@ -58,6 +58,11 @@ def test_a_row_a_policy_with_money_and_hours_that_add_up(pool, asked):
     assert json.dumps(rows)
 
 
+def test_a_high_target_has_no_plan_for_a_score_of_one(pool, asked):
+    rows = plan(configure(pool, "policy.target=0.95"), asked, confidences=())
+    assert [row["target"] for row in rows] == [0.95, 0.9, 0.95]
+
+
 def test_hours_are_unknown_without_a_throughput(pool, asked):
     for rates in ((), RATES[:1], RATES[1:]):
         assert plan(configure(pool, *rates), asked, targets=(0.8,), confidences=())[0]["GPU hours"] is None

@@ -102,6 +102,7 @@ def test_a_ladder_is_a_target_at_rising_prices():
         assert np.all(np.diff([p.token_price for p in rising]) > 0)
         assert all(p.round_price == pytest.approx(40 * p.token_price) for p in rising)
     assert [rising[0].target for rising in ladders(0.9, CAP, 20.0, 2.0, above=False)] == [0.9]
+    assert [rising[0].target for rising in ladders(0.995, CAP, 20.0, 2.0)] == [0.995]
 
 
 def test_a_price_of_rounds_counts_in_the_cost():
