@@ -9,12 +9,17 @@ from typing import TypeVar, TypeVarTuple
 
 import openai
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from httpx2 import Limits
 
 from models.settings import HttpSettings
 from predictor.errors import ModelError
 
 # The set-up is at fault: no request can succeed.
 MISCONFIGURED = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+# Seconds that a connection may idle. Servers on uvicorn, vLLM among them, close it after 5, which is also
+# the client's default: a request that is sent in that moment, and its retry on the next idle connection,
+# would fail.
+IDLE = 3.0
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
@@ -49,11 +54,17 @@ def make_client(settings: HttpSettings) -> openai.AsyncOpenAI:
 
     The key is read from the environment now and kept nowhere else.
     """
+    limits = Limits(
+        max_connections=None,  # requests in flight are limited by those who send them
+        max_keepalive_connections=settings.in_flight,
+        keepalive_expiry=IDLE,
+    )
     return openai.AsyncOpenAI(
         base_url=settings.base_url,
         api_key=os.environ.get(settings.api_key_variable, "none"),
         timeout=settings.timeout,
         max_retries=settings.retries,
+        http_client=openai.DefaultAsyncHttpx2Client(limits=limits),
     )
 
 

@@ -1,5 +1,6 @@
 """The one LoRA training loop: solver, reward model and predictor all learn through it."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def fit(
         report_to="none",
         seed=settings.seed,
         dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available() and "WORLD_SIZE" in os.environ,  # else none knows of another
     )
     trainer = Trainer(
         model=model,

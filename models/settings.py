@@ -35,6 +35,8 @@ class LoraSettings(Settings):
     """Steps between two looks at the tune examples."""
     patience: int = Field(3, ge=1)
     """Looks at the tune examples without a gain before training stops."""
+    processes: int = Field(1, ge=1)
+    """Processes that train the predictor, each with batches of its own; on GPUs, one each."""
     seed: int = 0
     """Seed of initialisation, order and dropout."""
 

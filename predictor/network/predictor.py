@@ -5,6 +5,7 @@ for), and either the adapter (``adapter_*``, a few MB, on a backbone named by re
 network with the adapter folded in (``network.safetensors`` and ``backbone/``), as a bundle ships it.
 """
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from predictor.network.model import (
     make_labels,
     to_priors,
 )
+from predictor.network.processes import fit_in_processes
 from predictor.network.settings import PredictorSettings
 from predictor.prior import Prior, fit_population, log_evidence
 from predictor.question import Question
@@ -67,6 +69,16 @@ class Predictor:
             settings = settings.model_copy(update={"family": FAMILIES[0]})
         if settings.family == EMPIRICAL:
             settings = settings.model_copy(update={"family": fit_empirical(train[1]).name})
+        if settings.lora.processes > 1:
+            return cls._fit_in_processes(
+                train,
+                tune,
+                settings,
+                contract=contract,
+                data_digest=data_digest,
+                directory=directory,
+                log=log,
+            )
         family = get_family(settings.family)
         population = fit_population(train[1], settings.family)
         tokenizer = backbone.load_tokenizer(settings.backbone)
@@ -109,6 +121,19 @@ class Predictor:
         strength = calibrate(predictor.predict(tune[0]), tune[1])
         predictor.card = card.model_copy(update={"strength": strength})
         return predictor
+
+    @classmethod
+    def _fit_in_processes(
+        cls, train: Any, tune: Any, settings: PredictorSettings, **more: Any
+    ) -> "Predictor":
+        with tempfile.TemporaryDirectory() as name:
+            path = Path(name)
+            fit_in_processes(train, tune, settings, target=path, **more)
+            card = PredictorCard.model_validate_json((path / "predictor.json").read_bytes())
+            network = PeftModel.from_pretrained(_build(card.settings, card.population), name)
+            tokenizer = backbone.load_tokenizer(card.settings.backbone)
+        card = card.model_copy(update={"settings": settings})
+        return cls(network.to(backbone.default_device()).eval(), tokenizer, card)
 
     @torch.inference_mode()
     def predict(self, questions: Sequence[Question]) -> list[Prior]:

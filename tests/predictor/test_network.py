@@ -169,3 +169,42 @@ def test_training_that_does_harm_is_undone(tmp_path):
     assert results["tune_loss"] == results["start_tune_loss"]
     lora = [p for name, p in predictor.network.named_parameters() if "lora_B" in name]
     assert all((p == 0).all() for p in lora)
+
+
+def test_two_processes_train_one_predictor(trained, tmp_path):
+    settings = trained.card.settings
+    lora = settings.lora.model_copy(update={"processes": 2, "batch_size": 4})
+    logged = []
+    shared = Predictor.fit(
+        questions_and_scores(24, 0),
+        questions_and_scores(8, 1),
+        settings.model_copy(update={"lora": lora}),
+        contract="c",
+        data_digest="d",
+        directory=tmp_path / "checkpoints",
+        log=lambda step, values: logged.append((step, values)),
+    )
+    steps = [step for step, values in logged if "eval_loss" in values]
+    assert steps == sorted(set(steps))  # only the first process tells
+    (epoch,) = (values["epoch"] for step, values in logged if step == 7 and "eval_loss" in values)
+    assert epoch == pytest.approx(7 * 2 * 4 / 24, abs=0.01)  # both took batches of four
+    questions, _ = questions_and_scores(20, 2)
+    told = [np.array([p.moments()[0] for p in model.predict(questions)]) for model in (trained, shared)]
+    # As many questions a step, in another order.
+    assert told[1] == pytest.approx(told[0], abs=0.1)
+    shared.save(tmp_path / "stored")
+    again = Predictor.load(tmp_path / "stored").predict(questions)
+    assert [p.moments()[0] for p in again] == pytest.approx(told[1], abs=5e-3)
+
+
+def test_a_training_process_that_fails_says_why(trained, tmp_path):
+    lora = trained.card.settings.lora.model_copy(update={"processes": 2, "targets": ("no_such_layer",)})
+    with pytest.raises(ModelError, match="No modules were targeted"):
+        Predictor.fit(
+            questions_and_scores(24, 0),
+            questions_and_scores(8, 1),
+            trained.card.settings.model_copy(update={"lora": lora}),
+            contract="c",
+            data_digest="d",
+            directory=tmp_path,
+        )
