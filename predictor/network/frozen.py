@@ -17,9 +17,6 @@ from predictor.network.settings import PredictorSettings
 from predictor.network.views import read_text
 from predictor.question import Question
 
-DEPTHS = (1 / 3, 7 / 15, 3 / 5, 11 / 15, 13 / 15, 1.0)
-"""Depths of the layers whose states are pooled, 1 the last. Six did better than two; sixteen, no better."""
-
 
 class FrozenStates:
     """Reads questions with a backbone as it is: one forward pass each."""
@@ -49,12 +46,13 @@ class FrozenStates:
         return cls(trunk, tokenizer, settings, cache)
 
     def read(self, questions: Sequence[Question]) -> NDArray[np.float32]:
-        """(questions, 12 x hidden size) mean and last token at `DEPTHS`; NaN for one too long to read."""
+        """(questions, 2 x depths x hidden size) mean and last token of each layer; NaN for one too long."""
         return self._read(questions) if self.cache is None else self._read_cached(questions, self.cache)
 
     @torch.inference_mode()
     def _read(self, questions: Sequence[Question]) -> NDArray[np.float32]:
-        size = 2 * len(DEPTHS) * self.trunk.config.hidden_size
+        depths = self.settings.depths
+        size = 2 * len(depths) * self.trunk.config.hidden_size
         found = np.full((len(questions), size), np.nan, dtype=np.float32)
         encoded = [encode(self.tokenizer, q, self.settings.max_length) for q in questions]
         order = sorted((i for i, ids in enumerate(encoded) if ids), key=lambda i: len(encoded[i] or ()))
@@ -63,13 +61,13 @@ class FrozenStates:
         for start in range(0, len(order), self.settings.batch_size):
             chosen = order[start : start + self.settings.batch_size]
             batch = collate([{"input_ids": encoded[i]} for i in chosen])
-            states = pool_states(self.trunk, **{k: v.to(device) for k, v in batch.items()}, depths=DEPTHS)
+            states = pool_states(self.trunk, **{k: v.to(device) for k, v in batch.items()}, depths=depths)
             found[chosen] = states.float().cpu().numpy()
         return found
 
     def _read_cached(self, questions: Sequence[Question], folder: Path) -> NDArray[np.float32]:
         settings = self.settings
-        named = (backbone.revision(settings.backbone), settings.max_length, self.trunk.dtype, DEPTHS)
+        named = (backbone.revision(settings.backbone), settings.max_length, self.trunk.dtype, settings.depths)
         file = folder / f"{backbone.digest_text(repr(named))}.safetensors"
         held: dict[str, NDArray[Any]] = load_file(file) if file.exists() else {}
         keys = [hashlib.sha256(read_text(q).encode()).hexdigest()[:24] for q in questions]

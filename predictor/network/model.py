@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from predictor.families import Family, get_family
+from predictor.network.settings import HeadSettings
 from predictor.prior import Prior, posterior_moments
 
 OUTPUTS = 5  # location and log spread on each of the family's two coordinates, and their correlation
@@ -18,7 +19,7 @@ _ATANH_CORRELATION = (-1.8, 1.8)
 
 
 class Head(nn.Module):
-    """A linear map of standardised features; it starts as the zero map.
+    """A linear map of standardised features, with a hidden layer beside it; it starts as the zero map.
 
     The statistics are those of the training questions before any training. A few hidden dimensions of
     a language model are hundreds of times larger than the rest and would drown them otherwise.
@@ -27,18 +28,24 @@ class Head(nn.Module):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, hidden: int = 0) -> None:
         super().__init__()
         self.linear = nn.Linear(size, OUTPUTS)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+        self.curved: nn.Module | None = None
+        if hidden:
+            out = nn.Linear(hidden, OUTPUTS, bias=False)
+            nn.init.zeros_(out.weight)
+            self.curved = nn.Sequential(nn.Linear(size, hidden), nn.GELU(), out)
         self.register_buffer("centre", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
 
     def forward(self, features: Tensor) -> Tensor:
         """(batch, 5) from pooled hidden states (batch, size)."""
-        values: Tensor = self.linear(self.standardise(features))
-        return values
+        standard = self.standardise(features)
+        values: Tensor = self.linear(standard)
+        return values if self.curved is None else values + self.curved(standard)
 
     def standardise(self, features: Tensor) -> Tensor:
         """(batch, size) features in standard deviations, at most `FARTHEST`: beyond, nothing was learnt.
@@ -50,7 +57,7 @@ class Head(nn.Module):
 
 
 class PriorNetwork(nn.Module):
-    """Backbone, pooled hidden states of two depths, and a linear head around a population's prior.
+    """Backbone, pooled hidden states of some depths, and a head around a population's prior.
 
     The head starts at zero, so an untrained network gives the population's prior to every question
     and training can only add what the question itself tells.
@@ -59,10 +66,17 @@ class PriorNetwork(nn.Module):
     offset: Tensor
     limits: Tensor
 
-    def __init__(self, backbone: nn.Module, hidden_size: int, population: Prior) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        hidden_size: int,
+        population: Prior,
+        settings: HeadSettings = HeadSettings(),  # noqa: B008
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = Head(4 * hidden_size)
+        self.depths = settings.depths
+        self.head = Head(2 * len(settings.depths) * hidden_size, settings.hidden)
         spread = torch.tensor(population.spread).log()
         correlation = torch.tensor([population.correlation]).atanh()
         offset = torch.cat([torch.tensor(population.location), spread, correlation])
@@ -73,8 +87,8 @@ class PriorNetwork(nn.Module):
         self.register_buffer("limits", limits.T.float(), persistent=False)
 
     def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(batch, 4 x hidden size): mean and last token of a middle and of the last layer."""
-        return pool_states(self.backbone, input_ids, attention_mask)
+        """(batch, 2 x depths x hidden size): mean and last token of each layer read."""
+        return pool_states(self.backbone, input_ids, attention_mask, self.depths)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(batch, 5): logit mean, logit dispersion, the logs of their spreads, atanh of their correlation."""
@@ -114,7 +128,7 @@ class PriorNetwork(nn.Module):
 
 
 def pool_states(
-    backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, depths: Sequence[float] = (0.5, 1.0)
+    backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, depths: Sequence[float]
 ) -> Tensor:
     """(batch, 2 x depths x hidden size): mean and last token of layers, by their depth from 0 to 1."""
     output = backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)

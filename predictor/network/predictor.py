@@ -201,7 +201,8 @@ class Predictor:
         device = device or backbone.default_device()
         if (path / "network.safetensors").exists():
             config = AutoConfig.from_pretrained(path / "backbone")
-            network = PriorNetwork(AutoModel.from_config(config), config.hidden_size, card.population)
+            trunk = AutoModel.from_config(config)
+            network = PriorNetwork(trunk, config.hidden_size, card.population, settings.head)
             weights = load_file(path / "network.safetensors")
             network.load_state_dict({k: v.float() for k, v in weights.items()})
             tokenizer = AutoTokenizer.from_pretrained(path / "backbone")
@@ -214,7 +215,7 @@ class Predictor:
 
 def _build(settings: PredictorSettings, population: Prior) -> PriorNetwork:
     trunk = backbone.load(settings.backbone, AutoModel)
-    return PriorNetwork(trunk, trunk.config.hidden_size, population)
+    return PriorNetwork(trunk, trunk.config.hidden_size, population, settings.head)
 
 
 @torch.inference_mode()

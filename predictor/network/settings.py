@@ -1,6 +1,6 @@
 """Settings of the LoRA predictor; importable without torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -8,6 +8,17 @@ from models.settings import LoraSettings
 from predictor.settings import Settings
 
 Kind = Literal["population", "description", "words", "ridge", "stack", "lora"]
+Depths = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
+"""Which layers are pooled (mean and last token), by their depth; 1 is the last."""
+
+
+class HeadSettings(Settings):
+    """What stands on the fine-tuned backbone."""
+
+    depths: Depths = (0.5, 1.0)
+    """Layers that it reads."""
+    hidden: int = Field(0, ge=0)
+    """Units of a hidden layer beside the linear map; 0: none."""
 
 
 class PredictorSettings(Settings):
@@ -31,6 +42,10 @@ class PredictorSettings(Settings):
     """Precision of predictions; training is in float32."""
     batch_size: int = Field(32, ge=1)
     """Questions predicted together."""
+    depths: Depths = (1 / 3, 7 / 15, 3 / 5, 11 / 15, 13 / 15, 1.0)
+    """Layers whose frozen states ridge and stack read. Six did better than two; sixteen, no better."""
+    head: HeadSettings = HeadSettings()
+    """LoRA's head."""
     lora: LoraSettings = LoraSettings(
         rank=8,
         alpha=16,

@@ -10,7 +10,7 @@ from predictor.families import get_family
 from predictor.network.frozen import encode
 from predictor.network.model import EvidenceLoss, make_labels, to_priors
 from predictor.network.predictor import Predictor
-from predictor.network.settings import PredictorSettings
+from predictor.network.settings import HeadSettings, PredictorSettings
 from predictor.prior import fit_population, log_evidence
 from predictor.question import Question
 
@@ -178,7 +178,7 @@ def test_two_processes_train_one_predictor(trained, tmp_path):
     shared = Predictor.fit(
         questions_and_scores(24, 0),
         questions_and_scores(8, 1),
-        settings.model_copy(update={"lora": lora}),
+        settings.model_copy(update={"lora": lora, "head": HeadSettings(depths=(0.2, 0.6, 1.0), hidden=8)}),
         contract="c",
         data_digest="d",
         directory=tmp_path / "checkpoints",
@@ -190,7 +190,7 @@ def test_two_processes_train_one_predictor(trained, tmp_path):
     assert epoch == pytest.approx(7 * 2 * 4 / 24, abs=0.01)  # both took batches of four
     questions, _ = questions_and_scores(20, 2)
     told = [np.array([p.moments()[0] for p in model.predict(questions)]) for model in (trained, shared)]
-    # As many questions a step, in another order.
+    # As many questions a step, in another order; and a richer head.
     assert told[1] == pytest.approx(told[0], abs=0.1)
     shared.save(tmp_path / "stored")
     again = Predictor.load(tmp_path / "stored").predict(questions)
