@@ -79,6 +79,7 @@ def soak(line: Callable[[int], list[str]], kills: int, rng: random.Random, holds
         done += kill_at_random(line(1 + number // 3), whole, rng)
         number += 1
         holds()
+        print(f"{done} of {kills} runs killed", end="\r", flush=True)
     run(line(1 + number // 3))
     holds()
     name = line(0)[3]
