@@ -71,8 +71,8 @@ load: $(READY) ## the gateway under 10,000 requests with faults, 64 clients for 
 	$(BIN)/python -m tests.serving.load clients 64 300
 	$(BIN)/python -m tests.serving.load described 900
 
-serve: $(READY) ## serve the bundle of the last run on port 3000
-	$(BIN)/optscale serve
+serve: $(READY) ## serve the bundle of the last run and the embedded models on port 3000
+	$(BIN)/optscale serve --with-models
 
 adapters: $(READY) ## train the embedded solver and reward model anew (about an hour on two cores)
 	$(BIN)/python -m flows.adapters

@@ -1,7 +1,6 @@
 """The command ``optscale``. Heavy libraries are imported by the commands that need them."""
 
 import json
-import sys
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -248,18 +247,17 @@ def schedule(
 
 
 @app.command()
-def serve(config: ConfigFile = None, set_: Set = None) -> None:
+def serve(
+    config: ConfigFile = None,
+    set_: Set = None,
+    with_models: Annotated[
+        bool, typer.Option("--with-models", help="Also serve the config's models, for the gateway to ask.")
+    ] = False,
+) -> None:
     """Serve the champion's bundle over HTTP until interrupted."""
-    import os
+    from flows.serve import serve_bundle
 
-    from flows.tracking import CHAMPION, Tracking
-
-    loaded = _load(config, set_)
-    tracking = Tracking(loaded)
-    tag = tracking.tags(tracking.version_of(CHAMPION))["bundle"]
-    command = [sys.executable, "-m", "bentoml", "serve", tag, "--port", str(loaded.serve.port)]
-    typer.echo(f"{tag} on http://127.0.0.1:{loaded.serve.port}", err=True)
-    os.execv(sys.executable, command)
+    serve_bundle(_load(config, set_), with_models)
 
 
 @app.command()

@@ -9,6 +9,8 @@ from predictor.contract import Span
 from predictor.errors import ModelError
 from predictor.question import Question
 
+SEPARATOR = "\n"
+"""What closes a step of the embedded models; the end token closes the last."""
 Example = dict[str, Any]
 """``input_ids`` and ``step``: the number of each token's step from 1, 0 outside; a step's last token
 is its mark."""
@@ -104,7 +106,7 @@ def encode_marked(tokenizer: Any, head: str, steps: Sequence[str], tail: str, ma
 
 
 def encode_steps(
-    tokenizer: Any, messages: list[dict[str, str]], steps: Sequence[str], separator: str = "\n"
+    tokenizer: Any, messages: list[dict[str, str]], steps: Sequence[str], separator: str = SEPARATOR
 ) -> Example:
     """Token ids of the question and its steps; ``step`` numbers each token's step from 1, 0 outside.
 

@@ -22,7 +22,12 @@ def running(command, health, log, environment=None, seconds=300):
     """A server from the moment that ``health`` answers until the block ends; gives its process."""
     with open(log, "w") as out:
         process = subprocess.Popen(
-            command, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         deadline = time.monotonic() + seconds

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.end_with_parent import end_with_parent
 from models.lora import Log
 from predictor.empirical import load_family, save_family
 from predictor.errors import ModelError
@@ -79,7 +79,7 @@ def fit_in_processes(
 def _run(job: Path) -> None:
     from predictor.network.predictor import Predictor  # which starts these processes
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     first = os.environ["RANK"] == "0"
 
     def log(step: int, values: dict[str, float]) -> None:
@@ -102,12 +102,6 @@ def _run(job: Path) -> None:
     )
     if first:
         predictor.save(Path(document["target"]))
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1):  # nothing comes until the pipe closes
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":

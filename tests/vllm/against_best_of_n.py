@@ -33,7 +33,7 @@ from flows.config import enter_home, load_config
 from flows.tracking import CHAMPION, Tracking
 from models.http_generator import AsyncHttpGenerator
 from models.http_reward import AsyncHttpRewardModel
-from models.settings import HttpGeneratorSettings, HttpRewardSettings
+from models.settings import HttpGeneratorSettings
 from predictor.question import Question
 from serving.bundle import Bundle
 from serving.settings import GatewaySettings, LogSettings
@@ -128,27 +128,20 @@ def main(count: int, clients: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         export(folder / "solver")
-        prm = free_port()
+        port, made = free_port(), folder / "models.yaml"
         options = ("--dtype", "bfloat16", "--max-model-len", "512")
         with (
             serve_vllm(folder / "solver", "solver", folder / "solver.log", *options) as (solver, _),
             running(
-                [sys.executable, "-m", "tests.vllm.pooling", str(prm)],
-                f"http://127.0.0.1:{prm}/v1/models",
-                folder / "prm.log",
+                [sys.executable, "-m", "flows.serve", config.model_dump_json(), str(port), str(made)],
+                f"http://127.0.0.1:{port}/v1/models",
+                folder / "models.log",
             ),
         ):
             assert isinstance(local, HttpGeneratorSettings)
             generator = local.model_copy(update={"base_url": solver, "in_flight": 128})
-            reward = HttpRewardSettings(
-                base_url=f"http://127.0.0.1:{prm}/v1",
-                model=card.contract.reward_model,
-                revision=card.contract.reward_revision,
-                convention="lines",
-                aggregation=card.contract.aggregation,
-                tokenizer=str(folder / "solver"),
-                in_flight=128,
-            )
+            here = GatewaySettings.model_validate_json(made.read_text())
+            reward = here.reward.model_copy(update={"in_flight": 128})
             settings = GatewaySettings(generator=generator, reward=reward, log=LogSettings(explore=0))
             with serve(bundle, settings, folder) as (url, _):
                 found = asyncio.run(compare(url, settings, card, questions, clients))

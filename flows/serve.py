@@ -1,0 +1,109 @@
+"""Serve the champion's bundle, and on wish the config's own models for it to ask."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+from flows.config import Config
+from flows.tracking import CHAMPION, Tracking
+from predictor.errors import ConfigError
+from serving.bundle import free_port
+from serving.settings import OVERRIDES
+
+
+def serve_bundle(config: Config, with_models: bool = False) -> None:
+    """Serve until interrupted; does not return.
+
+    ``with_models`` serves generator and reward model too, from a process that ends with this one.
+    """
+    tracking = Tracking(config)
+    tag = tracking.tags(tracking.version_of(CHAMPION))["bundle"]
+    if with_models:
+        os.environ[OVERRIDES] = str(_start_models(config))
+    print(f"{tag} on http://127.0.0.1:{config.serve.port}", file=sys.stderr, flush=True)
+    os.execv(
+        sys.executable, [sys.executable, "-m", "bentoml", "serve", tag, "--port", str(config.serve.port)]
+    )
+
+
+def _start_models(config: Config) -> Path:
+    """Start `serve_models` in a process of its own; the file with the gateway settings that fit it."""
+    file, port = config.home.resolve() / "models.yaml", free_port()
+    file.unlink(missing_ok=True)
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)  # held for as long as this process lives, whatever it becomes
+    command = [sys.executable, "-m", "flows.serve", config.model_dump_json(), str(port), str(file)]
+    started = subprocess.Popen(command, stdin=reading)
+    while started.poll() is None:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=5)
+            return file
+        except httpx.HTTPError:
+            time.sleep(0.5)
+    raise ConfigError("the models could not be served; what is printed above says why")
+
+
+def serve_models(config: Config, port: int, file: Path) -> None:
+    """Serve the config's local models on 127.0.0.1; ``file`` gets gateway settings that fit them.
+
+    Raises
+    ------
+    ConfigError
+        If the config's models are not of this process, or of a convention that vLLM serves.
+    """
+    import uvicorn
+
+    from models.local_generator import LocalGenerator
+    from models.local_reward import LocalRewardModel
+    from models.server import ModelServer
+    from models.settings import HttpGeneratorSettings, HttpRewardSettings
+    from serving.settings import GatewaySettings
+
+    if (
+        config.generator.kind != "local"
+        or config.reward.kind != "local"
+        or config.reward.convention != "lines"
+    ):
+        raise ConfigError(
+            "only models of this process can be served with the bundle, the reward model by the convention "
+            "lines; name the servers of others under gateway"
+        )
+    generator, reward = LocalGenerator(config.generator), LocalRewardModel(config.reward)
+    tokenizer = file.with_suffix(".tokenizer")
+    reward.tokenizer.save_pretrained(tokenizer)
+    at = f"http://127.0.0.1:{port}/v1"
+    settings = GatewaySettings(
+        generator=HttpGeneratorSettings(
+            base_url=at,
+            model=generator.identity["generator"],
+            revision=generator.identity["generator_revision"],
+            prompt_template=generator.identity["prompt_template"],
+            seeds=False,
+            sampling=generator.sampling,
+            in_flight=generator.settings.batch_size,
+        ),
+        reward=HttpRewardSettings(
+            base_url=at,
+            model=reward.identity["reward_model"],
+            revision=reward.identity["reward_revision"],
+            convention=config.reward.convention,
+            span=config.reward.span,
+            aggregation=config.reward.aggregation,
+            tokenizer=str(tokenizer),
+            positions=reward.positions,
+        ),
+    )
+    file.write_text(json.dumps(settings.model_dump(mode="json"), indent=1))
+    uvicorn.run(ModelServer(generator, reward).app, port=port, log_level="warning")
+
+
+if __name__ == "__main__":
+    from models.end_with_parent import end_with_parent
+
+    end_with_parent()
+    serve_models(Config.model_validate_json(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,167 @@
+"""The models of this process behind the routes that vLLM has, so that a gateway can be tried without vLLM.
+
+One batch at a time: requests that arrive meanwhile and are alike make up the next one. A reward model by
+the convention ``lines`` can be served only so, since vLLM's ``/pooling`` gives it no token likelihoods.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Generic, TypeVar
+
+from pydantic import Field
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from models.generators import Candidate
+from models.local_generator import LocalGenerator
+from models.local_reward import LocalRewardModel, step_probabilities
+from models.steps import SEPARATOR, Example
+from predictor.contract import Sampling
+from predictor.question import Message, Question
+from predictor.settings import Settings
+
+Asked = TypeVar("Asked")
+Found = TypeVar("Found")
+
+
+class Batches(Generic[Asked, Found]):
+    """Computes in a thread; what waits meanwhile is computed together, where its key is the same."""
+
+    def __init__(self, compute: Callable[[Any, list[Asked]], Sequence[Found]], lock: asyncio.Lock) -> None:
+        self.compute, self.lock = compute, lock
+        self.waiting: list[tuple[Hashable, Asked, asyncio.Future[Found]]] = []
+
+    async def ask(self, key: Hashable, asked: Asked) -> Found:
+        """The answer to one request; those with an equal ``key`` share a batch."""
+        found: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+        self.waiting.append((key, asked, found))
+        async with self.lock:
+            if not found.done():
+                await self._next(key)
+        return await found
+
+    async def _next(self, key: Hashable) -> None:
+        batch = [one for one in self.waiting if one[0] == key and not one[2].cancelled()]
+        self.waiting = [one for one in self.waiting if one[0] != key]
+        try:
+            answers = await asyncio.to_thread(self.compute, key, [asked for _, asked, _ in batch])
+        except Exception as error:  # each of those that wait is to hear of it
+            for _, _, found in batch:
+                found.set_exception(error)
+            return
+        for (_, _, found), answer in zip(batch, answers, strict=True):
+            if not found.cancelled():
+                found.set_result(answer)
+
+
+class ChatBody(Settings):
+    """What is understood of a chat request; no seed, since requests share batches."""
+
+    model: str
+    messages: tuple[Message, ...] = Field(min_length=1)
+    n: int = Field(1, ge=1)
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    user: str | None = None
+
+
+class PoolingBody(Settings):
+    """What is understood of a pooling request."""
+
+    model: str
+    task: str = "token_classify"
+    input: list[list[int]]
+
+
+class ModelServer:
+    """``/v1/models``, ``/v1/chat/completions`` and ``/pooling`` of a generator and a reward model."""
+
+    def __init__(self, generator: LocalGenerator, reward: LocalRewardModel) -> None:
+        self.generator, self.reward = generator, reward
+        lock = asyncio.Lock()  # the two would only slow each other down
+        self.chats: Batches[Question, list[Candidate]] = Batches(self._sample, lock)
+        self.poolings: Batches[list[Example], list[list[float]]] = Batches(self._score, lock)
+        self.chance = random.SystemRandom()
+        coder, turn = reward.tokenizer, Question.ask("?").as_chat()
+        asked = coder.apply_chat_template(turn, tokenize=False)
+        opened = coder.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        (self.mark,) = coder(SEPARATOR, add_special_tokens=False).input_ids
+        self.opening = coder(opened.removeprefix(asked), add_special_tokens=False).input_ids
+
+    @property
+    def app(self) -> Starlette:
+        """The routes as an ASGI application."""
+        routes = [
+            Route("/v1/models", self.models),
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/pooling", self.pooling, methods=["POST"]),
+        ]
+        return Starlette(routes=routes, exception_handlers={ValueError: _on_invalid})
+
+    async def models(self, request: Request) -> Response:
+        """The names of both."""
+        names = (self.generator.identity["generator"], self.reward.identity["reward_model"])
+        return JSONResponse({"object": "list", "data": [{"id": n, "object": "model"} for n in names]})
+
+    async def chat(self, request: Request) -> Response:
+        """Candidates of one question."""
+        body = ChatBody.model_validate_json(await request.body())
+        given = {"temperature": body.temperature, "top_p": body.top_p, "max_tokens": body.max_tokens}
+        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        sampling = Sampling.model_validate(
+            self.generator.settings.sampling.model_dump() | changes | {"stop": body.stop}
+        )
+        found = await self.chats.ask((sampling, body.n), Question(messages=body.messages))
+        choices = [
+            {
+                "index": index,
+                "finish_reason": "stop" if candidate.status == "complete" else "length",
+                "message": {"role": "assistant", "content": candidate.text},
+            }
+            for index, candidate in enumerate(found)
+        ]
+        prompt, generated = found[0].prompt_tokens, sum(c.tokens for c in found)
+        usage = {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
+        return JSONResponse(
+            {"object": "chat.completion", "model": body.model, "choices": choices, "usage": usage}
+        )
+
+    async def pooling(self, request: Request) -> Response:
+        """P(step wrong) and P(step right) of each step of token sequences."""
+        body = PoolingBody.model_validate_json(await request.body())
+        found = await self.poolings.ask(None, [self._example(ids) for ids in body.input])
+        data = [
+            {"index": index, "data": [[1 - right, right] for right in steps]}
+            for index, steps in enumerate(found)
+        ]
+        return JSONResponse({"object": "list", "data": data})
+
+    def _sample(self, key: tuple[Sampling, int], asked: list[Question]) -> list[list[Candidate]]:
+        self.generator.sampling, n = key
+        return self.generator.sample(asked, n, self.chance.randrange(2**31))
+
+    def _score(self, key: None, asked: list[list[Example]]) -> list[list[list[float]]]:
+        examples = [example for own in asked for example in own]
+        size, pad = self.reward.settings.batch_size, self.reward.tokenizer.pad_token_id
+        steps = iter(step_probabilities(self.reward.model, pad, examples, size))
+        return [[next(steps) for _ in own] for own in asked]
+
+    def _example(self, ids: list[int]) -> Example:
+        """The steps that the convention ``lines`` has marked, numbered again."""
+        size = len(self.opening)
+        starts = [at for at in range(size, len(ids)) if ids[at - size : at] == self.opening]
+        if not starts:
+            raise ValueError("an input holds no answer of an assistant")
+        step = [0] * starts[-1] + [1] * (len(ids) - starts[-1])
+        for at in range(starts[-1] + 1, len(ids)):
+            step[at] = step[at - 1] + (ids[at - 1] == self.mark)
+        return {"input_ids": ids, "step": step}
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": {"message": str(error), "type": "invalid_request_error"}}, 400)
