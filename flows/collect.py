@@ -212,22 +212,25 @@ def collect(config: Config) -> Collected:
     under_way: deque[PrefectFuture[Collected]] = deque()
     with tqdm(total=len(new), desc="collect", unit="question") as bar:
 
-        def finish_one() -> None:
+        def finish(done: Collected) -> None:
             nonlocal total
-            done = under_way.popleft().result()
             total = Collected(*map(operator.add, total, done))
             bar.update(done.questions)
             update_progress_artifact(artifact, progress=100 * total.questions / len(new))  # type: ignore[arg-type]
 
         for start in range(0, len(new), settings.part_questions):
             if len(under_way) == settings.parts_in_flight:
-                finish_one()
+                finish(under_way.popleft().result())
             part = new[start : start + settings.part_questions]
             # The seed follows the first question: a part collected later or again draws the same.
             seed = settings.seed + int(part[0].id[:8], 16)
-            under_way.append(work.submit(part, seed, settings, generator, reward, pool))
+            asked = (part, seed, settings, generator, reward, pool)
+            if settings.parts_in_flight == 1:
+                finish(work(*asked))  # in this thread: torch is slower in a second one
+            else:
+                under_way.append(work.submit(*asked))
         while under_way:
-            finish_one()
+            finish(under_way.popleft().result())
     create_table_artifact(table=[total._asdict()], key="collected", description="what was collected")
     logger.info("collected %s", total)
     return total

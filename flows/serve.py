@@ -58,8 +58,6 @@ def serve_models(config: Config, port: int, file: Path) -> None:
     """
     import uvicorn
 
-    from models.local_generator import LocalGenerator
-    from models.local_reward import LocalRewardModel
     from models.server import ModelServer
     from models.settings import HttpGeneratorSettings, HttpRewardSettings
     from serving.settings import GatewaySettings
@@ -73,7 +71,8 @@ def serve_models(config: Config, port: int, file: Path) -> None:
             "only models of this process can be served with the bundle, the reward model by the convention "
             "lines; name the servers of others under gateway"
         )
-    generator, reward = LocalGenerator(config.generator), LocalRewardModel(config.reward)
+    server = ModelServer(config.generator, config.reward)
+    generator, reward = server.generator, server.reward
     tokenizer = file.with_suffix(".tokenizer")
     reward.tokenizer.save_pretrained(tokenizer)
     at = f"http://127.0.0.1:{port}/v1"
@@ -99,7 +98,7 @@ def serve_models(config: Config, port: int, file: Path) -> None:
         ),
     )
     file.write_text(json.dumps(settings.model_dump(mode="json"), indent=1))
-    uvicorn.run(ModelServer(generator, reward).app, port=port, log_level="warning")
+    uvicorn.run(server.app, port=port, log_level="warning")
 
 
 if __name__ == "__main__":

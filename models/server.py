@@ -7,6 +7,7 @@ the convention ``lines`` can be served only so, since vLLM's ``/pooling`` gives 
 import asyncio
 import random
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from pydantic import Field
@@ -18,6 +19,7 @@ from starlette.routing import Route
 from models.generators import Candidate
 from models.local_generator import LocalGenerator
 from models.local_reward import LocalRewardModel, step_probabilities
+from models.settings import LocalGeneratorSettings, LocalRewardSettings
 from models.steps import SEPARATOR, Example
 from predictor.contract import Sampling
 from predictor.question import Message, Question
@@ -30,8 +32,9 @@ Found = TypeVar("Found")
 class Batches(Generic[Asked, Found]):
     """Computes in a thread; what waits meanwhile is computed together, where its key is the same."""
 
-    def __init__(self, compute: Callable[[Any, list[Asked]], Sequence[Found]], lock: asyncio.Lock) -> None:
-        self.compute, self.lock = compute, lock
+    def __init__(self, compute: Callable[[Any, list[Asked]], Sequence[Found]], thread: Executor) -> None:
+        self.compute, self.thread = compute, thread
+        self.lock = asyncio.Lock()
         self.waiting: list[tuple[Hashable, Asked, asyncio.Future[Found]]] = []
 
     async def ask(self, key: Hashable, asked: Asked) -> Found:
@@ -47,7 +50,9 @@ class Batches(Generic[Asked, Found]):
         batch = [one for one in self.waiting if one[0] == key and not one[2].cancelled()]
         self.waiting = [one for one in self.waiting if one[0] != key]
         try:
-            answers = await asyncio.to_thread(self.compute, key, [asked for _, asked, _ in batch])
+            asked = [one[1] for one in batch]
+            loop = asyncio.get_running_loop()
+            answers = await loop.run_in_executor(self.thread, self.compute, key, asked)
         except Exception as error:  # each of those that wait is to hear of it
             for _, _, found in batch:
                 found.set_exception(error)
@@ -79,15 +84,20 @@ class PoolingBody(Settings):
 
 
 class ModelServer:
-    """``/v1/models``, ``/v1/chat/completions`` and ``/pooling`` of a generator and a reward model."""
+    """``/v1/models``, ``/v1/chat/completions`` and ``/pooling`` of a generator and a reward model.
 
-    def __init__(self, generator: LocalGenerator, reward: LocalRewardModel) -> None:
-        self.generator, self.reward = generator, reward
-        lock = asyncio.Lock()  # the two would only slow each other down
-        self.chats: Batches[Question, list[Candidate]] = Batches(self._sample, lock)
-        self.poolings: Batches[list[Example], list[list[float]]] = Batches(self._score, lock)
+    One thread loads and computes: two models would slow each other down, and torch is slower in a second
+    thread than in the first that computes.
+    """
+
+    def __init__(self, generator: LocalGeneratorSettings, reward: LocalRewardSettings) -> None:
+        thread = ThreadPoolExecutor(1)
+        self.generator = thread.submit(LocalGenerator, generator).result()
+        self.reward = thread.submit(LocalRewardModel, reward).result()
+        self.chats: Batches[Question, list[Candidate]] = Batches(self._sample, thread)
+        self.poolings: Batches[list[Example], list[list[float]]] = Batches(self._score, thread)
         self.chance = random.SystemRandom()
-        coder, turn = reward.tokenizer, Question.ask("?").as_chat()
+        coder, turn = self.reward.tokenizer, Question.ask("?").as_chat()
         asked = coder.apply_chat_template(turn, tokenize=False)
         opened = coder.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
         (self.mark,) = coder(SEPARATOR, add_special_tokens=False).input_ids

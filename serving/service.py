@@ -6,6 +6,7 @@ a forward pass.
 
 import os
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,15 @@ class Predictor:
     def __init__(self) -> None:
         from predictor.network.predictor import Predictor as Network  # the gateway imports this module too
 
-        self.network = Network.load(bundle_path())
-        self.network.predict([Question.ask(EXAMPLE)])  # the first pass is the slow one
+        def load() -> Any:
+            network = Network.load(bundle_path())
+            network.predict([Question.ask(EXAMPLE)])  # the first pass is the slow one
+            return network
+
+        # OpenMP keeps a team for each thread that has computed and spins less with each: a thread that
+        # ends leaves none, and the one that answers requests stays quick.
+        with ThreadPoolExecutor(1) as loading:
+            self.network = loading.submit(load).result()
         self.ready = True
 
     async def __is_ready__(self) -> bool:
