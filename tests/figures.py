@@ -10,6 +10,10 @@ last fifth (by hash of the question's id). Options are handed to ``optscale trai
 
 fits every kind without a trained network on train and tune questions of the shipped pool, and holds it
 against the test questions; then leaves out one group at a time, whole.
+
+    python -m tests.figures own-pool-lora
+
+leaves out the same groups for LoRA.
 """
 
 import gzip
@@ -44,6 +48,7 @@ from predictor.question import Question
 from predictor.replay import bootstrap
 
 TARGET = 0.95
+GROUPS = ("story", "terms6", "terms2-digits3")
 
 
 def optscale(*arguments: str) -> str:
@@ -144,25 +149,50 @@ def coverage(priors: list[Prior], scores: np.ndarray) -> list[float]:
 
 def left_out_groups(fold: Any, settings: Any, features: np.ndarray, states: Any) -> None:
     """Fit without a kind of question, then ask for it: stories, and the sums with most terms."""
-    for name in ("story", "terms6", "terms2-digits3"):
+    for name in GROUPS:
         out = np.array([q.group.startswith(name) for q in fold.questions])
         model = fit_kind("stack", fold.select(~out), settings, features[~out], states)
-        strange, likelihood = fold.select(out), get_family(settings.family).log_likelihood(fold.scores[out])
-        widened = model.predict_from(strange.questions, features[out])
-        reach, model.reach = model.reach, Reach(near=10.0, far=11.0)
-        confident = model.predict_from(strange.questions, features[out])
-        flat = [model.card.population] * len(strange)
-        evidence = [log_evidence(p, likelihood) for p in (widened, confident, flat)]
-        gain, over = bootstrap(evidence[0] - evidence[1]), bootstrap(evidence[0] - evidence[2])
-        spreads = [np.mean([p.spread[0] for p in priors]) for priors in (widened, confident, flat)]
-        print(
-            f"{name} left out ({len(strange)} questions): spread of the mean's logit {spreads[0]:.2f}, "
-            f"{spreads[1]:.2f} without widening, {spreads[2]:.2f} of the population; "
-            f"widening gains {gain.mean:.2f} ({gain.low:.2f} to {gain.high:.2f}) nats a question, "
-            f"the predictor over the population "
-            f"{over.mean:.2f} ({over.low:.2f} to {over.high:.2f}); reach {reach}",
-            flush=True,
-        )
+        ask_strangers(f"{name}, stack", fold.select(out), model, model)
+
+
+def left_out_groups_lora(location: str = "data/pool") -> None:
+    """The same for LoRA, fitted on train questions alone: some minutes a group."""
+    table = load_scores(Pool.open(location), FoldSettings())
+    settings = PredictorSettings(family=fit_empirical(table.fold("train").scores).name)
+    for name in GROUPS:
+        out = np.array([q.group.startswith(name) for q in table.questions])
+        known, strange = table.select(~out), table.select(out)
+        with tempfile.TemporaryDirectory() as folder:
+            train, tune = known.fold("train"), known.fold("tune")
+            model = Predictor.fit(
+                (train.questions, train.scores),
+                (tune.questions, tune.scores),
+                settings,
+                contract="",
+                data_digest="",
+                directory=Path(folder),
+            )
+        ask_strangers(f"{name}, lora", strange, model, model.words)
+
+
+def ask_strangers(name: str, strange: Any, model: Any, guard: KernelPredictor) -> None:
+    """Print what widening does for a group that was left out; ``guard`` knows how far ``model`` reaches."""
+    likelihood = get_family(model.card.settings.family).log_likelihood(strange.scores)
+    widened = model.predict(strange.questions)
+    reach, guard.reach = guard.reach, Reach(near=10.0, far=11.0)
+    confident = model.predict(strange.questions)
+    flat = [model.card.population] * len(strange)
+    evidence = [log_evidence(p, likelihood) for p in (widened, confident, flat)]
+    gain, over = bootstrap(evidence[0] - evidence[1]), bootstrap(evidence[0] - evidence[2])
+    spreads = [np.mean([p.spread[0] for p in priors]) for priors in (widened, confident, flat)]
+    print(
+        f"{name} left out ({len(strange)} questions): spread of the mean's logit {spreads[0]:.2f}, "
+        f"{spreads[1]:.2f} without widening, {spreads[2]:.2f} of the population; "
+        f"widening gains {gain.mean:.2f} ({gain.low:.2f} to {gain.high:.2f}) nats a question, "
+        f"the predictor over the population "
+        f"{over.mean:.2f} ({over.low:.2f} to {over.high:.2f}); reach {reach}",
+        flush=True,
+    )
 
 
 def baselines(model: Any, kept: list[Any], held: list[Any], ours: np.ndarray) -> None:
@@ -209,7 +239,11 @@ def show(name: str, priors: list[Prior], held: list[Any]) -> np.ndarray:
     return hit
 
 
-FIGURES = {"published-math": published_math, "own-pool": own_pool}
+FIGURES = {
+    "published-math": published_math,
+    "own-pool": own_pool,
+    "own-pool-lora": left_out_groups_lora,
+}
 
 if __name__ == "__main__":
     FIGURES[sys.argv[1]](*sys.argv[2:])

