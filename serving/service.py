@@ -12,6 +12,7 @@ from typing import Any
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.server.http import traffic
 
 from predictor.errors import BundleError
 from predictor.prior import Prior
@@ -23,8 +24,25 @@ from serving.door import Door, log_as_json, read_keys
 from serving.schemas import EXAMPLE, MAX_QUESTIONS, Asked
 from serving.settings import override
 
-LONGEST = 3700  # seconds; a request's deadline ends it before the framework would
+UNLIMITED = 1e9  # seconds: BentoML wants a number; a request's own deadline ends it
 REMEMBERED = 4096
+
+
+class TimeLimit(traffic.TimeoutMiddleware):
+    """BentoML's, but for services without one.
+
+    It keeps a timer for each request, with the request's trace, for as long as the limit is: an hour's
+    limit is memory that grows with the requests of an hour.
+    """
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self.timeout < UNLIMITED:
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+traffic.TimeoutMiddleware = TimeLimit
 
 
 def bundle_path() -> Path:
@@ -95,7 +113,7 @@ class RemotePredictor:
 
 @bentoml.service(
     name="optscale",
-    traffic={"timeout": LONGEST, "max_concurrency": 4096},
+    traffic={"timeout": UNLIMITED, "max_concurrency": 4096},
     logging={"access": {"enabled": False}},  # the door writes a line a request
     tracing={"excluded_urls": ["/decide", "/livez", "/readyz", "/metrics"]},  # they ask nobody
 )

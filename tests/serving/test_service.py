@@ -1,5 +1,6 @@
 """The service in process, on a bundle with the real backbone."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -136,6 +137,16 @@ def test_what_is_not_json_is_refused(client, body):
 )
 def test_predict_has_limits(client, questions):
     assert ask(client, "/predict", {"questions": questions})[0] == 400
+
+
+def test_an_answered_request_leaves_no_timer(client):
+    async def far_off():
+        loop = asyncio.get_running_loop()
+        return [h for h in loop._scheduled if not h.cancelled() and h.when() > loop.time() + 300]
+
+    for _ in range(5):
+        client.post("/describe")
+    assert client.portal.call(far_off) == []
 
 
 def test_openapi_has_the_routes_and_examples(client):
