@@ -170,6 +170,7 @@ class DecisionLog:
             aside.rename(self.folder / name)
         finally:
             aside.unlink(missing_ok=True)
+            pa.default_memory_pool().release_unused()  # or each thread that ever wrote keeps its share
         files = sorted(self.folder.glob("*.parquet"), key=lambda file: int(file.name.split("-")[0]))
         for old in files[: -self.settings.files]:
             old.unlink(missing_ok=True)
