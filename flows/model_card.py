@@ -99,11 +99,6 @@ def model_card(
 def _about_the_unfamiliar(kind: Kind) -> list[str]:
     if kind == "population":
         return []
-    if kind == "lora":
-        return [
-            "- A question unlike those it was fitted on gets no wider prior: it may be foretold with too "
-            "much confidence."
-        ]
     return [
         "- A question unlike those it was fitted on gets a wider prior. How unlike, it learnt from groups of "
         "its own pool; a kind that is new in another way may be foretold with too much confidence."

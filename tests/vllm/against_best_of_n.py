@@ -144,10 +144,13 @@ def main(count: int, clients: int) -> None:
             reward = here.reward.model_copy(update={"in_flight": 128})
             settings = GatewaySettings(generator=generator, reward=reward, log=LogSettings(explore=0))
             with serve(bundle, settings, folder) as (url, _):
-                found = asyncio.run(compare(url, settings, card, questions, clients))
-    ours, theirs = found
-    print(f"{count} questions, {clients} clients at once, policy {card.policy}")
-    for name, asked in (("gateway", ours), (f"Best-of-{card.policy.cap}", theirs)):
+                print(f"{clients} clients at once, policy {card.policy}")
+                asyncio.run(compare(url, settings, card, questions, clients))
+
+
+def show(ours: list[Asked], theirs: list[Asked], cap: int) -> None:
+    print(f"{len(ours)} questions")
+    for name, asked in (("gateway", ours), (f"Best-of-{cap}", theirs)):
         seconds = [a.seconds for a in asked]
         print(
             f"{name:12s} right {np.mean([a.right for a in asked]):.3f}  "
@@ -165,15 +168,14 @@ def main(count: int, clients: int) -> None:
     print(f"median latency: {middle:.2f} of Best-of-N's")
     longest = [a.rounds * b.longest for a, b in pairs]
     print(
-        f"rounds x longest of the question's {card.policy.cap} candidates, tokens: {np.mean(longest):.0f} "
+        f"rounds x longest of the question's {cap} candidates, tokens: {np.mean(longest):.0f} "
         f"against {np.mean([b.longest for b in theirs]):.0f}: with a server that batches for nothing, "
-        f"{np.mean(longest) / np.mean([b.longest for b in theirs]):.2f} of Best-of-N's latency at most"
+        f"{np.mean(longest) / np.mean([b.longest for b in theirs]):.2f} of Best-of-N's latency at most",
+        flush=True,
     )
 
 
-async def compare(
-    url, settings: GatewaySettings, card, questions, clients
-) -> tuple[list[Asked], list[Asked]]:
+async def compare(url, settings: GatewaySettings, card, questions, clients) -> None:
     """Blocks of questions, through the gateway and as Best-of-N in turn, first one then the other first."""
     generator, reward = AsyncHttpGenerator(settings.generator), AsyncHttpRewardModel(settings.reward)
     ours: list[Asked] = []
@@ -195,11 +197,10 @@ async def compare(
             block = questions[at : at + BLOCK]
             for part in (gateway, bare) if number % 2 else (bare, gateway):
                 await part(block)
-            print(f"{at + len(block)} of {len(questions)} questions", flush=True)
+            show(ours, theirs, card.policy.cap)
     await generator.client.close()
     await reward.client.close()
-    return ours, theirs
 
 
 if __name__ == "__main__":
-    main(*(int(n) for n in [*sys.argv[1:], *("300", "4")[len(sys.argv) - 1 :]]))
+    main(*(int(n) for n in [*sys.argv[1:], *("100", "4")[len(sys.argv) - 1 :]]))
