@@ -9,8 +9,11 @@ from data.pool import Manifest
 from data.scores import ScoreTable
 from flows.config import Config
 from predictor.network.card import PredictorCard
-from predictor.network.settings import Kind
 
+UNFAMILIAR = (
+    "- A question unlike those it was fitted on gets a wider prior. How unlike, it learnt from groups of its "
+    "own pool; a kind that is new in another way may be foretold with too much confidence."
+)
 KIND_WORDS = {
     "population": "one prior for every question, that of the pool's population",
     "description": "lengths and counts of a question's text (characters, words, numbers, digits, signs)",
@@ -89,17 +92,8 @@ def model_card(
         "",
         "- It speaks of one generator and one reward model; after a change of either, train again.",
         f"- A question of more than {settings.max_length} tokens gets the population's prior.",
-        *_about_the_unfamiliar(card.kind),
+        *([] if card.kind == "population" else [UNFAMILIAR]),
         "- Intervals are over questions of one pool: they say nothing of questions from elsewhere.",
         "- A high score is not a right answer.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _about_the_unfamiliar(kind: Kind) -> list[str]:
-    if kind == "population":
-        return []
-    return [
-        "- A question unlike those it was fitted on gets a wider prior. How unlike, it learnt from groups of "
-        "its own pool; a kind that is new in another way may be foretold with too much confidence."
-    ]

@@ -55,7 +55,8 @@ class Batches(Generic[Asked, Found]):
             answers = await loop.run_in_executor(self.thread, self.compute, key, asked)
         except Exception as error:  # each of those that wait is to hear of it
             for _, _, found in batch:
-                found.set_exception(error)
+                if not found.cancelled():
+                    found.set_exception(error)
             return
         for (_, _, found), answer in zip(batch, answers, strict=True):
             if not found.cancelled():

@@ -80,7 +80,6 @@ def _run(job: Path) -> None:
     from predictor.network.predictor import Predictor  # which starts these processes
 
     end_with_parent()
-    first = os.environ["RANK"] == "0"
 
     def log(step: int, values: dict[str, float]) -> None:
         os.write(told, f"{json.dumps([step, values])}\n".encode())
@@ -100,7 +99,7 @@ def _run(job: Path) -> None:
         directory=Path(document["directory"]),
         log=log,
     )
-    if first:
+    if os.environ["RANK"] == "0":
         predictor.save(Path(document["target"]))
 
 

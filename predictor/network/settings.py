@@ -43,7 +43,7 @@ class PredictorSettings(Settings):
     batch_size: int = Field(32, ge=1)
     """Questions predicted together."""
     depths: Depths = (1 / 3, 7 / 15, 3 / 5, 11 / 15, 13 / 15, 1.0)
-    """Layers whose frozen states ridge and stack read. Six did better than two; sixteen, no better."""
+    """Layers whose frozen states ridge and stack read."""
     head: HeadSettings = HeadSettings()
     """LoRA's head."""
     lora: LoraSettings = LoraSettings(
