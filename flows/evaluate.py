@@ -19,6 +19,7 @@ from predictor.family_check import FamilyFit, choose, compare_families
 from predictor.planning import Donors, realised_share
 from predictor.policies import AnyPolicy, FixedN, OptScale, Predictive, Quantile, Schedule
 from predictor.prior import Beliefs, Prior
+from predictor.question import Question
 from predictor.replay import Name, Outcome, bootstrap, outcome, outcomes, pick, replay
 
 Row = dict[str, Any]
@@ -75,11 +76,13 @@ def assess(
     population: Prior,
     families: list[FamilyFit],
     more: Mapping[str, Policy] | None = None,
+    tokens_read: Callable[[Question], int] = lambda question: 0,
 ) -> Assessment:
     """Certify on calibration, then look at test: whatever the priors are, the same examination.
 
     ``table`` is the whole pool; questions with fewer candidates than the cap take no part but in the
-    findings. ``believe`` gives the priors of a fold's questions, ``more`` are policies to show beside.
+    findings. ``believe`` gives the priors of a fold's questions, ``more`` are policies to show beside,
+    ``tokens_read`` tells what a prior costs.
 
     Raises
     ------
@@ -100,7 +103,10 @@ def assess(
         config, contract, tune, calibration, (believed[id(tune)], believed[id(calibration)])
     )
     policy = certificate.policy or config.policy
-    rows, found = compare(config, test, tune, policy, (believed[id(tune)], beliefs), population, more)
+    reading = float(np.mean([tokens_read(question) for question in test.questions]))
+    rows, found = compare(
+        config, test, tune, policy, (believed[id(tune)], beliefs), population, reading, more
+    )
     seen = outcome(policy, test.candidates(certificate.cap), beliefs, certificate.target)
     correctness, reliability = check_correctness(
         config, policy, (train, tune, test), (believed[id(train)], believed[id(tune)], beliefs)
@@ -275,9 +281,13 @@ def compare(
     shipped: AnyPolicy,
     beliefs: tuple[Beliefs, Beliefs],
     population: Prior,
+    reading: float,
     more: Mapping[str, Policy] | None = None,
 ) -> tuple[list[Row], dict[str, Outcome]]:
-    """Rows of the report on ``table`` (beliefs: of tune, of the table), and the outcomes behind them."""
+    """Rows of the report on ``table`` (beliefs: of tune, of the table), and the outcomes behind them.
+
+    ``reading`` is what a prior costs, in tokens a question.
+    """
     target, cap = config.policy.target, config.policy.cap
     schedule = best_schedule(config, tune, shipped, beliefs[0])
     (alone,) = _averaged(config, {"": shipped}, table, beliefs[1]).values()
@@ -290,12 +300,12 @@ def compare(
         found["adaptive-consistency"] = adaptive_consistency(shown, cap, target=target)
         found["early-stopping self-consistency"] = early_stopping_consistency(shown, cap, target=target)
     full = found[f"fixed N = {cap}"]
-    rows = [row(name, policies.get(name), o, full, found[SCHEDULE], table) for name, o in found.items()]
+    rows = [row(name, policies.get(name), o, full, found[SCHEDULE], reading) for name, o in found.items()]
     return rows, found
 
 
 def row(
-    name: str, policy: Policy | None, found: Outcome, full: Outcome, schedule: Outcome, table: ScoreTable
+    name: str, policy: Policy | None, found: Outcome, full: Outcome, schedule: Outcome, reading: float
 ) -> Row:
     """What a policy spends, hits and answers, with 95 % intervals, and what it had promised."""
     tokens, hits, right = (bootstrap(v) for v in (found.tokens, found.hit, found.correct))
@@ -314,7 +324,7 @@ def row(
         "of full cap": share.mean,
         "longest tokens": float(found.waited.mean()),
         "reward-model tokens": float(found.reward_tokens.mean()),
-        "predictor tokens": float(table.prompt_tokens.mean()) if _reads_prior(policy) else 0.0,
+        "predictor tokens": reading if _reads_prior(policy) else 0.0,
         "hits": hits.mean,
         "hits low": hits.low,
         "hits high": hits.high,
@@ -331,7 +341,7 @@ def row(
         "saved high": saved.high,
         "promised": getattr(policy, "confidence", None) if promises else None,
         "realised": float(found.kept.sum()) / promised if promises else None,
-        "promised on": promised / len(table) if promises else None,
+        "promised on": promised / len(found.hit) if promises else None,
     }
 
 

@@ -34,13 +34,13 @@ def examine(
     contract = pool.manifest.contract.fingerprint
     family, families = choose_family(config, train, tune)
     if predictor_dir is None:
-        population = fit_population(train.scores, family)
+        population, tokens_read = fit_population(train.scores, family), lambda question: 0
         believe = lambda fold: Beliefs.of([population] * len(fold))  # noqa: E731
     else:
         from predictor.network.predictor import Predictor
 
         predictor = Predictor.load(predictor_dir)
         require_same_contract(predictor.card.contract, contract, "replay")
-        population = predictor.card.population
+        population, tokens_read = predictor.card.population, predictor.tokens_read
         believe = lambda fold: Beliefs.of(predictor.predict(fold.questions))  # noqa: E731
-    return pool, assess(config, contract, table, believe, population, families, more)
+    return pool, assess(config, contract, table, believe, population, families, more, tokens_read)

@@ -27,6 +27,7 @@ from predictor.contract import require_same_contract
 from predictor.errors import ContractError
 from predictor.network.predictor import Predictor
 from predictor.prior import Beliefs, Prior, log_evidence
+from predictor.question import Question
 from predictor.reward_quality import selection_accuracy, within_question_auc
 
 
@@ -84,6 +85,7 @@ def worth(
     unseen: tuple[Fold, ...],
     believe: Callable[[ScoreTable], Beliefs],
     population: Prior,
+    tokens_read: Callable[[Question], int],
 ) -> PriorValue:
     """The predictor's value in decisions on the test fold; policies are found on the folds ``unseen``."""
     found_on, test = table.fold(*unseen), table.fold("test")
@@ -95,7 +97,8 @@ def worth(
         PREDICTOR: (believe(found_on), believe(test)),
         KNOWN: (known[0], known[1]),
     }
-    return prior_value(config, found_on, test, beliefs, float(test.prompt_tokens.mean()))
+    reading = float(np.mean([tokens_read(question) for question in test.questions]))
+    return prior_value(config, found_on, test, beliefs, reading)
 
 
 def _skill(observed: np.ndarray, told: np.ndarray, constant: float) -> float:
@@ -135,6 +138,7 @@ def validate(config: Config, output: Path | None = None) -> Validated:
             believe,
             predictor.card.population,
             families,
+            tokens_read=predictor.tokens_read,
         )
         test = found.test
         metrics = prior_metrics(test, found.beliefs, found.population)
@@ -150,7 +154,8 @@ def validate(config: Config, output: Path | None = None) -> Validated:
         (page / "correctness.json").write_text(fitted)
         # A network has learnt its train questions by heart; the other kinds leave out the one that is asked.
         unseen: tuple[Fold, ...] = ("tune",) if predictor.card.kind == "lora" else ("train", "tune")
-        value = worth(config, table.full(config.policy.cap), unseen, believe, found.population)
+        whole = table.full(config.policy.cap)
+        value = worth(config, whole, unseen, believe, found.population, predictor.tokens_read)
         metrics["prior_gap_closed"] = value.gap_closed[0]
         (page / "prior-value.json").write_text(value.model_dump_json(indent=1))
         intervals = prior_intervals(test, found.beliefs, found.population)

@@ -88,7 +88,7 @@ def fit(
         model=model,
         args=arguments,
         train_dataset=train,
-        eval_dataset=tune,
+        eval_dataset=sorted(tune, key=lambda e: len(e["input_ids"])),  # least padding
         data_collator=collate,
         compute_loss_func=lambda output, labels, num_items_in_batch=None: loss(output, labels),
         callbacks=[EarlyStoppingCallback(settings.patience), _LogCallback(log)],

@@ -152,11 +152,17 @@ def log_evidence(priors: Sequence[Prior], likelihood: ArrayLike) -> Array:
     return evidence
 
 
+def posterior_weights(prior: Prior, likelihood: ArrayLike) -> Array:
+    """(questions, laws) weight of each law, given the scores whose log-likelihood (questions, laws) it is."""
+    posterior = np.asarray(likelihood) + prior.log_weights()
+    found: Array = np.exp(posterior - logsumexp(posterior, axis=1, keepdims=True))
+    return found
+
+
 def posterior_moments(prior: Prior, likelihood: ArrayLike) -> tuple[Array, Array]:
     """Mean (questions, 2) and covariance (questions, 2, 2) of the coordinates, given the scores."""
     points = get_family(prior.family).points
-    posterior = np.asarray(likelihood) + prior.log_weights()
-    weights = np.exp(posterior - logsumexp(posterior, axis=1, keepdims=True))
+    weights = posterior_weights(prior, likelihood)
     mean: Array = weights @ points
     square: Array = np.einsum("ql,li,lj->qij", weights, points, points)
     return mean, square - mean[:, :, None] * mean[:, None, :]

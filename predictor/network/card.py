@@ -65,6 +65,10 @@ class PriorModel(Protocol):
         """A prior for each question, in order."""
         ...
 
+    def tokens_read(self, question: Question) -> int:
+        """Tokens of the forward pass that a question costs; 0 where there is none."""
+        ...
+
     def save(self, directory: Path) -> None:
         """Write it as small plain files, on a backbone that the card names."""
         ...

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
@@ -47,14 +48,14 @@ class FrozenStates:
 
     def read(self, questions: Sequence[Question]) -> NDArray[np.float32]:
         """(questions, 2 x depths x hidden size) mean and last token of each layer; NaN for one too long."""
-        return self._read(questions) if self.cache is None else self._read_cached(questions, self.cache)
+        encoded = [encode(self.tokenizer, q, self.settings.max_length) for q in questions]
+        return self._read(encoded) if self.cache is None else self._read_cached(encoded, self.cache)
 
     @torch.inference_mode()
-    def _read(self, questions: Sequence[Question]) -> NDArray[np.float32]:
+    def _read(self, encoded: Sequence[list[int] | None]) -> NDArray[np.float32]:
         depths = self.settings.depths
         size = 2 * len(depths) * self.trunk.config.hidden_size
-        found = np.full((len(questions), size), np.nan, dtype=np.float32)
-        encoded = [encode(self.tokenizer, q, self.settings.max_length) for q in questions]
+        found = np.full((len(encoded), size), np.nan, dtype=np.float32)
         order = sorted((i for i, ids in enumerate(encoded) if ids), key=lambda i: len(encoded[i] or ()))
         collate = QuestionCollator(self.tokenizer.pad_token_id)
         device = next(self.trunk.parameters()).device
@@ -65,13 +66,13 @@ class FrozenStates:
             found[chosen] = states.float().cpu().numpy()
         return found
 
-    def _read_cached(self, questions: Sequence[Question], folder: Path) -> NDArray[np.float32]:
+    def _read_cached(self, encoded: Sequence[list[int] | None], folder: Path) -> NDArray[np.float32]:
         settings = self.settings
-        named = (backbone.revision(settings.backbone), settings.max_length, self.trunk.dtype, settings.depths)
+        named = (backbone.revision(settings.backbone), self.trunk.dtype, settings.depths)
         file = folder / f"{backbone.digest_text(repr(named))}.safetensors"
         held: dict[str, NDArray[Any]] = load_file(file) if file.exists() else {}
-        keys = [hashlib.sha256(read_text(q).encode()).hexdigest()[:24] for q in questions]
-        new = {key: q for key, q in zip(keys, questions, strict=True) if key not in held}
+        keys = [hashlib.sha256(repr(ids).encode()).hexdigest()[:24] for ids in encoded]
+        new = {key: ids for key, ids in zip(keys, encoded, strict=True) if key not in held}
         if new:
             held |= dict(zip(new, self._read(list(new.values())), strict=True))
             folder.mkdir(parents=True, exist_ok=True)
@@ -87,10 +88,21 @@ class FrozenStates:
 
 
 def encode(tokenizer: Any, question: Question, max_length: int) -> list[int] | None:
-    """Token ids of all turns, white space normalised; None where they are too many to read."""
+    """Token ids of all turns, white space normalised; None where they are too many to read.
+
+    In the backbone's own chat template where it has one, up to where it would answer: a model that was
+    tuned on chats has learnt to weigh a question there.
+    """
     text = read_text(question)
     # A character is at least a third of a token or so: do not tokenise what cannot fit.
     if len(text) > 40 * max_length:
         return None
+    if tokenizer.chat_template:
+        turns = [{"role": m.role, "content": " ".join(m.content.split())} for m in question.messages]
+        try:
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except TemplateError:  # it knows no system's turn, or wants the turns in another order
+            one = [{"role": "user", "content": text}]
+            text = tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
     return ids if len(ids) <= max_length else None

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from predictor.empirical import save_family
 from predictor.families import get_family
 from predictor.network.card import PredictorCard
-from predictor.network.frozen import FrozenStates
+from predictor.network.frozen import FrozenStates, encode
 from predictor.network.regression import (
     Kernels,
     Reach,
@@ -21,11 +21,12 @@ from predictor.network.regression import (
     choose,
     learn_reach,
     make_priors,
+    targets,
     weight_grid,
 )
 from predictor.network.settings import Kind, PredictorSettings
 from predictor.network.views import Dense, View, Words, describe, load_view, read_text
-from predictor.prior import Prior, fit_population, posterior_moments
+from predictor.prior import Prior, fit_population
 from predictor.question import Question
 
 Array = NDArray[np.float64]
@@ -104,8 +105,7 @@ class KernelPredictor:
             shape, reach = like.regression.shape, like.reach
             regression = Regression.fit(own, shape, likelihood, population)
         else:
-            target, _ = posterior_moments(population, likelihood)
-            shape = choose(own, weight_grid(len(own)), target)
+            shape = choose(own, weight_grid(len(own)), targets(population, likelihood))
             regression = Regression.fit(own, shape, likelihood, population)
             groups = _groups(asked, views[0])
             reach = learn_reach(own, regression, groups, likelihood, population)
@@ -128,26 +128,32 @@ class KernelPredictor:
         if not len(rows):
             return found
         asked = [questions[row] for row in rows.tolist()]
-        location, share = self.locate(asked, None if features is None else features[rows])
-        covariance = self.regression.arrays["covariance"]
+        told, share = self.tell(asked, None if features is None else features[rows])
+        location, covariance = self.regression.normals(told)
         priors = make_priors(location, share, covariance, self.card.population, self.card.strength)
         for row, prior in zip(rows, priors, strict=True):
             found[row] = prior
         return found
 
-    def locate(
+    def tell(
         self, questions: Sequence[Question], features: NDArray[np.float32] | None = None
     ) -> tuple[Array, Array]:
-        """Location (questions, 2), and the share (questions,) that the population's prior has in each."""
+        """What is told (questions, 4; see `Regression`), and the share that the population's prior has."""
         assert self.regression is not None
         assert self.reach is not None
         kernels = [_ask(view, questions, features) for view in self.views]
-        location, distance = self.regression.predict(kernels)
+        told, distance = self.regression.predict(kernels)
         for place, question in enumerate(questions):
             if (known := self.rows.get(question.id)) is not None:
-                location[place] = self.regression.arrays["left_out"][known]
+                told[place] = self.regression.arrays["left_out"][known]
                 distance[place] = self.regression.arrays["distance"][known]
-        return location, self.reach.share(distance)
+        return told, self.reach.share(distance)
+
+    def tokens_read(self, question: Question) -> int:
+        """Tokens of a question as the backbone reads it; 0 where none reads it."""
+        if self.states is None:
+            return 0
+        return len(encode(self.states.tokenizer, question, self.card.settings.max_length) or ())
 
     def save(self, directory: Path) -> None:
         """Write card, views and coefficients, on the backbone that the card names."""

@@ -160,11 +160,15 @@ class Predictor:
             batch = collate([{"input_ids": encoded[i]} for i in chosen])
             output = self.network(**{k: v.to(device) for k, v in batch.items()})
             location, covariance = to_normals(output.double().cpu().numpy())
-            _, share = self.words.locate([questions[i] for i in chosen])
+            _, share = self.words.tell([questions[i] for i in chosen])
             priors = make_priors(location, share, covariance, population, self.card.strength)
             for index, prior in zip(chosen, priors, strict=True):
                 found[index] = prior
         return found
+
+    def tokens_read(self, question: Question) -> int:
+        """Tokens of a question as the network reads it."""
+        return len(encode(self.tokenizer, question, self.card.settings.max_length) or ())
 
     def save(self, directory: Path) -> None:
         """Write adapter, head and card: a few MB, on the backbone named in the card."""

@@ -2,6 +2,10 @@
 
 It is the mean of a Gaussian process, so leaving one question out has a closed form, and what is told of
 a question falls back to the training questions' average where no training question is like it.
+
+Four numbers are told of a question: the two coordinates of its law, and the mean and standard deviation
+of its scores, which are what most losses ask for and no function of expected coordinates. A linear map
+fitted on the evidence of left-out questions makes a normal of them (`Normals`).
 """
 
 from collections.abc import Sequence
@@ -10,16 +14,19 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.linalg import cho_factor, cho_solve
 
 from predictor.families import get_family
-from predictor.prior import Prior, log_evidence, posterior_moments
+from predictor.network.model import FARTHEST, EvidenceLoss, to_normals
+from predictor.prior import Prior, log_evidence, posterior_moments, posterior_weights
 from predictor.settings import Settings
 
 Array = NDArray[np.float64]
 NOISES = (0.01, 0.03, 0.1, 0.2, 0.4, 1.0, 3.0, 10.0, 100.0)
 _SAMPLE = 1200  # questions on which weights and noise are chosen
 _NEIGHBOURS = 5
+_MOVE = 0.07  # standard deviation of the prior on an entry of `fit_map`
 _FEWEST = 8  # questions without which a group can be left out to learn how far predictions reach
 
 
@@ -28,8 +35,8 @@ class Shape(Settings):
 
     weights: tuple[float, ...]
     """Of each view's kernel."""
-    noise: tuple[float, float]
-    """Ridge of each coordinate, in units of the kernel's mean diagonal."""
+    noise: tuple[float, ...] = Field(min_length=4, max_length=4)
+    """Ridge of each number told, in units of the kernel's mean diagonal."""
 
 
 class Reach(Settings):
@@ -60,43 +67,91 @@ class Regression:
     def __init__(self, shape: Shape, arrays: dict[str, NDArray[Any]]) -> None:
         self.shape = shape
         self.arrays = arrays
-        """``centre`` (2,), ``dual`` (n, 2), ``left_out`` (n, 2) what is told of each training question by
-        the others, ``covariance`` (2, 2) of what remains, ``diagonal`` (n,), ``distance`` (n,)."""
+        """``centre`` (4,), ``dual`` (n, 4), ``left_out`` (n, 4) what is told of each training question by
+        the others, ``map`` (5, 5) of `Normals`, ``diagonal`` (n,), ``distance`` (n,)."""
 
     @classmethod
     def fit(cls, own: Sequence[Array], shape: Shape, likelihood: Array, population: Prior) -> Self:
-        """Fit on each view's kernel among the training questions (n, n) and their likelihood (n, laws).
-
-        The target is each question's law as its own scores and the population's prior place it. What
-        remains is the error on questions left out, and the posterior's own variance.
-        """
-        target, covariance = posterior_moments(population, likelihood)
+        """Fit on each view's kernel among the training questions (n, n) and their likelihood (n, laws)."""
+        target = targets(population, likelihood)
         gram = _total(own, shape.weights)
         dual, left_out = _solve(gram, target, shape.noise)
-        error = target - left_out
-        rest = error.T @ error / len(error) + covariance.mean(axis=0)
         diagonal = np.diag(gram).copy()
         apart = _distance(gram - np.diag(np.full(len(gram), np.inf)), diagonal, diagonal)
         arrays = {
             "centre": target.mean(axis=0),
             "dual": dual,
             "left_out": left_out,
-            "covariance": rest,
             "diagonal": diagonal,
             "distance": apart,
         }
+        arrays["map"] = fit_map(left_out, target, likelihood, population)
         return cls(shape, arrays)
 
     def predict(self, views: Sequence[Kernels]) -> tuple[Array, Array]:
-        """Location (questions, 2) and distance (questions,) to the nearest training questions, 0 to 1."""
+        """What is told (questions, 4), and the distance (questions,) to the nearest training questions."""
         cross = _total([view.cross for view in views], self.shape.weights)
         own = sum(weight * view.self_ for weight, view in zip(self.shape.weights, views, strict=True))
-        location = self.arrays["centre"] + cross @ self.arrays["dual"]
-        return location, _distance(cross, np.asarray(own), self.arrays["diagonal"])
+        told = self.arrays["centre"] + cross @ self.arrays["dual"]
+        return told, _distance(cross, np.asarray(own), self.arrays["diagonal"])
+
+    def normals(self, told: Array) -> tuple[Array, Array]:
+        """Location (questions, 2) and covariance (questions, 2, 2) from what is told (questions, 4)."""
+        return to_normals(_terms(told, self.arrays["left_out"]) @ self.arrays["map"])
+
+
+def targets(population: Prior, likelihood: Array) -> Array:
+    """(questions, 4) law of each question as its own scores and the population's prior place it.
+
+    Expected coordinates, expected mean and standard deviation of its scores.
+    """
+    family, weights = get_family(population.family), posterior_weights(population, likelihood)
+    return np.column_stack([weights @ family.points, weights @ family.mean, weights @ family.std])
+
+
+def fit_map(left_out: Array, target: Array, likelihood: Array, population: Prior) -> Array:
+    """(5, 5) from a constant and the numbers told, in standard deviations, to `to_normals`' outputs.
+
+    It starts from the coordinates told and the one covariance that remains (error on questions left
+    out, and the posterior's own), and moves from there as far as the evidence of left-out questions asks
+    for against a normal prior on each entry: where questions are harder to tell, spread is larger.
+    """
+    import torch
+
+    rows = _some(np.arange(len(left_out)), _SAMPLE // 2)
+    start = np.zeros((5, 5))
+    scale = np.maximum(left_out.std(axis=0), 1e-6)
+    start[0, :2], start[1, 0], start[2, 1] = left_out.mean(axis=0)[:2], scale[0], scale[1]
+    error = (target - left_out)[:, :2]
+    rest = error.T @ error / len(error) + posterior_moments(population, likelihood)[1].mean(axis=0)
+    spread = np.sqrt(np.maximum(np.diag(rest), 1e-4))
+    start[0, 2:4] = np.log(spread)
+    start[0, 4] = np.arctanh(np.clip(rest[0, 1] / spread.prod(), -0.95, 0.95))
+    terms = torch.tensor(_terms(left_out[rows], left_out), dtype=torch.float32)
+    seen = likelihood[rows] - likelihood[rows].max(axis=1, keepdims=True)
+    labels = torch.tensor(np.column_stack([seen, np.ones(len(rows))]), dtype=torch.float32)
+    moved = torch.zeros(5, 5, requires_grad=True)
+    first, loss = torch.tensor(start, dtype=torch.float32), EvidenceLoss(get_family(population.family))
+    optimizer = torch.optim.LBFGS([moved], max_iter=40, line_search_fn="strong_wolfe")
+
+    def step() -> Any:
+        optimizer.zero_grad()
+        value = loss(terms @ (first + moved), labels) + moved.square().sum() / (2 * _MOVE**2 * len(rows))
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(step)  # type: ignore[no-untyped-call]
+    return start + moved.detach().double().numpy()
+
+
+def _terms(told: Array, left_out: Array) -> Array:
+    """(questions, 5) a constant, and what is told in standard deviations of the training questions'."""
+    away = (told - left_out.mean(axis=0)) / np.maximum(left_out.std(axis=0), 1e-6)
+    return np.column_stack([np.ones(len(told)), np.clip(away, -FARTHEST, FARTHEST)])
 
 
 def choose(own: Sequence[Array], weights: Sequence[tuple[float, ...]], target: Array) -> Shape:
-    """Weights and noise with the least squared error on questions left out, each coordinate on its scale."""
+    """Weights and noise with the least squared error on questions left out, each number told on its scale."""
     rows = np.linspace(0, len(target) - 1, min(len(target), _SAMPLE)).astype(int)
     own, target = [k[np.ix_(rows, rows)] for k in own], target[rows]
     scale, found = target.var(axis=0) + 1e-12, []
@@ -104,13 +159,13 @@ def choose(own: Sequence[Array], weights: Sequence[tuple[float, ...]], target: A
         gram = _total(own, chosen)
         errors = _errors_left_out(gram, target) / scale
         best = errors.argmin(axis=0)
-        found.append((errors.min(axis=0).sum(), chosen, (NOISES[best[0]], NOISES[best[1]])))
+        found.append((errors.min(axis=0).sum(), chosen, tuple(NOISES[row] for row in best)))
     _, chosen, noise = min(found)
     return Shape(weights=chosen, noise=noise)
 
 
 def _errors_left_out(gram: Array, target: Array) -> Array:
-    """(noises, 2) mean squared error on questions left out, all from one decomposition."""
+    """(noises, numbers told) mean squared error on questions left out, all from one decomposition."""
     values, vectors = np.linalg.eigh(gram)
     turned = vectors.T @ (target - target.mean(axis=0))
     errors = []
@@ -128,29 +183,32 @@ def learn_reach(
 
     Within the distance of nine in ten training questions from the rest nothing changes; beyond, the
     population's share grows so that the scores of held-out groups, and of left-out questions, are most
-    likely.
+    likely. It is whole at twice the way from there to the farthest of them at the latest: of what lies
+    beyond, nothing is known.
     """
     gram = _total(own, fitted.shape.weights)
-    diagonal, target = fitted.arrays["diagonal"], posterior_moments(population, likelihood)[0]
+    diagonal, target = fitted.arrays["diagonal"], targets(population, likelihood)
     inside = fitted.arrays["distance"]
     rows = [_some(np.arange(len(gram)))]
-    location, distance = [fitted.arrays["left_out"][rows[0]]], [inside[rows[0]]]
+    told, distance = [fitted.arrays["left_out"][rows[0]]], [inside[rows[0]]]
     for name in np.unique(groups):
         out, rest = _some(np.flatnonzero(groups == name)), _some(np.flatnonzero(groups != name), _SAMPLE)
         if len(out) < _FEWEST or len(rest) < _FEWEST:
             continue
         dual, _ = _solve(gram[np.ix_(rest, rest)], target[rest], fitted.shape.noise)
         cross = gram[np.ix_(out, rest)]
-        location.append(target[rest].mean(axis=0) + cross @ dual)
+        told.append(target[rest].mean(axis=0) + cross @ dual)
         distance.append(_distance(cross, diagonal[out], diagonal[rest]))
         rows.append(out)
+    location, covariance = fitted.normals(np.concatenate(told))
+    away, seen = np.concatenate(distance), likelihood[np.concatenate(rows)]
     near = float(np.quantile(inside, 0.9))
-    fars = near + (1.001 - near) * np.array([1.0, 0.75, 0.5, 0.35, 0.2, 0.1, 0.05, 0.02])
-    told, away, seen = np.concatenate(location), np.concatenate(distance), likelihood[np.concatenate(rows)]
+    farthest = max(2 * float(away.max()) - near, near + 1e-3)
+    fars = near + (farthest - near) * np.array([1.0, 0.75, 0.5, 0.35, 0.2, 0.1, 0.05, 0.02])
     gains = []
     for far in fars if len(rows) > 1 else fars[:1]:
         share = Reach(near=near, far=float(far)).share(away)
-        priors = make_priors(told, share, fitted.arrays["covariance"], population)
+        priors = make_priors(location, share, covariance, population)
         gains.append(log_evidence(priors, seen).mean())
     return Reach(near=near, far=float(fars[int(np.argmax(gains))]))
 
@@ -165,7 +223,7 @@ def make_priors(
 ) -> list[Prior]:
     """Priors (questions,) that give the population's a ``share``: a mixture's mean and covariance.
 
-    ``covariance`` is (2, 2) for all, or (questions, 2, 2).
+    ``location`` is (questions, 2), ``covariance`` (questions, 2, 2).
     """
     points = get_family(population.family).points
     flat, spread = np.array(population.location), np.array(population.spread)
@@ -201,13 +259,13 @@ def _total(kernels: Sequence[Array], weights: Sequence[float]) -> Array:
     return total
 
 
-def _solve(gram: Array, target: Array, noise: tuple[float, float]) -> tuple[Array, Array]:
-    """Dual coefficients (n, 2), and what the others tell of each question (n, 2)."""
+def _solve(gram: Array, target: Array, noise: tuple[float, ...]) -> tuple[Array, Array]:
+    """Dual coefficients (n, numbers told), and what the others tell of each question."""
     centred = target - target.mean(axis=0)
     scale = float(np.diag(gram).mean())
     dual, told = np.empty_like(target), np.empty_like(target)
     for value in set(noise):
-        columns = [column for column in range(2) if noise[column] == value]
+        columns = [column for column in range(len(noise)) if noise[column] == value]
         factor = cho_factor(gram + value * scale * np.eye(len(gram)), lower=True)
         inverse = cho_solve(factor, np.eye(len(gram)))
         dual[:, columns] = inverse @ centred[:, columns]

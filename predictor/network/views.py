@@ -55,7 +55,7 @@ class Dense:
         """``description`` or ``states``."""
         self.shape = shape
         self.width = width
-        """Of the distance kernel: twice the median distance."""
+        """Of the distance kernel: the median distance."""
         self.arrays = arrays
         """``centre`` and ``scale`` (size,), ``axes`` (size, components), ``points`` (n, components)."""
 
@@ -75,7 +75,7 @@ class Dense:
         view.arrays["points"] = (standard @ view.axes).astype(np.float16)
         if shape == "distance":
             sample = view.points[np.linspace(0, len(features) - 1, min(len(features), 1000)).astype(int)]
-            view.width = max(float(2 * np.median(_distances(sample, sample))), 1e-6)
+            view.width = max(float(np.median(_distances(sample, sample))), 1e-6)
         return view
 
     @cached_property

@@ -1,5 +1,7 @@
 """The LoRA predictor on its real backbone, trained for a few steps."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from predictor.network.predictor import Predictor
 from predictor.network.regression import make_priors
 from predictor.network.settings import HeadSettings, PredictorSettings
 from predictor.prior import Prior, fit_population, log_evidence
-from predictor.question import Question
+from predictor.question import Message, Question
 
 pytestmark = pytest.mark.slow
 KINDS = ((1, 9.0, 1.0), (6, 2.0, 4.0))  # digits, and the beta law of the scores
@@ -75,6 +77,23 @@ def test_a_question_too_long_gets_the_populations_prior(trained):
     endless = Question.ask("Compute " + "12 + " * 20_000 + "1.")
     assert encode(trained.tokenizer, endless, 512) is None
     assert trained.predict([endless]) == [trained.card.population]
+
+
+def test_a_question_is_read_as_its_backbone_was_taught_to_be_asked(trained):
+    tokenizer = copy.copy(trained.tokenizer)
+    turns = [Message(role="system", content="Be\n brief."), Message(role="user", content="Compute  3 + 4.")]
+    asked = Question(messages=tuple(turns))
+    read = tokenizer.decode(encode(tokenizer, asked, 512))
+    assert read.index("Be brief.") < read.index("Compute 3 + 4.") < read.index("assistant")
+    # A template may know no system's turn; then all turns are asked as one.
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "<{{ m.content }}>{% endfor %}"
+    )
+    assert tokenizer.decode(encode(tokenizer, asked, 512)) == "<Be brief.\nCompute 3 + 4.>"
+    tokenizer.chat_template = None
+    assert tokenizer.decode(encode(tokenizer, asked, 512)) == "Be brief.\nCompute 3 + 4."
+    assert trained.tokens_read(asked) == len(encode(trained.tokenizer, asked, 512))
 
 
 def test_a_question_like_none_before_gets_a_prior_all_the_same(trained):

@@ -5,10 +5,18 @@ import pytest
 
 from predictor.families import get_family
 from predictor.network.card import Rival
-from predictor.network.regression import Reach, Regression, Shape, choose, learn_reach, make_priors
+from predictor.network.regression import (
+    Reach,
+    Regression,
+    Shape,
+    choose,
+    learn_reach,
+    make_priors,
+    targets,
+)
 from predictor.network.rivals import compare, recommend, tell
 from predictor.network.views import Dense, Words, describe, load_view
-from predictor.prior import Prior, fit_population, posterior_moments
+from predictor.prior import Prior, fit_population, log_evidence
 from predictor.question import Question
 
 
@@ -26,14 +34,14 @@ def points():
 def fitted(features, likelihood, population, shape=None):
     view = Dense.fit("states", "distance", features)
     own = [view.own()]
-    target, _ = posterior_moments(population, likelihood)
-    return view, own, Regression.fit(own, shape or choose(own, [(1.0,)], target), likelihood, population)
+    shape = shape or choose(own, [(1.0,)], targets(population, likelihood))
+    return view, own, Regression.fit(own, shape, likelihood, population)
 
 
 def test_leaving_one_out_is_a_fit_without_it(points):
     features, _, population, likelihood = points
     _, own, all_of_them = fitted(features, likelihood, population)
-    target, _ = posterior_moments(population, likelihood)
+    target = targets(population, likelihood)
     # The closed form keeps the mean of all questions: leave it out of the comparison.
     centre = target.mean(axis=0)
     for row in (0, 17, 59):
@@ -70,10 +78,43 @@ def test_a_group_that_obeys_another_law_shortens_the_reach(points):
     reaches = []
     for odd in (scores, 1 - scores):
         likelihood = get_family("beta").log_likelihood(np.concatenate([scores, odd]))
-        _, own, regression = fitted(both, likelihood, population, Shape(weights=(1.0,), noise=(0.03, 0.4)))
+        _, own, regression = fitted(
+            both, likelihood, population, Shape(weights=(1.0,), noise=(0.03, 0.4, 0.1, 0.1))
+        )
         reaches.append(learn_reach(own, regression, groups, likelihood, population))
     assert all(r.near < r.far for r in reaches)
     assert reaches[1].far < reaches[0].far
+
+
+def test_what_nothing_was_learnt_of_gets_the_populations_prior(points):
+    features, _, population, likelihood = points
+    view, own, found = fitted(features, likelihood, population)
+    groups = np.repeat(["a", "b", "c"], 20)
+    reach = learn_reach(own, found, groups, likelihood, population)
+    _, far = found.predict([view.kernel(features[:2] * 0 + 50.0)])
+    assert reach.share(far) == pytest.approx([1, 1])
+    assert reach.share(found.arrays["distance"]).mean() < 0.1
+
+
+def test_spread_is_larger_where_questions_are_harder_to_tell():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 3))
+    # What features tell is certain below their middle, and covered by noise above it.
+    logit = 1.5 * features[:, 0] + rng.normal(size=200) * np.where(features[:, 0] > 0, 1.5, 0.1)
+    mean = 1 / (1 + np.exp(-logit))
+    scores = rng.beta(12 * mean[:, None], 12 * (1 - mean[:, None]), (200, 16))
+    population, likelihood = fit_population(scores), get_family("beta").log_likelihood(scores)
+    _, _, found = fitted(features, likelihood, population)
+    told = found.arrays["left_out"]
+    location, covariance = found.normals(told)
+    low, high = told[:, 0] < np.quantile(told[:, 0], 0.3), told[:, 0] > np.quantile(told[:, 0], 0.7)
+    assert covariance[high, 0, 0].mean() > 1.5 * covariance[low, 0, 0].mean()
+    alike = np.broadcast_to(covariance.mean(axis=0), covariance.shape)
+    evidence = [
+        log_evidence(make_priors(location, np.zeros(200), c, population), likelihood).mean()
+        for c in (covariance, alike)
+    ]
+    assert evidence[0] > evidence[1] + 0.02
 
 
 def test_priors_widen_to_the_populations():
