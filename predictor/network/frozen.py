@@ -88,13 +88,13 @@ class FrozenStates:
 
 
 def encode(tokenizer: Any, question: Question, max_length: int) -> list[int] | None:
-    """Token ids of all turns, white space normalised; None where they are too many to read.
+    """Token ids of all turns, white space normalised; of a long question its beginning and its end.
 
     In the backbone's own chat template where it has one, up to where it would answer: a model that was
-    tuned on chats has learnt to weigh a question there.
+    tuned on chats has learnt to weigh a question there. None for more than 40 characters a token of
+    ``max_length``: of that, both ends tell too little.
     """
     text = read_text(question)
-    # A character is at least a third of a token or so: do not tokenise what cannot fit.
     if len(text) > 40 * max_length:
         return None
     if tokenizer.chat_template:
@@ -105,4 +105,5 @@ def encode(tokenizer: Any, question: Question, max_length: int) -> list[int] | N
             one = [{"role": "user", "content": text}]
             text = tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    return ids if len(ids) <= max_length else None
+    end = max_length // 2
+    return ids if len(ids) <= max_length else [*ids[: max_length - end], *ids[-end:]]

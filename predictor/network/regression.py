@@ -5,7 +5,7 @@ a question falls back to the training questions' average where no training quest
 
 Four numbers are told of a question: the two coordinates of its law, and the mean and standard deviation
 of its scores, which are what most losses ask for and no function of expected coordinates. A linear map
-fitted on the evidence of left-out questions makes a normal of them (`Normals`).
+fitted on the evidence of left-out questions makes a normal of them (`fit_map`).
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.linalg import cho_factor, cho_solve
@@ -68,7 +69,7 @@ class Regression:
         self.shape = shape
         self.arrays = arrays
         """``centre`` (4,), ``dual`` (n, 4), ``left_out`` (n, 4) what is told of each training question by
-        the others, ``map`` (5, 5) of `Normals`, ``diagonal`` (n,), ``distance`` (n,)."""
+        the others, ``map`` (5, 5) of `fit_map`, ``diagonal`` (n,), ``distance`` (n,)."""
 
     @classmethod
     def fit(cls, own: Sequence[Array], shape: Shape, likelihood: Array, population: Prior) -> Self:
@@ -116,8 +117,6 @@ def fit_map(left_out: Array, target: Array, likelihood: Array, population: Prior
     out, and the posterior's own), and moves from there as far as the evidence of left-out questions asks
     for against a normal prior on each entry: where questions are harder to tell, spread is larger.
     """
-    import torch
-
     rows = _some(np.arange(len(left_out)), _SAMPLE // 2)
     start = np.zeros((5, 5))
     scale = np.maximum(left_out.std(axis=0), 1e-6)
@@ -128,7 +127,7 @@ def fit_map(left_out: Array, target: Array, likelihood: Array, population: Prior
     start[0, 2:4] = np.log(spread)
     start[0, 4] = np.arctanh(np.clip(rest[0, 1] / spread.prod(), -0.95, 0.95))
     terms = torch.tensor(_terms(left_out[rows], left_out), dtype=torch.float32)
-    seen = likelihood[rows] - likelihood[rows].max(axis=1, keepdims=True)
+    seen = np.maximum(likelihood[rows] - likelihood[rows].max(axis=1, keepdims=True), -1e4)
     labels = torch.tensor(np.column_stack([seen, np.ones(len(rows))]), dtype=torch.float32)
     moved = torch.zeros(5, 5, requires_grad=True)
     first, loss = torch.tensor(start, dtype=torch.float32), EvidenceLoss(get_family(population.family))

@@ -37,7 +37,7 @@ class PredictorSettings(Settings):
     """Score family of the priors: beta, truncnorm, atoms, empirical (the laws of the pool's own train
     questions); auto: the flows take the one that foretells hits on tune best."""
     max_length: int = Field(512, ge=8)
-    """Tokens of a question; a longer one gets the population's prior."""
+    """Tokens of a question that are read; of a longer one its beginning and its end."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of predictions; training is in float32."""
     batch_size: int = Field(32, ge=1)

@@ -73,7 +73,7 @@ def test_predictions_do_not_depend_on_batch_or_white_space(trained):
         assert alone.spread == pytest.approx(prior.spread, abs=1e-3)
 
 
-def test_a_question_too_long_gets_the_populations_prior(trained):
+def test_an_endless_question_gets_the_populations_prior(trained):
     endless = Question.ask("Compute " + "12 + " * 20_000 + "1.")
     assert encode(trained.tokenizer, endless, 512) is None
     assert trained.predict([endless]) == [trained.card.population]
@@ -94,6 +94,14 @@ def test_a_question_is_read_as_its_backbone_was_taught_to_be_asked(trained):
     tokenizer.chat_template = None
     assert tokenizer.decode(encode(tokenizer, asked, 512)) == "Be brief.\nCompute 3 + 4."
     assert trained.tokens_read(asked) == len(encode(trained.tokenizer, asked, 512))
+
+
+def test_a_long_question_is_read_by_its_ends(trained):
+    ids = encode(trained.tokenizer, Question.ask("Begin with " + "12 + " * 1000 + "1 and end."), 512)
+    assert len(ids) == 512
+    read = trained.tokenizer.decode(ids)
+    assert "Begin with 12" in read
+    assert "1 and end." in read
 
 
 def test_a_question_like_none_before_gets_a_prior_all_the_same(trained):
