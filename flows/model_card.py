@@ -91,7 +91,7 @@ def model_card(
         "## Limits",
         "",
         "- It speaks of one generator and one reward model; after a change of either, train again.",
-        f"- A question of more than {settings.max_length} tokens gets the population's prior.",
+        f"- Of a question of more than {settings.max_length} tokens it reads the beginning and the end.",
         *([] if card.kind == "population" else [UNFAMILIAR]),
         "- Intervals are over questions of one pool: they say nothing of questions from elsewhere.",
         "- A high score is not a right answer.",
