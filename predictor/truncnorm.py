@@ -160,7 +160,7 @@ def fit(
 
 
 _OFFSETS = np.linspace(-1, 1, 7)
-_SHRINK, _ZOOMS, _FINE = 0.4, 30, 1e-5  # of the coarse grid's steps
+_SHRINK, _ZOOMS, _FINE = 0.4, 120, 1e-5  # of the coarse grid's steps
 
 
 @cache

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import minimize
@@ -63,6 +63,7 @@ def test_fit_to_exact_moments_has_those_moments(mu, sigma):
     assert fitted[1] == pytest.approx(std, abs=5e-3)
 
 
+@example([0.99609375, 0.99804688, 0.99804688])
 @given(st.lists(unit, min_size=3, max_size=20))
 def test_likelihood_is_as_high_as_an_optimiser_finds(scores):
     scores = np.array(scores)
@@ -74,8 +75,7 @@ def test_likelihood_is_as_high_as_an_optimiser_finds(scores):
     box = [truncnorm.MU_RANGE, tuple(np.log(truncnorm.SIGMA_RANGE))]
     start = [np.clip(scores.mean(), *truncnorm.MU_RANGE), np.log(max(scores.std(), 0.01))]
     found = minimize(cost, start, bounds=box, method="L-BFGS-B")
-    # The fit's grid is coarse where all scores hug an edge: .05 nats a score.
-    assert cost([mu, np.log(sigma)]) <= found.fun + 0.05 * len(scores)
+    assert cost([mu, np.log(sigma)]) <= found.fun + 0.05
 
 
 def test_map_moves_from_prior_to_data_as_scores_come_in():
