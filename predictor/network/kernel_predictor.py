@@ -69,7 +69,7 @@ class KernelPredictor:
         data_digest: str,
         features: NDArray[np.float32] | None = None,
         states: FrozenStates | None = None,
-        like: "KernelPredictor | None" = None,
+        strength: float = 1.0,
     ) -> Self:
         """Fit on questions and scores (questions, n).
 
@@ -77,7 +77,7 @@ class KernelPredictor:
         ----------
         features : frozen states of the questions, for the kinds that read them.
         states : what has read them.
-        like : a predictor of the same kind whose choices (weights, noise, reach, strength) are kept.
+        strength : of the priors it gives, as tune questions calibrated it.
         """
         population = fit_population(scores, settings.family)
         results: dict[str, float] = {}
@@ -85,7 +85,7 @@ class KernelPredictor:
             kind=kind,
             settings=settings,
             population=population,
-            strength=like.card.strength if like else 1.0,
+            strength=strength,
             contract=contract,
             data_digest=data_digest,
             results=results,
@@ -101,14 +101,9 @@ class KernelPredictor:
         views = _fit_views(kind, asked, None if features is None else features[rows].astype(float))
         own = [view.own() for view in views]
         likelihood = get_family(settings.family).log_likelihood(scores[rows])
-        if like is not None and like.regression is not None and like.reach is not None:
-            shape, reach = like.regression.shape, like.reach
-            regression = Regression.fit(own, shape, likelihood, population)
-        else:
-            shape = choose(own, weight_grid(len(own)), targets(population, likelihood))
-            regression = Regression.fit(own, shape, likelihood, population)
-            groups = _groups(asked, views[0])
-            reach = learn_reach(own, regression, groups, likelihood, population)
+        shape = choose(own, weight_grid(len(own)), targets(population, likelihood))
+        regression = Regression.fit(own, shape, likelihood, population)
+        reach = learn_reach(own, regression, _groups(asked, views[0]), likelihood, population)
         return cls(card, views, regression, reach, [q.id for q in asked], states)
 
     def predict(self, questions: Sequence[Question]) -> list[Prior]:

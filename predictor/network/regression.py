@@ -4,8 +4,8 @@ It is the mean of a Gaussian process, so leaving one question out has a closed f
 a question falls back to the training questions' average where no training question is like it.
 
 Four numbers are told of a question: the two coordinates of its law, and the mean and standard deviation
-of its scores, which are what most losses ask for and no function of expected coordinates. A linear map
-fitted on the evidence of left-out questions makes a normal of them (`fit_map`).
+of its scores, which are what most losses ask for and no function of expected coordinates. A map with
+squares, fitted on the evidence of left-out questions, makes a normal of them (`fit_map`).
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.linalg import cho_factor, cho_solve
+from scipy.special import logit
 
 from predictor.families import get_family
 from predictor.network.model import FARTHEST, EvidenceLoss, to_normals
@@ -24,10 +25,11 @@ from predictor.prior import Prior, log_evidence, posterior_moments, posterior_we
 from predictor.settings import Settings
 
 Array = NDArray[np.float64]
-NOISES = (0.01, 0.03, 0.1, 0.2, 0.4, 1.0, 3.0, 10.0, 100.0)
-_SAMPLE = 1200  # questions on which weights and noise are chosen
+NOISES = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0, 5.0, 20.0, 100.0)
+_SAMPLE = 2400  # questions on which weights are chosen
+_MANY = 4000  # questions on which noise is chosen, and the map is fitted
 _NEIGHBOURS = 5
-_MOVE = 0.07  # standard deviation of the prior on an entry of `fit_map`
+_MOVE = 0.1  # standard deviation of the prior on an entry of `fit_map`
 _FEWEST = 8  # questions without which a group can be left out to learn how far predictions reach
 
 
@@ -69,7 +71,7 @@ class Regression:
         self.shape = shape
         self.arrays = arrays
         """``centre`` (4,), ``dual`` (n, 4), ``left_out`` (n, 4) what is told of each training question by
-        the others, ``map`` (5, 5) of `fit_map`, ``diagonal`` (n,), ``distance`` (n,)."""
+        the others, ``map`` (9, 5) of `fit_map`, ``diagonal`` (n,), ``distance`` (n,)."""
 
     @classmethod
     def fit(cls, own: Sequence[Array], shape: Shape, likelihood: Array, population: Prior) -> Self:
@@ -111,14 +113,15 @@ def targets(population: Prior, likelihood: Array) -> Array:
 
 
 def fit_map(left_out: Array, target: Array, likelihood: Array, population: Prior) -> Array:
-    """(5, 5) from a constant and the numbers told, in standard deviations, to `to_normals`' outputs.
+    """(9, 5) from `_terms` of what is told to `to_normals`' outputs.
 
     It starts from the coordinates told and the one covariance that remains (error on questions left
     out, and the posterior's own), and moves from there as far as the evidence of left-out questions asks
     for against a normal prior on each entry: where questions are harder to tell, spread is larger.
     """
-    rows = _some(np.arange(len(left_out)), _SAMPLE // 2)
-    start = np.zeros((5, 5))
+    rows = _some(np.arange(len(left_out)), _MANY)
+    terms = torch.tensor(_terms(left_out[rows], left_out), dtype=torch.float32)
+    start = np.zeros((terms.shape[1], 5))
     scale = np.maximum(left_out.std(axis=0), 1e-6)
     start[0, :2], start[1, 0], start[2, 1] = left_out.mean(axis=0)[:2], scale[0], scale[1]
     error = (target - left_out)[:, :2]
@@ -126,10 +129,9 @@ def fit_map(left_out: Array, target: Array, likelihood: Array, population: Prior
     spread = np.sqrt(np.maximum(np.diag(rest), 1e-4))
     start[0, 2:4] = np.log(spread)
     start[0, 4] = np.arctanh(np.clip(rest[0, 1] / spread.prod(), -0.95, 0.95))
-    terms = torch.tensor(_terms(left_out[rows], left_out), dtype=torch.float32)
     seen = np.maximum(likelihood[rows] - likelihood[rows].max(axis=1, keepdims=True), -1e4)
     labels = torch.tensor(np.column_stack([seen, np.ones(len(rows))]), dtype=torch.float32)
-    moved = torch.zeros(5, 5, requires_grad=True)
+    moved = torch.zeros(start.shape, requires_grad=True)
     first, loss = torch.tensor(start, dtype=torch.float32), EvidenceLoss(get_family(population.family))
     optimizer = torch.optim.LBFGS([moved], max_iter=40, line_search_fn="strong_wolfe")
 
@@ -144,27 +146,38 @@ def fit_map(left_out: Array, target: Array, likelihood: Array, population: Prior
 
 
 def _terms(told: Array, left_out: Array) -> Array:
-    """(questions, 5) a constant, and what is told in standard deviations of the training questions'."""
-    away = (told - left_out.mean(axis=0)) / np.maximum(left_out.std(axis=0), 1e-6)
-    return np.column_stack([np.ones(len(told)), np.clip(away, -FARTHEST, FARTHEST)])
+    """(questions, 9) a constant, what is told in standard deviations of the training questions', its squares.
+
+    Mean and deviation are told on a logit's and a logarithm's scale here, as the normal's outputs are.
+    """
+
+    def link(numbers: Array) -> Array:
+        mean, std = np.clip(numbers[:, 2], 0.01, 0.99), np.clip(numbers[:, 3], 0.01, 1.0)
+        return np.column_stack([numbers[:, :2], logit(mean), np.log(std)])
+
+    known = link(left_out)
+    away = (link(told) - known.mean(axis=0)) / np.maximum(known.std(axis=0), 1e-6)
+    away = np.clip(away, -FARTHEST, FARTHEST)
+    return np.column_stack([np.ones(len(told)), away, away**2])
 
 
 def choose(own: Sequence[Array], weights: Sequence[tuple[float, ...]], target: Array) -> Shape:
     """Weights and noise with the least squared error on questions left out, each number told on its scale."""
-    rows = np.linspace(0, len(target) - 1, min(len(target), _SAMPLE)).astype(int)
-    own, target = [k[np.ix_(rows, rows)] for k in own], target[rows]
-    scale, found = target.var(axis=0) + 1e-12, []
-    for chosen in weights:
-        gram = _total(own, chosen)
-        errors = _errors_left_out(gram, target) / scale
-        best = errors.argmin(axis=0)
-        found.append((errors.min(axis=0).sum(), chosen, tuple(NOISES[row] for row in best)))
-    _, chosen, noise = min(found)
-    return Shape(weights=chosen, noise=noise)
+    best = weights[0]
+    if len(weights) > 1:
+        errors = [_errors_left_out(own, each, target, _SAMPLE).min(axis=0).sum() for each in weights]
+        best = weights[int(np.argmin(errors))]
+    chosen = _errors_left_out(own, best, target, _MANY).argmin(axis=0)
+    return Shape(weights=best, noise=tuple(NOISES[row] for row in chosen))
 
 
-def _errors_left_out(gram: Array, target: Array) -> Array:
-    """(noises, numbers told) mean squared error on questions left out, all from one decomposition."""
+def _errors_left_out(own: Sequence[Array], weights: tuple[float, ...], target: Array, most: int) -> Array:
+    """(noises, numbers told) squared error on questions left out, over the target's variance.
+
+    At most so many questions take part; one decomposition serves all noises.
+    """
+    rows = _some(np.arange(len(target)), most)
+    gram, target = _total([k[np.ix_(rows, rows)] for k in own], weights), target[rows]
     values, vectors = np.linalg.eigh(gram)
     turned = vectors.T @ (target - target.mean(axis=0))
     errors = []
@@ -172,7 +185,8 @@ def _errors_left_out(gram: Array, target: Array) -> Array:
         inverse = 1 / (np.maximum(values, 0.0) + noise * np.diag(gram).mean())
         left_out = (vectors @ (inverse[:, None] * turned)) / ((vectors**2) @ inverse)[:, None]
         errors.append((left_out**2).mean(axis=0))
-    return np.array(errors)
+    found: Array = np.array(errors) / (target.var(axis=0) + 1e-12)
+    return found
 
 
 def learn_reach(
@@ -191,7 +205,7 @@ def learn_reach(
     rows = [_some(np.arange(len(gram)))]
     told, distance = [fitted.arrays["left_out"][rows[0]]], [inside[rows[0]]]
     for name in np.unique(groups):
-        out, rest = _some(np.flatnonzero(groups == name)), _some(np.flatnonzero(groups != name), _SAMPLE)
+        out, rest = _some(np.flatnonzero(groups == name)), _some(np.flatnonzero(groups != name), _SAMPLE // 2)
         if len(out) < _FEWEST or len(rest) < _FEWEST:
             continue
         dual, _ = _solve(gram[np.ix_(rest, rest)], target[rest], fitted.shape.noise)
@@ -250,7 +264,7 @@ def make_priors(
 
 def weight_grid(number: int) -> list[tuple[float, ...]]:
     """Weights of the views' kernels that `choose` compares; the first view's is 1."""
-    return [(1.0, *rest) for rest in product((0.0, 0.03, 0.1), repeat=number - 1)]
+    return [(1.0, *rest) for rest in product((0.0, 0.01, 0.03, 0.1), repeat=number - 1)]
 
 
 def _total(kernels: Sequence[Array], weights: Sequence[float]) -> Array:

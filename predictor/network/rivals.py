@@ -58,7 +58,7 @@ def fit_rivals(
 ) -> PriorModel:
     """Fit the kinds of ``settings.rivals`` on train, compare on tune, return the recommended one.
 
-    A kind without a trained network is then fitted again on train and tune together, its choices kept.
+    A kind without a trained network is then fitted again on train and tune together, its strength kept.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def refit(
     scores: Array,
     features: NDArray[np.float32] | None = None,
 ) -> KernelPredictor:
-    """The same kind with the same choices, on these questions; ``features`` where they are read already."""
+    """The same kind, as strong, fitted on these questions; ``features`` where they are read already."""
     read = model.card.kind in STATES_OF
     if read and features is None and model.states is not None:
         features = model.states.read(questions)
@@ -138,7 +138,7 @@ def refit(
         data_digest=card.data_digest,
         features=features if read else None,
         states=model.states,
-        like=model,
+        strength=card.strength,
     )
     again.card = again.card.model_copy(update={"rivals": card.rivals, "results": card.results})
     return again
