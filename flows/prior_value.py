@@ -2,11 +2,12 @@
 
 The same policies (`Value`, over a grid of prices) decide with three beliefs: the population's prior, the
 predictor's, and each question's own law, which nobody can know. For each, the mixture of policies with the
-fewest tokens that hits as often in as few rounds is found on questions of the train and tune folds; what is
-told is what these mixtures then did on test questions.
+fewest tokens that hits as often in as few rounds is found on some questions; what is told is what these
+mixtures then did on others. There they do not hit equally often: a hit or a round more or less counts as many
+tokens as the population's mixture would pay for it (the linear programme's shadow prices).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,14 +27,15 @@ TOKEN_PRICES = (0.0005, 0.0015, 0.004, 0.01, 0.03)
 """Of a candidate of average length, in hits."""
 ROUND_PRICES = (0.0, 0.006, 0.04)
 """In hits."""
-_MOST = 500  # questions on which mixtures are found
+_MOST = 1500  # questions on which mixtures are found
+Split = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Rows on which mixtures are found, and rows of which is told."""
 
 
 class Course(NamedTuple):
     """What a mixture of policies did with each question; every field (questions,)."""
 
     tokens: Array
-    draws: Array
     hits: Array
     rounds: Array
 
@@ -51,16 +53,20 @@ class PriorValue(Settings):
     hits: dict[str, float]
     rounds: dict[str, float]
     saved: tuple[float, float, float]
-    """Tokens a question that the predictor saves against the population's prior: mean, low, high."""
+    """Tokens a question that the predictor saves against the population's prior at equal hits and rounds:
+    mean, low, high."""
+    hit_price: float
+    """Tokens that one hit more costs, as it was counted."""
+    round_price: float
+    """Tokens that one round less costs."""
     reading: float
     """Tokens a question that the predictor itself reads."""
     hit_difference: tuple[float, float, float]
     """Hits a question more than with the population's prior."""
     gap_closed: tuple[float, float, float]
     """Share of the tokens that knowing the law would save; NaN where that saves nothing."""
-    candidates_saved: float
     break_even: float | None
-    """Tokens a candidate from which the predictor pays for its reading; None if it saves no candidate."""
+    """Tokens a candidate from which the predictor pays for its reading; None if it saves nothing."""
 
     @property
     def statement(self) -> str:
@@ -83,58 +89,77 @@ class PriorValue(Settings):
             f"tokens a question against the population's prior ({self.tokens[POPULATION]:.0f} tokens) and "
             f"reads {self.reading:.0f} itself: {mean:+.1f} in all ({low:+.1f} to {high:+.1f}). {verdict}; "
             f"{worth}. Of what knowing each question's law would save it has {share}. Hits differ by "
-            f"{_range(self.hit_difference, 100)} points; it took {self.rounds[PREDICTOR]:.2f} rounds, the "
-            f"population's prior {self.rounds[POPULATION]:.2f}. {self.questions} test questions."
+            f"{_range(self.hit_difference, 100)} points and rounds are {self.rounds[PREDICTOR]:.2f} to "
+            f"{self.rounds[POPULATION]:.2f}; a point counts {self.hit_price / 100:.0f} tokens, a tenth of a "
+            f"round {self.round_price / 10:.0f}. {self.questions} questions."
         )
 
 
 def prior_value(
     config: Config,
-    found_on: ScoreTable,
-    test: ScoreTable,
-    beliefs: Mapping[str, tuple[Beliefs, Beliefs]],
+    table: ScoreTable,
+    beliefs: Mapping[str, Beliefs],
+    splits: Sequence[Split],
     reading: float,
     rounds: float = 2.0,
     orders: int = 2,
 ) -> PriorValue:
-    """Hold three beliefs (of ``found_on``, of ``test``) against each other at equal hits and rounds.
+    """Hold three beliefs of the table's questions against each other at equal hits and rounds.
 
-    ``reading`` is what the predictor reads, in tokens a question; ``rounds`` what a question may take on
-    average. The hits wanted are nearly those of the whole cap.
+    Each of ``splits`` finds mixtures on its first rows and tells of its second ones, which no two splits may
+    share. ``reading`` is what the predictor reads, in tokens a question; ``rounds`` what a question may take
+    on average. The hits wanted are nearly those of the whole cap.
     """
-    rows = np.linspace(0, len(found_on) - 1, min(len(found_on), _MOST)).astype(int)
-    chosen_on = np.zeros(len(found_on), bool)
-    chosen_on[rows] = True
-    some = found_on.select(chosen_on)
-    grid = _policies(config, some)
-    full = float((np.nanmax(some.scores[:, : config.policy.cap], axis=1) >= config.policy.target).mean())
-    wanted = 0.98 * full
-    told: dict[str, Course] = {}
-    for name, (before, after) in beliefs.items():
-        weights = _mixture(_courses(config, grid, some, before[rows], 1), wanted, rounds)
-        told[name] = _mix(_courses(config, grid, test, after, orders), weights)
-    flat, ours, known = (told[name] for name in (POPULATION, PREDICTOR, KNOWN))
-    gap = bootstrap(flat.tokens - ours.tokens, flat.tokens - known.tokens)
-    pays = (flat.tokens - known.tokens).mean() > 0
-    candidates = float((flat.draws - ours.draws).mean())
+    grid = _policies(config, table)
+    courses = {name: _courses(config, grid, table, belief, orders) for name, belief in beliefs.items()}
+    parts: dict[str, list[Course]] = {name: [] for name in beliefs}
+    prices, wanted = [], []
+    for rows, told in splits:
+        known = rows[np.linspace(0, len(rows) - 1, min(len(rows), _MOST)).astype(int)]
+        full = table.scores[known, : config.policy.cap].max(axis=1) >= config.policy.target
+        wanted.append(0.98 * full.mean())
+        for name in beliefs:
+            weights, price = _mixture([_take(c, known) for c in courses[name]], wanted[-1], rounds)
+            parts[name].append(_mix([_take(c, told) for c in courses[name]], weights))
+            if name == POPULATION:
+                prices.append(np.tile(price, (len(told), 1)))
+    done = {name: Course(*map(np.concatenate, zip(*found, strict=True))) for name, found in parts.items()}
+    hit_price, round_price = np.concatenate(prices).T
+    flat, ours = done[POPULATION], done[PREDICTOR]
+
+    def saved(course: Course) -> Array:
+        hits, waited = course.hits - flat.hits, course.rounds - flat.rounds
+        equal: Array = flat.tokens - course.tokens + hit_price * hits - round_price * waited
+        return equal
+
+    most = saved(done[KNOWN])
+    gain = bootstrap(saved(ours))
+    told = np.concatenate([rows for _, rows in splits])
+    length = _length(config, table.select(np.isin(np.arange(len(table)), told)))
     return PriorValue(
-        questions=len(test),
+        questions=len(told),
         rounds_allowed=rounds,
-        hits_wanted=wanted,
-        tokens={n: float(c.tokens.mean()) for n, c in told.items()},
-        hits={n: float(c.hits.mean()) for n, c in told.items()},
-        rounds={n: float(c.rounds.mean()) for n, c in told.items()},
-        saved=_triple(bootstrap(flat.tokens - ours.tokens)),
+        hits_wanted=float(np.mean(wanted)),
+        tokens={n: float(c.tokens.mean()) for n, c in done.items()},
+        hits={n: float(c.hits.mean()) for n, c in done.items()},
+        rounds={n: float(c.rounds.mean()) for n, c in done.items()},
+        saved=_triple(gain),
+        hit_price=float(hit_price.mean()),
+        round_price=float(round_price.mean()),
         reading=reading,
         hit_difference=_triple(bootstrap(ours.hits - flat.hits)),
-        gap_closed=_triple(gap) if pays else (np.nan, np.nan, np.nan),
-        candidates_saved=candidates,
-        break_even=reading / candidates if candidates > 0 else None,
+        gap_closed=_triple(bootstrap(saved(ours), most)) if most.mean() > 0 else (np.nan, np.nan, np.nan),
+        break_even=reading * length / gain.mean if gain.mean > 0 else None,
     )
 
 
+def _length(config: Config, table: ScoreTable) -> float:
+    """Tokens of a candidate, on average."""
+    return max(float(table.candidates(config.policy.cap).tokens.mean()), 1.0)
+
+
 def _policies(config: Config, table: ScoreTable) -> dict[str, Value]:
-    length = max(float(table.candidates(config.policy.cap).tokens.mean()), 1.0)
+    length = _length(config, table)
     common: dict[str, Any] = {
         "target": config.policy.target,
         "cap": config.policy.cap,
@@ -153,16 +178,22 @@ def _courses(
     """Each policy's course, and that of the whole cap in one round."""
     shown = table.candidates(config.policy.cap)
     found = outcomes(policies, shown, beliefs, orders, target=config.policy.target).values()
-    courses = [Course(o.tokens, o.draws, o.hit, o.rounds) for o in found]
-    whole = np.full(len(table), float(config.policy.cap))
+    courses = [Course(o.tokens, o.hit, o.rounds) for o in found]
     hits = (shown.scores.max(axis=1) >= config.policy.target).astype(float)
-    return [*courses, Course(shown.tokens.sum(axis=1), whole, hits, np.ones(len(table)))]
+    return [*courses, Course(shown.tokens.sum(axis=1), hits, np.ones(len(table)))]
 
 
-def _mixture(courses: list[Course], hits: float, rounds: float) -> Array:
-    """Weights (courses,) of the mixture with the fewest tokens that hits so often in so few rounds."""
+def _take(course: Course, rows: NDArray[np.int64]) -> Course:
+    return Course(*(values[rows] for values in course))
+
+
+def _mixture(courses: list[Course], hits: float, rounds: float) -> tuple[Array, Array]:
+    """Weights (courses,) of the mixture with the fewest tokens that hits so often in so few rounds.
+
+    And its shadow prices (2,): tokens for a hit more, and for a round less.
+    """
     means = np.array([[values.mean() for values in course] for course in courses])
-    tokens, _, hit, waited = means.T
+    tokens, hit, waited = means.T
     found = linprog(
         tokens,
         A_ub=[-hit, waited],
@@ -171,8 +202,7 @@ def _mixture(courses: list[Course], hits: float, rounds: float) -> Array:
         b_eq=[1.0],
         bounds=(0, 1),
     )
-    weights: Array = found.x  # the whole cap in one round always fits
-    return weights
+    return found.x, -found.ineqlin.marginals  # the whole cap in one round always fits
 
 
 def _mix(courses: list[Course], weights: Array) -> Course:

@@ -88,17 +88,14 @@ def worth(
     tokens_read: Callable[[Question], int],
 ) -> PriorValue:
     """The predictor's value in decisions on the test fold; policies are found on the folds ``unseen``."""
-    found_on, test = table.fold(*unseen), table.fold("test")
-    folds = (found_on, test)
-    flat = [Beliefs.of([population] * len(fold)) for fold in folds]
-    known = [Beliefs.hindsight(population, fold.scores) for fold in folds]
     beliefs = {
-        POPULATION: (flat[0], flat[1]),
-        PREDICTOR: (believe(found_on), believe(test)),
-        KNOWN: (known[0], known[1]),
+        POPULATION: Beliefs.of([population] * len(table)),
+        PREDICTOR: believe(table),
+        KNOWN: Beliefs.hindsight(population, table.scores),
     }
-    reading = float(np.mean([tokens_read(question) for question in test.questions]))
-    return prior_value(config, found_on, test, beliefs, reading)
+    split = (np.flatnonzero(np.isin(table.folds, unseen)), np.flatnonzero(table.folds == "test"))
+    reading = float(np.mean([tokens_read(question) for question in table.fold("test").questions]))
+    return prior_value(config, table, beliefs, [split], reading)
 
 
 def _skill(observed: np.ndarray, told: np.ndarray, constant: float) -> float:

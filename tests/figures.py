@@ -9,7 +9,8 @@ last fifth (by hash of the question's id). Options are handed to ``optscale trai
     python -m tests.figures own-pool
 
 fits every kind without a trained network on train and tune questions of the shipped pool, and holds it
-against the test questions; then leaves out one group at a time, whole.
+against the test questions; fits the stack on fewer; leaves out one group at a time, whole; and tells what
+each kind is worth in decisions on all questions, each foretold by the others.
 
     python -m tests.figures own-pool-lora
 
@@ -34,6 +35,7 @@ from data.folds import FoldSettings
 from data.pool import Pool
 from data.scores import load_scores
 from flows.config import Config
+from flows.prior_value import KNOWN, POPULATION, PREDICTOR, prior_value
 from predictor.empirical import fit_empirical
 from predictor.families import get_family
 from predictor.network.card import KINDS, REFIT
@@ -123,7 +125,46 @@ def own_pool(location: str = "data/pool") -> None:
     for kind in KINDS[:-2]:
         gain = bootstrap(hits["stack"] - hits[kind])
         print(f"stack over {kind:12s} {gain.mean:.4f} ({gain.low:.4f} to {gain.high:.4f})")
+    learning_curve(fold, test, settings, features, states)
     left_out_groups(fold, settings, features, states)
+    worth_of_kinds(table, settings, states)
+
+
+def learning_curve(fold: Any, test: Any, settings: Any, features: np.ndarray, states: Any) -> None:
+    """The stack fitted on some of the questions."""
+    order, target = np.random.default_rng(0).permutation(len(fold)), Config().policy.target
+    for count in (len(fold) // 8, len(fold) // 4, len(fold) // 2, len(fold)):
+        some = np.isin(np.arange(len(fold)), order[:count])
+        priors = fit_kind("stack", fold.select(some), settings, features[some], states).predict(
+            test.questions
+        )
+        told = tell(priors, test.scores, target)
+        rank = spearmanr(test.scores.mean(axis=1), Beliefs.of(priors).moments[0]).statistic
+        print(
+            f"stack of {count} questions: rank correlation {rank:.3f}, log score {told.hit.mean():.4f}, "
+            f"evidence {told.evidence.mean():.3f}",
+            flush=True,
+        )
+
+
+def worth_of_kinds(table: Any, settings: Any, states: Any) -> None:
+    """Each kind fitted on all questions, each foretold by the others; policies found on the other half."""
+    config = Config()
+    whole = table.full(config.policy.cap)
+    features = states.read(whole.questions)
+    half = np.random.default_rng(0).permutation(len(whole)) % 2
+    halves = (np.flatnonzero(half == 0), np.flatnonzero(half == 1))
+    for kind in KINDS[1:-1]:
+        model = fit_kind(kind, whole, settings, features, states)
+        priors = model.predict_from(whole.questions, features if kind in STATES_OF else None)
+        beliefs = {
+            POPULATION: Beliefs.of([model.card.population] * len(whole)),
+            PREDICTOR: Beliefs.of(priors),
+            KNOWN: Beliefs.hindsight(model.card.population, whole.scores),
+        }
+        reading = float(np.mean([model.tokens_read(q) for q in whole.questions]))
+        value = prior_value(config, whole, beliefs, [halves, halves[::-1]], reading, orders=4)
+        print(f"{kind}: {value.statement}", flush=True)
 
 
 def fit_kind(kind: Any, fold: Any, settings: Any, features: Any, states: Any) -> KernelPredictor:

@@ -199,7 +199,8 @@ def make_labels(family: Family, scores: NDArray[Any]) -> Tensor:
 
 def to_normals(output: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Locations (questions, 2) and covariances (questions, 2, 2) from the network's output (questions, 5)."""
-    spread, correlation = np.exp(output[:, 2:4]), np.tanh(output[:, 4])
+    spread = np.exp(np.clip(output[:, 2:4], *_LOG_SPREAD))
+    correlation = np.tanh(np.clip(output[:, 4], *_ATANH_CORRELATION))
     related = np.repeat(np.eye(2)[None], len(output), axis=0)
     related[:, 0, 1] = related[:, 1, 0] = correlation
     return output[:, :2], related * spread[:, :, None] * spread[:, None, :]

@@ -20,7 +20,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import logit
 
 from predictor.families import get_family
-from predictor.network.model import FARTHEST, EvidenceLoss, to_normals
+from predictor.network.model import EvidenceLoss, to_normals
 from predictor.prior import Prior, log_evidence, posterior_moments, posterior_weights
 from predictor.settings import Settings
 
@@ -156,8 +156,9 @@ def _terms(told: Array, left_out: Array) -> Array:
         return np.column_stack([numbers[:, :2], logit(mean), np.log(std)])
 
     known = link(left_out)
-    away = (link(told) - known.mean(axis=0)) / np.maximum(known.std(axis=0), 1e-6)
-    away = np.clip(away, -FARTHEST, FARTHEST)
+    # Beyond what was told of training questions the map would guess.
+    kept = np.clip(link(told), known.min(axis=0), known.max(axis=0))
+    away = (kept - known.mean(axis=0)) / np.maximum(known.std(axis=0), 1e-6)
     return np.column_stack([np.ones(len(told)), away, away**2])
 
 
