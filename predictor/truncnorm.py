@@ -142,18 +142,21 @@ def fit(
     around_mu, around_sigma = (o.ravel() for o in np.meshgrid(_OFFSETS, _OFFSETS))
     window = np.ones_like(mu)
     for _ in range(_ZOOMS):
-        mu_near = np.clip(mu[:, None] + window[:, None] * steps[0] * around_mu, *MU_RANGE)
-        sigma_near = log_sigma[:, None] + window[:, None] * steps[1] * around_sigma
-        sigma_near = np.clip(sigma_near, *np.log(SIGMA_RANGE))
+        wider = window[:, None] * steps[1] * around_sigma
+        sigma_near = np.clip(log_sigma[:, None] + wider, *np.log(SIGMA_RANGE))
+        # With all scores at an end, laws of one slope there, (mu - end) / sigma^2, are nearly equal: a ridge.
+        end = np.clip(mu, 0.0, 1.0)[:, None]
+        along = np.clip(end + (mu[:, None] - end) * np.exp(2 * (sigma_near - log_sigma[:, None])), *MU_RANGE)
+        mu_near = np.clip(along + window[:, None] * steps[0] * around_mu, *MU_RANGE)
         mass = log_mass(mu_near, np.exp(sigma_near))
         best = objective(mu_near, sigma_near, mass).argmax(axis=1)
         rows = np.arange(len(best))
-        moved_mu = np.abs(mu_near[rows, best] - mu) / steps[0]
+        moved_mu = np.abs(mu_near - along)[rows, best] / steps[0]
         moved_sigma = np.abs(sigma_near[rows, best] - log_sigma) / steps[1]
         mu, log_sigma = mu_near[rows, best], sigma_near[rows, best]
         # A maximum on the window's rim may lie beyond it: move there first, shrink after.
         inside = np.maximum(moved_mu, moved_sigma) < 0.99 * window
-        window = np.where(inside, window * _SHRINK, window)
+        window = np.where(inside, window * _SHRINK, np.minimum(window * 2, 1.0))
         if window.max() < _FINE:
             break
     return mu, np.exp(log_sigma)
