@@ -15,6 +15,10 @@ each kind is worth in decisions on all questions, each foretold by the others.
     python -m tests.figures own-pool-lora
 
 leaves out the same groups for LoRA.
+
+    python -m tests.figures own-pool-states
+
+reads the pool's questions with the solver and with the reward model instead of the plain backbone.
 """
 
 import gzip
@@ -25,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +40,19 @@ from data.folds import FoldSettings
 from data.pool import Pool
 from data.scores import load_scores
 from flows.config import Config
-from flows.prior_value import KNOWN, POPULATION, PREDICTOR, prior_value
+from flows.prior_value import KNOWN, POPULATION, PREDICTOR, PriorValue, prior_value
+from models import backbone, lora
 from predictor.empirical import fit_empirical
 from predictor.families import get_family
 from predictor.network.card import KINDS, REFIT
 from predictor.network.frozen import FrozenStates
 from predictor.network.kernel_predictor import STATES_OF, KernelPredictor
 from predictor.network.predictor import Predictor
-from predictor.network.regression import Reach
+from predictor.network.regression import Reach, Regression, choose, make_priors, targets
 from predictor.network.rivals import tell
 from predictor.network.settings import PredictorSettings
-from predictor.prior import Beliefs, Prior, log_evidence, stack_log_weights
+from predictor.network.views import Dense
+from predictor.prior import Beliefs, Prior, fit_population, log_evidence, stack_log_weights
 from predictor.question import Question
 from predictor.replay import bootstrap
 
@@ -152,19 +159,56 @@ def worth_of_kinds(table: Any, settings: Any, states: Any) -> None:
     config = Config()
     whole = table.full(config.policy.cap)
     features = states.read(whole.questions)
-    half = np.random.default_rng(0).permutation(len(whole)) % 2
-    halves = (np.flatnonzero(half == 0), np.flatnonzero(half == 1))
     for kind in KINDS[1:-1]:
         model = fit_kind(kind, whole, settings, features, states)
         priors = model.predict_from(whole.questions, features if kind in STATES_OF else None)
-        beliefs = {
-            POPULATION: Beliefs.of([model.card.population] * len(whole)),
-            PREDICTOR: Beliefs.of(priors),
-            KNOWN: Beliefs.hindsight(model.card.population, whole.scores),
-        }
         reading = float(np.mean([model.tokens_read(q) for q in whole.questions]))
-        value = prior_value(config, whole, beliefs, [halves, halves[::-1]], reading, orders=4)
-        print(f"{kind}: {value.statement}", flush=True)
+        print(f"{kind}: {worth(whole, priors, model.card.population, reading).statement}", flush=True)
+
+
+def worth(whole: Any, priors: list[Prior], population: Prior, reading: float) -> PriorValue:
+    """The account of priors on a table's questions, policies found on the other half."""
+    half = np.random.default_rng(0).permutation(len(whole)) % 2
+    halves = (np.flatnonzero(half == 0), np.flatnonzero(half == 1))
+    beliefs = {
+        POPULATION: Beliefs.of([population] * len(whole)),
+        PREDICTOR: Beliefs.of(priors),
+        KNOWN: Beliefs.hindsight(population, whole.scores),
+    }
+    return prior_value(Config(), whole, beliefs, [halves, halves[::-1]], reading, orders=4)
+
+
+def own_pool_states(location: str = "data/pool") -> None:
+    """What states of the solver and of the reward model tell, all questions foretold by the others."""
+    config = Config()
+    table = load_scores(Pool.open(location), FoldSettings())
+    settings = PredictorSettings(family=fit_empirical(table.fold("train").scores).name)
+    table = table.full(config.policy.cap)
+    plain = FrozenStates.load(settings)
+    read = {"backbone": plain.read(table.questions)}
+    for name, adapter in (("solver", "data/adapters/solver"), ("reward model", "data/adapters/prm")):
+        trunk = backbone.load(settings.backbone, dtype=plain.trunk.dtype)
+        trunk = lora.merge_adapter(trunk, backbone.find_adapter(adapter)).model
+        tokenizer = backbone.load_tokenizer(settings.backbone, adapter)
+        read[name] = FrozenStates(trunk, tokenizer, settings).read(table.questions)
+    population = fit_population(table.scores, settings.family)
+    likelihood = get_family(settings.family).log_likelihood(table.scores)
+    names = [*((name,) for name in read), tuple(read)]
+    for chosen, shape in product(names, ("linear", "distance")):
+        own = [Dense.fit("states", shape, read[name].astype(float)).own() for name in chosen]
+        own = [kernel / np.diag(kernel).mean() for kernel in own]
+        grid = [w for w in product((0.0, 0.3, 1.0), repeat=len(own)) if 1.0 in w]
+        made = choose(own, grid, targets(population, likelihood))
+        fitted = Regression.fit(own, made, likelihood, population)
+        location_, covariance = fitted.normals(fitted.arrays["left_out"])
+        priors = make_priors(location_, np.zeros(len(table)), covariance, population)
+        told, value = tell(priors, table.scores, config.policy.target), worth(table, priors, population, 0.0)
+        rank = spearmanr(table.scores.mean(axis=1), Beliefs.of(priors).moments[0]).statistic
+        print(
+            f"{' + '.join(chosen)}, {shape}: rank correlation {rank:.3f}, log score {told.hit.mean():.4f}, "
+            f"of what knowing the law would save {value.gap_closed[0]:.3f}",
+            flush=True,
+        )
 
 
 def fit_kind(kind: Any, fold: Any, settings: Any, features: Any, states: Any) -> KernelPredictor:
@@ -213,7 +257,7 @@ def left_out_groups_lora(location: str = "data/pool") -> None:
                 data_digest="",
                 directory=Path(folder),
             )
-        ask_strangers(f"{name}, lora", strange, model, model.words)
+        ask_strangers(f"{name}, lora", strange, model, model.guard)
 
 
 def ask_strangers(name: str, strange: Any, model: Any, guard: KernelPredictor) -> None:
@@ -284,6 +328,7 @@ FIGURES = {
     "published-math": published_math,
     "own-pool": own_pool,
     "own-pool-lora": left_out_groups_lora,
+    "own-pool-states": own_pool_states,
 }
 
 if __name__ == "__main__":

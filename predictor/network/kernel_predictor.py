@@ -177,8 +177,10 @@ class KernelPredictor:
             self.states.save(directory / "backbone")
 
     @classmethod
-    def load(cls, directory: Path, card: PredictorCard, cache: Path | None = None) -> Self:
-        """A stored predictor whose card was read."""
+    def load(
+        cls, directory: Path, card: PredictorCard, cache: Path | None = None, reads: bool = True
+    ) -> Self:
+        """A stored predictor whose card was read; its backbone only if it ``reads`` questions itself."""
         if card.kind == "population":
             return cls(card)
         document = json.loads((directory / "regression.json").read_text())
@@ -190,7 +192,7 @@ class KernelPredictor:
         views = [load_view(view, part(f"view{n}.")) for n, view in enumerate(document["views"])]
         regression = Regression(Shape.model_validate(document["shape"]), part("regression."))
         states = None
-        if card.kind in STATES_OF:
+        if reads and card.kind in STATES_OF:
             own = directory / "backbone"
             states = FrozenStates.load(card.settings, own if own.exists() else None, cache)
         return cls(card, views, regression, Reach.model_validate(document["reach"]), document["ids"], states)

@@ -92,7 +92,11 @@ class PriorNetwork(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(batch, 5): logit mean, logit dispersion, the logs of their spreads, atanh of their correlation."""
-        values = self.head(self.features(input_ids, attention_mask)) + self.offset
+        return self.give(self.features(input_ids, attention_mask))
+
+    def give(self, features: Tensor) -> Tensor:
+        """The same from `features`."""
+        values: Tensor = self.head(features) + self.offset
         return values.clamp(*self.limits)
 
     def warm_start(self, features: Tensor, likelihood: NDArray[Any], population: Prior) -> None:

@@ -6,7 +6,7 @@ network with the adapter folded in (``network.safetensors`` and ``backbone/``), 
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from predictor.network.settings import PredictorSettings
 from predictor.prior import Prior, fit_population, log_evidence
 from predictor.question import Question
 
-WORDS = "words"
+GUARD = "guard"
 """Folder of a stored predictor with what tells a question unlike those of training."""
 STRENGTHS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 
@@ -47,12 +47,12 @@ STRENGTHS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 class Predictor:
     """A fitted predictor: questions in, priors out."""
 
-    def __init__(self, network: Any, tokenizer: Any, card: PredictorCard, words: KernelPredictor) -> None:
+    def __init__(self, network: Any, tokenizer: Any, card: PredictorCard, guard: KernelPredictor) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self.card = card
-        self.words = words
-        """Tells by a question's words whether training had such, without a forward pass."""
+        self.guard = guard
+        """Tells whether training had questions like one, by what the head reads of it."""
 
     @classmethod
     def fit(
@@ -88,21 +88,19 @@ class Predictor:
         population = fit_population(train[1], settings.family)
         tokenizer = backbone.load_tokenizer(settings.backbone)
         network = _build(settings, population)
-        examples = []
-        for questions, scores in (train, tune):
-            labels = make_labels(family, scores)
-            ids = [encode(tokenizer, q, settings.max_length) for q in questions]
-            examples.append(
-                [
-                    {"input_ids": tokens, "labels": label}
-                    for tokens, label in zip(ids, labels, strict=True)
-                    if tokens is not None
-                ]
-            )
+        encoded = [[encode(tokenizer, q, settings.max_length) for q in fold[0]] for fold in (train, tune)]
+        examples = [
+            [
+                {"input_ids": tokens, "labels": label}
+                for tokens, label in zip(ids, make_labels(family, scores), strict=True)
+                if tokens is not None
+            ]
+            for ids, (_, scores) in zip(encoded, (train, tune), strict=True)
+        ]
         collate = QuestionCollator(tokenizer.pad_token_id)
         labels = torch.stack([e["labels"] for e in examples[0]])
-        features = _frozen_features(network, collate, examples[0], settings.batch_size)
-        network.warm_start(features, labels[:, :-1].numpy(), population)
+        frozen = _read_all(network, collate, encoded[0], settings.batch_size)
+        network.warm_start(frozen[~frozen.isnan().any(1)], labels[:, :-1].numpy(), population)
         adapted = lora.attach(network, settings.lora, trained=["head"])
         results = lora.fit(
             adapted,
@@ -122,8 +120,11 @@ class Predictor:
             results=results,
             questions=len(examples[0]),
         )
-        words = KernelPredictor.fit("words", *train, settings, contract=contract, data_digest=data_digest)
-        predictor = cls(adapted, tokenizer, card, words)
+        read = _read_all(adapted, collate, encoded[0], settings.batch_size).numpy()
+        guard = KernelPredictor.fit(
+            "stack", *train, settings, contract=contract, data_digest=data_digest, features=read
+        )
+        predictor = cls(adapted, tokenizer, card, guard)
         strength = calibrate(predictor.predict(tune[0]), tune[1])
         predictor.card = card.model_copy(update={"strength": strength})
         return predictor
@@ -138,29 +139,24 @@ class Predictor:
             card = PredictorCard.model_validate_json((path / "predictor.json").read_bytes())
             network = PeftModel.from_pretrained(_build(card.settings, card.population), name)
             tokenizer = backbone.load_tokenizer(card.settings.backbone)
-            words = _load_words(path)
+            guard = _load_guard(path)
         card = card.model_copy(update={"settings": settings})
-        return cls(network.to(backbone.default_device()).eval(), tokenizer, card, words)
+        return cls(network.to(backbone.default_device()).eval(), tokenizer, card, guard)
 
     @torch.inference_mode()
     def predict(self, questions: Sequence[Question]) -> list[Prior]:
         """A prior for each question, in order; the population's for one too long to read.
 
-        Wider, the less the words of a question are like those of the training questions.
+        Wider, the less a question is like those of training.
         """
         settings, population = self.card.settings, self.card.population
         encoded = [encode(self.tokenizer, q, settings.max_length) for q in questions]
         found = [population] * len(questions)
-        order = [i for i, tokens in enumerate(encoded) if tokens is not None]
-        order.sort(key=lambda i: len(encoded[i] or ()))
         collate = QuestionCollator(self.tokenizer.pad_token_id)
-        device = next(self.network.parameters()).device
-        for start in range(0, len(order), settings.batch_size):
-            chosen = order[start : start + settings.batch_size]
-            batch = collate([{"input_ids": encoded[i]} for i in chosen])
-            output = self.network(**{k: v.to(device) for k, v in batch.items()})
-            location, covariance = to_normals(output.double().cpu().numpy())
-            _, share = self.words.tell([questions[i] for i in chosen])
+        for chosen, features in _read(self.network, collate, encoded, settings.batch_size):
+            output = self.network.give(features).double().cpu().numpy()
+            location, covariance = to_normals(output)
+            _, share = self.guard.tell([questions[i] for i in chosen], features.float().cpu().numpy())
             priors = make_priors(location, share, covariance, population, self.card.strength)
             for index, prior in zip(chosen, priors, strict=True):
                 found[index] = prior
@@ -189,7 +185,7 @@ class Predictor:
         self._write_rest(directory)
 
     def _write_rest(self, directory: Path) -> None:
-        self.words.save(directory / WORDS)
+        self.guard.save(directory / GUARD)
         save_family(self.card.settings.family, directory)
         (directory / "predictor.json").write_text(self.card.model_dump_json(indent=1))
 
@@ -227,14 +223,12 @@ class Predictor:
             network = lora.merge_adapter(_build(settings, card.population), path)
             tokenizer = backbone.load_tokenizer(settings.backbone)
         network.backbone.to(backbone.resolve_dtype(settings.dtype, device))
-        return cls(network.to(device).eval(), tokenizer, card, _load_words(path))
+        return cls(network.to(device).eval(), tokenizer, card, _load_guard(path))
 
 
-def _load_words(directory: Path) -> KernelPredictor:
-    words = Predictor.load(directory / WORDS)
-    if not isinstance(words, KernelPredictor):
-        raise ModelError(f"{directory / WORDS} does not hold what the words of training questions were")
-    return words
+def _load_guard(directory: Path) -> KernelPredictor:
+    card = PredictorCard.model_validate_json((directory / GUARD / "predictor.json").read_bytes())
+    return KernelPredictor.load(directory / GUARD, card, reads=False)
 
 
 def _build(settings: PredictorSettings, population: Prior) -> PriorNetwork:
@@ -243,16 +237,26 @@ def _build(settings: PredictorSettings, population: Prior) -> PriorNetwork:
 
 
 @torch.inference_mode()
-def _frozen_features(
-    network: PriorNetwork, collate: QuestionCollator, examples: Sequence[lora.Example], batch_size: int
-) -> torch.Tensor:
-    """(questions, size) features of the backbone as it is, in the order of the examples."""
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
-    found = []
+def _read(
+    network: Any, collate: QuestionCollator, encoded: Sequence[list[int] | None], batch_size: int
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Rows and what the head reads of them (rows, size), shortest questions first, batch by batch."""
+    order = [row for row, ids in enumerate(encoded) if ids is not None]
+    order.sort(key=lambda row: len(encoded[row] or ()))
+    device = next(network.parameters()).device
     for start in range(0, len(order), batch_size):
-        batch = collate([{"input_ids": examples[i]["input_ids"]} for i in order[start : start + batch_size]])
-        found.append(network.features(**batch).float())
-    return torch.cat(found)[np.argsort(order)]
+        chosen = order[start : start + batch_size]
+        batch = collate([{"input_ids": encoded[row]} for row in chosen])
+        yield chosen, network.features(**{k: v.to(device) for k, v in batch.items()})
+
+
+def _read_all(network: Any, collate: QuestionCollator, encoded: Any, batch_size: int) -> torch.Tensor:
+    """(questions, size) of all, NaN for a question that is None."""
+    parts = list(_read(network, collate, encoded, batch_size))
+    found = torch.full((len(encoded), parts[0][1].shape[1]), torch.nan)
+    for rows, features in parts:
+        found[rows] = features.float().cpu()
+    return found
 
 
 def calibrate(priors: Sequence[Prior], scores: NDArray[Any]) -> float:
