@@ -76,8 +76,11 @@ class _Parts(Settings):
             curve = state.no_hit(self.target, self.cap)
             hopeless = ~hit & ~full & (1 - curve[np.arange(len(rest)), np.maximum(rest, 0)] <= self.give_up)
         more = np.where(stopped | hopeless, 0, more)
+        # Whoever asks is owed an answer, however little is expected of it.
+        owed = (drawn == 0) & (more == 0)
+        more = np.where(owed, 1, more)
         reason = np.select(
-            [stopped, full, hopeless, first, more > 0],
+            [stopped, full, hopeless & ~owed, first | owed, more > 0],
             [Reason.HIT, Reason.CAP_REACHED, Reason.HOPELESS, Reason.FIRST_LOOK, going],
             done,
         )

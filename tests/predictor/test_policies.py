@@ -208,7 +208,7 @@ def test_a_dearer_token_never_draws_more_and_a_dearer_round_never_takes_more_rou
 
     draws = [run(price, 0.01).drawn.mean() for price in (0.0005, 0.005, 0.02, 0.5)]
     assert draws == sorted(draws, reverse=True)
-    assert draws[-1] == 0
+    assert draws[-1] == 1  # an answer is owed
     rounds = [run(0.002, price).rounds.mean() for price in (0.0, 0.02, 0.1)]
     assert rounds == sorted(rounds, reverse=True)
 
@@ -218,6 +218,20 @@ def test_long_candidates_are_worth_fewer_rounds():
     scores = [0.5, 0.6, 0.55]
     short, long = (decide(policy, scores, BELIEF, tokens=[n] * 3).more for n in (5, 400))
     assert short > long
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Value(target=0.9, cap=16, token_price=0.01),
+        Predictive(target=0.9, cap=16, confidence=0.8, give_up=0.1),
+    ],
+)
+def test_the_first_candidate_is_drawn_however_hopeless_the_question(policy):
+    hopeless = Prior.centred(0.1, 0.05, spread=0.1)
+    first = decide(policy, [], hopeless)
+    assert (first.action, first.more) == ("sample", 1)
+    assert decide(policy, [0.1], hopeless).action == "give up"
 
 
 def test_giving_up_says_so():
