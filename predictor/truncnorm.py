@@ -139,14 +139,16 @@ def fit(
     mu_grid, sigma_grid, mass_grid, steps = _coarse_grid()
     best = objective(mu_grid, sigma_grid, mass_grid).argmax(axis=1)
     mu, log_sigma = mu_grid[0, best], sigma_grid[0, best]
-    around_mu, around_sigma = (o.ravel() for o in np.meshgrid(_OFFSETS, _OFFSETS))
+    around_mu, around_sigma, aslant = (o.ravel() for o in np.meshgrid(_OFFSETS, _OFFSETS, (0.0, 2.0)))
     window = np.ones_like(mu)
     for _ in range(_ZOOMS):
         wider = window[:, None] * steps[1] * around_sigma
         sigma_near = np.clip(log_sigma[:, None] + wider, *np.log(SIGMA_RANGE))
-        # With all scores at an end, laws of one slope there, (mu - end) / sigma^2, are nearly equal: a ridge.
+        # With all scores at an end, laws of one slope there, (mu - end) / sigma^2, are nearly equal: a ridge,
+        # which half of the grid follows.
         end = np.clip(mu, 0.0, 1.0)[:, None]
-        along = np.clip(end + (mu[:, None] - end) * np.exp(2 * (sigma_near - log_sigma[:, None])), *MU_RANGE)
+        along = end + (mu[:, None] - end) * np.exp(aslant * (sigma_near - log_sigma[:, None]))
+        along = np.clip(along, *MU_RANGE)
         mu_near = np.clip(along + window[:, None] * steps[0] * around_mu, *MU_RANGE)
         mass = log_mass(mu_near, np.exp(sigma_near))
         best = objective(mu_near, sigma_near, mass).argmax(axis=1)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -46,9 +47,12 @@ def test_retrain_is_scheduled_and_runs_one_at_a_time(server, tmp_path):
         assert deployment["name"] == "retrain"
         assert deployment["schedules"][0]["schedule"]["cron"] == "0 3 * * 0"
         wait_for(lambda: "being served" in (tmp_path / "log").read_text())
+        # Both are due at one moment later on, so that neither is over before the other is seen.
+        due = (datetime.now(UTC) + timedelta(seconds=20)).isoformat()
+        order = {"state": {"type": "SCHEDULED", "state_details": {"scheduled_time": due}}}
         for _ in range(2):  # SQLite is locked at times, and the server says 503 then
             start = f"/deployments/{deployment['id']}/create_flow_run"
-            wait_for(lambda start=start: server.post(start, json={}).is_success)
+            wait_for(lambda start=start: server.post(start, json=order).is_success)
 
         def ended():
             query = {"flow_runs": {"deployment_id": {"any_": [deployment["id"]]}}}

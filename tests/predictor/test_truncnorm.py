@@ -64,6 +64,7 @@ def test_fit_to_exact_moments_has_those_moments(mu, sigma):
 
 
 @example([0.99609375, 0.99804688, 0.99804688])
+@example([0.0] * 7 + [0.9375, 0.3125])
 @given(st.lists(unit, min_size=3, max_size=20))
 def test_likelihood_is_as_high_as_an_optimiser_finds(scores):
     scores = np.array(scores)
