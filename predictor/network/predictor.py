@@ -201,12 +201,7 @@ class Predictor:
             If the directory holds none, or its files do not fit together.
         """
         path = Path(directory)
-        try:
-            card = PredictorCard.model_validate_json((path / "predictor.json").read_bytes())
-        except FileNotFoundError as error:
-            raise ModelError(f"no predictor at {path}: predictor.json is missing") from error
-        except ValidationError as error:
-            raise ModelError(f"{path / 'predictor.json'} is not a predictor's card: {error}") from error
+        card = _read_card(path)
         load_family(path)
         if card.kind != "lora":
             return KernelPredictor.load(path, card, cache)
@@ -227,8 +222,17 @@ class Predictor:
 
 
 def _load_guard(directory: Path) -> KernelPredictor:
-    card = PredictorCard.model_validate_json((directory / GUARD / "predictor.json").read_bytes())
-    return KernelPredictor.load(directory / GUARD, card, reads=False)
+    path = directory / GUARD
+    return KernelPredictor.load(path, _read_card(path), reads=False)
+
+
+def _read_card(path: Path) -> PredictorCard:
+    try:
+        return PredictorCard.model_validate_json((path / "predictor.json").read_bytes())
+    except FileNotFoundError as error:
+        raise ModelError(f"no predictor at {path}: predictor.json is missing") from error
+    except ValidationError as error:
+        raise ModelError(f"{path / 'predictor.json'} is not a predictor's card: {error}") from error
 
 
 def _build(settings: PredictorSettings, population: Prior) -> PriorNetwork:

@@ -7,7 +7,7 @@ from data.pool import Pool, make_row
 from data.scores import load_scores
 from flows.config import Config
 from flows.model_card import model_card
-from flows.prior_value import KNOWN, POPULATION, PREDICTOR, prior_value
+from flows.prior_value import KNOWN, POPULATION, PREDICTOR, Course, _mixture, prior_value
 from predictor.network.card import PredictorCard, Rival
 from predictor.network.settings import PredictorSettings
 from predictor.prior import Beliefs, Prior, fit_population
@@ -59,7 +59,6 @@ def test_a_predictor_that_knows_saves_and_one_that_repeats_the_population_does_n
     idle = account(setting, lambda question, population: population, reading=1.0)
     assert good.saved[0] > 0
     assert good.break_even == pytest.approx(20 / good.saved[0])  # candidates have 20 tokens
-    assert good.hit_price >= 0
     assert good.round_price > 0
     assert good.gap_closed[0] == pytest.approx(1, abs=0.2)
     assert good.rounds[PREDICTOR] < good.rounds_allowed + 0.3
@@ -67,6 +66,14 @@ def test_a_predictor_that_knows_saves_and_one_that_repeats_the_population_does_n
     assert idle.break_even is None
     assert idle.gap_closed[0] == 0
     assert "It does not pay here" in idle.statement
+
+
+def test_a_hit_costs_what_the_mixture_would_pay_for_it():
+    cheap, dear = (Course(*(np.full(4, v) for v in values)) for values in ((10, 0.5, 1), (30, 0.9, 1)))
+    weights, (hit, waited) = _mixture([cheap, dear], hits=0.7, rounds=2.0)
+    assert weights == pytest.approx([0.5, 0.5])
+    assert hit == pytest.approx(20 / 0.4)
+    assert waited == pytest.approx(0)
 
 
 def test_its_own_cost_is_counted(setting):
