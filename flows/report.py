@@ -14,8 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data.pool import Pool
+from flows.comparison import SCHEDULE, SHIPPED, Row
 from flows.config import Config
-from flows.evaluate import PLANNED, SCHEDULE, SHIPPED, Assessment, Row
+from flows.evaluate import PLANNED, Assessment
 from flows.plan import plan_like_pool
 from predictor.decision import State
 from predictor.replay import Replay, replay

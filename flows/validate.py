@@ -16,8 +16,9 @@ from data.folds import Fold
 from data.pool import Pool
 from data.scores import ScoreTable, load_scores
 from flows import report
+from flows.comparison import Row
 from flows.config import Config
-from flows.evaluate import Row, assess, choose_family
+from flows.evaluate import assess, choose_family
 from flows.model_card import model_card
 from flows.prior_value import KNOWN, POPULATION, PREDICTOR, PriorValue, prior_value
 from flows.tracking import CHALLENGER, Tracking, check_gate, scratch
