@@ -171,11 +171,13 @@ class HttpGenerator:
 def _text(choice: Any) -> str:
     """The completion; what a server has taken out as reasoning is put back where it was."""
     if "message" not in choice:
-        return str(choice["text"])
-    message = choice["message"]
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
-    content = message.get("content") or ""
-    return f"<think>\n{reasoning}\n</think>\n\n{content}" if reasoning else str(content)
+        text = str(choice["text"])
+    else:
+        message = choice["message"]
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        content = message.get("content") or ""
+        text = f"<think>\n{reasoning}\n</think>\n\n{content}" if reasoning else str(content)
+    return text.encode(errors="replace").decode()  # JSON can hold half a character, which nothing else can
 
 
 def _counted(choice: Any) -> int | None:

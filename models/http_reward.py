@@ -47,7 +47,7 @@ class AsyncHttpRewardModel:
         """See `RewardModel`. Raises ModelError where the server refuses every request alike."""
         settings = self.settings
         coding = (self.convention, self.tokenizer, settings.span, settings.positions, items)
-        if sum(len(text) for _, text in items) < QUICK:
+        if sum(len(question.text) + len(text) for question, text in items) < QUICK:
             coded = encode_completions(*coding)
         else:
             coded = await asyncio.to_thread(encode_completions, *coding)

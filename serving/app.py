@@ -32,7 +32,6 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 _Questions = Annotated[
     list[Asked], Body(embed=True, max_length=MAX_QUESTIONS, examples=[[{"question": EXAMPLE}]])
 ]
-_Decide = Annotated[DecideRequest, Body(embed=True)]
 
 
 class Desk(Protocol):

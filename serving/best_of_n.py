@@ -10,7 +10,7 @@ candidates in the same order, and what was promised of it holds.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, Protocol
 
@@ -82,10 +82,11 @@ class BestOfN:
         self.speed = 0.0
         """Generated tokens a second of one candidate, lately; what cancelled ones are reckoned by."""
 
-    async def answer(self, ask: Ask) -> Answer:
+    async def answer(self, ask: Ask, on_cancel: Callable[[Answer], None] | None = None) -> Answer:
         """Draw, score and decide until the policy, the deadline or the budget ends it.
 
-        Nothing of it is under way any more when this returns, raises or is cancelled.
+        Nothing of it is under way any more when this returns, raises or is cancelled; ``on_cancel`` is
+        then told what there was.
         """
         run = _Run(self, ask)
         try:
@@ -93,8 +94,13 @@ class BestOfN:
                 await run.go()
         except TimeoutError:
             run.end("deadline", "the deadline came first")
+        except asyncio.CancelledError:
+            run.end("disconnected", "the client left")
+            raise
         finally:
             await run.close()
+            if run.ended == "disconnected" and on_cancel is not None:
+                on_cancel(run.result())
         return run.result()
 
 
@@ -139,18 +145,18 @@ class _Run:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         for draw in self.draws:
             if draw.candidate is None:
-                draw.seconds = time.monotonic() - draw.started
                 draw.estimated_tokens = min(round(draw.seconds * self._speed()), self.ask.sampling.max_tokens)
 
     def result(self) -> Answer:
         decision = self.decision or self._decide(self.seen)
-        if any(draw.candidate and draw.candidate.text is None for draw in self.draws):
+        if any(_failed(draw) for draw in self.draws):
             self.degraded["the generator failed on some candidates"] = None
         if any(draw.found and draw.unjudged for draw in self.draws):
             self.degraded["the reward model failed on some candidates"] = None
         return Answer(
             draws=self.draws,
             seen=self.seen,
+            shown=self._shown(),
             chosen=self._choose(),
             prior=self.prior,
             decision=decision,
@@ -165,7 +171,7 @@ class _Run:
         """See ``more`` candidates; false where that cannot be gone on with."""
         await self._see(self.seen + more)
         last = self.draws[self.seen - more : self.seen]
-        if all(d.candidate is None or d.candidate.text is None for d in last):
+        if all(map(_failed, last)):
             self.end("generator", "the generator gave no candidate of a whole round")
             return False
         seen = self.draws[: self.seen]
@@ -235,10 +241,7 @@ class _Run:
     def _launch(self, count: int, per_request: int | None) -> None:
         for at in range(0, count, size := per_request or max(count, 1)):
             first = len(self.draws)
-            draws = [
-                Draw((self.ask.seed + first + i) % SEEDS, time.monotonic())
-                for i in range(min(size, count - at))
-            ]
+            draws = [Draw((self.ask.seed + first + i) % SEEDS) for i in range(min(size, count - at))]
             task = asyncio.create_task(self._draw(draws))
             self.draws += draws
             self.tasks += [task] * len(draws)
@@ -246,16 +249,22 @@ class _Run:
     async def _draw(self, draws: list[Draw]) -> None:
         """Sample and score; each draw knows how far it came."""
         ask, owner = self.ask, self.owner
+
+        def observe(seconds: float, error: BaseException | None) -> None:
+            for draw in draws:
+                draw.seconds += seconds
+            self.error = error if isinstance(error, Exception) else self.error
+            owner.observe_generator(seconds, error)
+
         try:
             candidates = await owner.sampler.sample(
-                ask.question, len(draws), draws[0].seed, ask.sampling, ask.more, self._observe_generator
+                ask.question, len(draws), draws[0].seed, ask.sampling, ask.more, observe
             )
         except ModelError as error:
             self.error = error
             candidates = [Candidate(None, 0, 0, "failed", draw.seed) for draw in draws]
         for draw, candidate in zip(draws, candidates, strict=True):
             draw.candidate = candidate
-            draw.seconds = time.monotonic() - draw.started
         whole = [d for d in draws if d.candidate and d.candidate.status == "complete"]
         for draw in whole:
             if not (draw.candidate and draw.candidate.text and draw.candidate.text.strip()):
@@ -264,6 +273,8 @@ class _Run:
 
     async def _score(self, draws: list[Draw]) -> None:
         if not self.scoring:
+            for draw in draws:
+                draw.found = StepScores(None, 1)
             return
         # Candidates of an easy question are often the same to the letter: score each text once.
         mine = []
@@ -272,12 +283,13 @@ class _Run:
             if not draw.repeated:
                 self.judged[text] = asyncio.get_running_loop().create_future()
                 mine.append(text)
+        found = [StepScores(None, 1) for _ in mine]  # where it is cancelled, nobody waits in vain
         try:
-            for text, found in zip(mine, await self._judge(mine) if mine else (), strict=True):
-                self.judged[text].set_result(found)
+            found = await self._judge(mine) if mine else []
         finally:
-            for text in mine:
-                self.judged[text].cancel()  # where it has no result, nobody waits for it in vain
+            for text, scores in zip(mine, found, strict=True):
+                if not (told := self.judged[text]).done():  # who waits and is cancelled ends it
+                    told.set_result(scores)
         for draw in draws:
             draw.found = await self.judged[_text(draw)]
             if draw.found.steps is not None:
@@ -294,10 +306,6 @@ class _Run:
             self.error = group.exceptions[0]
         return [StepScores(None, 1) for _ in texts]
 
-    def _observe_generator(self, seconds: float, error: BaseException | None) -> None:
-        self.error = error if isinstance(error, Exception) else self.error
-        self.owner.observe_generator(seconds, error)
-
     def _observe_reward(self, seconds: float, error: BaseException | None) -> None:
         self.error = error if isinstance(error, Exception) else self.error
         self.owner.observe_reward(seconds, error)
@@ -310,18 +318,20 @@ class _Run:
             if (missing := min(missing, self._affordable())) > 0:
                 await self._see(self.seen + missing)
 
+    def _shown(self) -> list[Draw]:
+        whole = self.ask.explore or self.ended in {"deadline", "disconnected"}
+        return self.draws if whole else self.draws[: self.seen]
+
     def _choose(self) -> Draw | None:
         """The best-scored candidate, the first of equals; without scores, by agreement or what there is."""
-        shown = self.draws if self.ask.explore else self.draws[: self.seen]
-        if self.ended == "deadline":
-            shown = self.draws
+        shown = [d for d in self._shown() if d.candidate]
         scored = [d for d in shown if d.score is not None]
         if scored:
             return max(scored, key=lambda d: d.score or 0.0)
-        whole = [d for d in self.draws if d.candidate and d.candidate.status == "complete"]
+        whole = [d for d in shown if d.candidate and d.candidate.status == "complete"]
         if any(d.unjudged for d in whole):
             return None if self.owner.agreement is None else self._vote(whole)
-        cut = [d for d in self.draws if d.candidate and d.candidate.text]
+        cut = [d for d in shown if d.candidate and d.candidate.status == "cut" and d.candidate.text]
         return next(iter(whole or cut), None)
 
     def _vote(self, whole: list[Draw]) -> Draw:
@@ -336,6 +346,10 @@ class _Run:
         if known:
             self.owner.speed = median(known)
         return self.owner.speed
+
+
+def _failed(draw: Draw) -> bool:
+    return draw.candidate is not None and draw.candidate.status == "failed"
 
 
 def _text(draw: Draw) -> str:

@@ -11,9 +11,8 @@ from predictor.contract import Sampling
 from predictor.decision import Decision
 from predictor.prior import Prior
 from predictor.question import Message, Question
-from serving.schemas import EXAMPLE, MAX_QUESTION, Request, as_question
+from serving.schemas import EXAMPLE, MAX_QUESTION, MAX_TURNS, Request, as_question
 
-MAX_TURNS = 256
 PIECE = 24  # characters of a chunk when the chosen answer is streamed
 # What clients send by default changes nothing; any other value would have to be honoured.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -26,14 +25,22 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "metadata": (None, {}),
     "modalities": (None, ["text"]),
     "parallel_tool_calls": (None, True, False),
+    "prediction": (None,),
     "presence_penalty": (None, 0),
+    "prompt_cache_key": (None,),
+    "reasoning_effort": (None,),
     "response_format": (None, {"type": "text"}),
+    "safety_identifier": (None,),
     "service_tier": (None, "auto", "default"),
     "store": (None, False),
     "tool_choice": (None, "none"),
     "tools": (None, []),
     "top_logprobs": (None, 0),
+    "verbosity": (None,),
+    "web_search_options": (None,),
 }
+# What an answer's message carries beside its text where there is nothing of it; clients send it back.
+ABSENT = ("refusal", "annotations", "audio", "tool_calls", "function_call")
 
 
 class TextPart(Request):
@@ -48,6 +55,13 @@ class ChatMessage(Request):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, Field(max_length=MAX_QUESTION)] | Annotated[list[TextPart], Field(max_length=64)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_absent(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {k: v for k, v in given.items() if k not in ABSENT or v not in (None, [])}
 
     def read(self) -> Message:
         """The turn as the rest of the project takes it."""
@@ -157,12 +171,12 @@ class Explanation(BaseModel):
     request_id: str
     prior: Prior = Field(description="What was expected of the scores before the first candidate.")
     rounds: int = Field(description="Times that the policy was asked and went on.")
-    drawn: int = Field(description="Candidates that the last decision rests on.")
+    drawn: int = Field(description="Candidates of the rounds that ended; what the decision rests on.")
     scores: list[float | None] = Field(description="Their scores, null where one has none.")
     cancelled: int = Field(description="Candidates that were cancelled under way.")
     decision: Decision
     ended: str = Field(
-        description="decided, deadline, token budget, generator or reward model: what ended the drawing."
+        description="decided, or what came first: deadline, token budget, generator, reward model."
     )
     degraded: list[str] = Field(description="What was away or cut short; empty in good order.")
     score: float | None = Field(description="The answer's score.")
@@ -264,12 +278,14 @@ def make_response(
 def stream(response: ChatResponse, include_usage: bool) -> Iterator[dict[str, Any]]:
     """The answer as OpenAI's chunks; the last one with a choice carries the ``optscale`` field."""
     choice = response.choices[0]
-    shared = {
+    shared: dict[str, Any] = {
         "id": response.id,
         "object": "chat.completion.chunk",
         "created": response.created,
         "model": response.model,
     }
+    if include_usage:
+        shared["usage"] = None  # of all chunks but the last, as OpenAI's servers have it
 
     def chunk(delta: dict[str, str], finish: str | None = None, **more: Any) -> dict[str, Any]:
         choices = [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from serving.settings import LogSettings
 
 logger = logging.getLogger("optscale.log")
 VERSION = 1
+_OURS = re.compile(r"(\d+)-\d+-\d+\.parquet")  # what else lies in the folder is not ours to delete
 _TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 _CANDIDATE = pa.struct(
     [
@@ -67,13 +69,12 @@ def make_row(
     contract: ScoreContract,
     request_id: str,
     seconds: float,
-    share: float,
     text: bool,
 ) -> dict[str, Any]:
     """A request as a row.
 
-    ``contract`` is the one that its candidates were sampled under; ``share`` the chance with which a
-    request is explored: the row's inclusion probability where it was, its complement where it was not.
+    ``contract`` is the one that its candidates were sampled under. The chance with which the request was
+    explored is the row's inclusion probability where it was, its complement where it was not.
     """
     candidates = [
         {
@@ -107,7 +108,7 @@ def make_row(
         "rounds": answer.rounds,
         "chosen": chosen,
         "explored": ask.explore,
-        "inclusion_probability": share if ask.explore else 1 - share,
+        "inclusion_probability": ask.share if ask.explore else 1 - ask.share,
         "seconds": seconds,
         "candidates": candidates,
     }
@@ -156,8 +157,8 @@ class DecisionLog:
         if rows:
             try:
                 await asyncio.to_thread(self._write, rows)
-            except (OSError, pa.ArrowException) as error:
-                logger.error("%d decisions could not be logged to %s: %s", len(rows), self.folder, error)
+            except Exception:  # whatever it is, it costs these rows and not those to come
+                logger.exception("%d decisions could not be logged to %s", len(rows), self.folder)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -171,6 +172,6 @@ class DecisionLog:
         finally:
             aside.unlink(missing_ok=True)
             pa.default_memory_pool().release_unused()  # or each thread that ever wrote keeps its share
-        files = sorted(self.folder.glob("*.parquet"), key=lambda file: int(file.name.split("-")[0]))
-        for old in files[: -self.settings.files]:
+        ours = [(int(m[1]), file) for file in self.folder.iterdir() if (m := _OURS.fullmatch(file.name))]
+        for _, old in sorted(ours)[: -self.settings.files]:
             old.unlink(missing_ok=True)

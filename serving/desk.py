@@ -1,23 +1,26 @@
 """What stands behind the routes: the bundle's policy and certificate, the predictor, the gateway."""
 
+import asyncio
 import logging
-from typing import Any, Protocol
+from collections.abc import Awaitable
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from predictor.contract import require_same_contract
 from predictor.decision import Decision, State, decide
-from predictor.errors import ConfigError
+from predictor.errors import ConfigError, OptScaleError
 from predictor.policies import Predictive
 from predictor.prior import Beliefs, Prior
 from predictor.question import Question
 from serving import metrics
 from serving.bundle import Bundle
-from serving.gateway import Gateway
+from serving.gateway import Gateway, Refused
 from serving.schemas import Asked, DecideRequest, DecideResponse, Description, Health, Prediction
 from serving.settings import GatewaySettings
 
 logger = logging.getLogger("optscale.desk")
+Told = TypeVar("Told")
 
 
 class Foreteller(Protocol):
@@ -43,13 +46,14 @@ class Desk:
         self.card, self.predictor, self.tracer_provider = bundle.card, predictor, tracer_provider
         self.fingerprint = self.card.contract.fingerprint
         self.population = bundle.population()
+        self.timeout = settings.predictor_timeout if settings else 60.0
         self.gateway: Gateway | None = None
         if settings is not None:
             self.gateway = Gateway(self.card, bundle.resolve(settings), predictor, self.population)
 
     async def predict(self, questions: list[Asked]) -> list[Prediction]:
         """Prior, required samples and expected tokens of each question."""
-        priors = await self.predictor.priors([question.require() for question in questions])
+        priors = await self._foretold(self.predictor.priors([question.require() for question in questions]))
         return [self._prediction(prior) for prior in priors]
 
     async def decide(self, request: DecideRequest) -> DecideResponse:
@@ -69,7 +73,9 @@ class Desk:
             require_same_contract(self.fingerprint, request.contract, "decide")
         prior = request.prior
         if prior is None:
-            prior = self.population if question is None else await self.predictor.prior(question)
+            prior = self.population
+            if question is not None:
+                prior = await self._foretold(self.predictor.prior(question))
         decision = decide(self.card.policy, request.scores, prior, request.failed, request.tokens)
         metrics.DECISIONS.labels(decision.action, decision.reason).inc()
         return DecideResponse(
@@ -98,6 +104,16 @@ class Desk:
         for why in found.away:
             logger.warning("not ready: %s", why)
         return found.predictor and not found.away
+
+    async def _foretold(self, priors: Awaitable[Told]) -> Told:
+        """What the predictor says; unlike an answer to a chat there is nothing to give in its place."""
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await priors
+        except OptScaleError:
+            raise
+        except Exception as error:
+            raise Refused(503, f"the predictor does not answer: {error!r}", "upstream_error") from error
 
     def _chance_correct(self, decision: Decision, prior: Prior) -> float | None:
         if self.card.correctness is None or decision.best is None:

@@ -12,7 +12,7 @@ from predictor.policies import AnyPolicy
 from predictor.prior import Prior
 from predictor.question import Question
 
-Ended = Literal["decided", "deadline", "token budget", "generator", "reward model"]
+Ended = Literal["decided", "deadline", "token budget", "generator", "reward model", "disconnected"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Ask:
     """Candidates kept in flight while a decision is pending; 0 waits for each round."""
     explore: bool = False
     """Draw the whole cap in one round, whatever the policy says."""
+    share: float = 0.0
+    """Chance with which ``explore`` was drawn; 0 where the request is of a kind that never is."""
     more: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the generator's requests."""
 
@@ -41,14 +43,13 @@ class Draw:
     """One candidate from the moment that it is asked for."""
 
     seed: int
-    started: float
     round: int = 0
     """Number of the round, from 0, after which the policy saw it."""
     candidate: Candidate | None = None
     found: StepScores | None = None
     score: float | None = None
     seconds: float = 0.0
-    """From being asked for to its end."""
+    """With the generator; waiting for a place there is not counted."""
     repeated: bool = False
     """Another candidate has the same text, which the reward model read once."""
     estimated_tokens: int = 0
@@ -83,6 +84,8 @@ class Answer(NamedTuple):
     """All candidates in the order asked for, the cancelled ones too."""
     seen: int
     """How many of them, from the first, the last decision rests on."""
+    shown: list[Draw]
+    """Those that the answer is chosen among."""
     chosen: Draw | None
     """None where there is nothing to answer with."""
     prior: Prior

@@ -82,6 +82,8 @@ class Gateway:
         self.log = DecisionLog(folder, settings.log) if folder else None
         self.in_flight = 0
         self.latest: list[float] = []  # seconds of the last requests
+        self.asked, self.missing = -math.inf, list[str]()  # when it was asked what is away, and what was
+        self.asking = asyncio.Lock()
         self.chance = random.SystemRandom()
         if card.certificate is not None and card.certificate.policy is not None:
             metrics.PROMISED_LOSS.set(card.certificate.epsilon.get("lost_hit", 1.0))
@@ -102,7 +104,10 @@ class Gateway:
             yield
 
     async def away(self) -> list[str]:
-        """What does not answer now, in words; empty where all is in order."""
+        """What does not answer now, in words; empty where all is in order.
+
+        Anybody may ask; the servers are asked every other second at most.
+        """
         asked = (
             ("generator", self.generator.client, self.settings.generator),
             ("reward model", self.reward.client, self.settings.reward),
@@ -116,7 +121,11 @@ class Gateway:
                 return f"{name}: {error or 'does not answer'}"
             return None
 
-        return [why for why in await asyncio.gather(*(ask(*one) for one in asked)) if why]
+        async with self.asking:
+            if time.monotonic() > self.asked + 2:
+                self.missing = [why for why in await asyncio.gather(*(ask(*one) for one in asked)) if why]
+                self.asked = time.monotonic()
+            return self.missing
 
     async def answer(self, request: ChatRequest, request_id: str) -> Outcome:
         """Answer a request.
@@ -142,17 +151,22 @@ class Gateway:
             metrics.IN_FLIGHT.dec()
 
     async def _answer(self, request: ChatRequest, request_id: str, ask: Ask, started: float) -> Outcome:
-        answer = await self.best_of_n.answer(ask)
-        seconds = time.monotonic() - started
-        self.latest = [*self.latest[-49:], seconds]
-        certified = self.card.certificate if ask.policy == self.card.policy else None
-        metrics.count_answer(answer, ask, ask.policy, certified.target if certified else ask.policy.target)
         # A copy would keep the cached fingerprint of the original.
         sampled = ScoreContract.model_validate(self.contract.model_dump() | {"sampling": ask.sampling})
-        if self.log is not None and answer.draws:
-            share = self.settings.log.explore
-            row = make_row(answer, ask, sampled, request_id, seconds, share, self.settings.log.text)
-            self.log.add(row)
+
+        def record(answer: Answer) -> None:
+            certified = self.card.certificate if ask.policy == self.card.policy else None
+            metrics.count_answer(answer, ask, certified.target if certified else ask.policy.target)
+            if answer.ended == "disconnected":
+                metrics.REQUESTS.labels(answer.ended, 499).inc()
+            if self.log is not None and answer.draws:
+                seconds = time.monotonic() - started
+                self.log.add(make_row(answer, ask, sampled, request_id, seconds, self.settings.log.text))
+
+        answer = await self.best_of_n.answer(ask, on_cancel=record)
+        record(answer)
+        seconds = time.monotonic() - started
+        self.latest = [*self.latest[-49:], seconds]
         if answer.chosen is None or answer.chosen.candidate is None:
             refusal = _no_answer(answer)
             metrics.REQUESTS.labels(answer.ended, refusal.status).inc()
@@ -186,8 +200,10 @@ class Gateway:
                 "optscale.token_budget",
             )
         policy = self._policy(request)
-        whole = budget is None and policy == self.card.policy and sampling == settings.generator.sampling
-        explore = whole and self.log is not None and self.chance.random() < settings.log.explore
+        # What asks for something special is no draw of what is certified, and a seed asks to be repeated.
+        plain = wishes is None and request.seed is None and policy == self.card.policy
+        plain &= sampling == settings.generator.sampling
+        share = settings.log.explore if plain and self.log is not None else 0.0
         return Ask(
             question=request.question(),
             policy=policy,
@@ -196,7 +212,8 @@ class Gateway:
             deadline=asyncio.get_running_loop().time() + deadline,
             token_budget=budget,
             ahead=settings.ahead if wishes is None or wishes.ahead is None else wishes.ahead,
-            explore=explore,
+            explore=self.chance.random() < share,
+            share=share,
             more={} if request.user is None else {"user": request.user},
         )
 
@@ -229,11 +246,13 @@ class Gateway:
         assert chosen is not None
         generated = sum(draw.tokens for draw in draws)
         score = chosen.score
-        as_certified = policy == self.card.policy and sampled == self.contract and not answer.degraded
+        # A token budget may shorten a round before it ends the drawing.
+        as_certified = policy == self.card.policy and sampled == self.contract
+        as_certified &= ask.token_budget is None and not answer.degraded
         certificate = self.card.certificate
         chance = None
         if self.card.correctness is not None and score is not None and sampled == self.contract:
-            drawn = sum(draw.candidate is not None for draw in draws)
+            drawn = sum(draw.candidate is not None for draw in answer.shown)
             told = self.card.correctness.predict(score, drawn, answer.prior.moments()[0])
             chance = float(np.squeeze(told))
         return Explanation(

@@ -53,8 +53,9 @@ def observer(upstream: str) -> Observe:
     return observe
 
 
-def count_answer(answer: Answer, ask: Ask, policy: AnyPolicy, promised: float) -> None:
+def count_answer(answer: Answer, ask: Ask, promised: float) -> None:
     """Count what came of a question; ``promised`` is the target that a lost hit is counted at."""
+    policy = ask.policy
     DECISIONS.labels(answer.decision.action, answer.decision.reason).inc()
     ROUNDS.observe(answer.rounds)
     OVERHEAD.observe(answer.decision_seconds)
@@ -73,7 +74,7 @@ def count_answer(answer: Answer, ask: Ask, policy: AnyPolicy, promised: float) -
     seen = [draw.score or 0.0 for draw in answer.draws[: answer.seen]]
     if max(seen, default=0.0) >= policy.target:
         HITS.inc()
-    if ask.explore and len(answer.draws) == policy.cap:
+    if ask.explore and answer.ended == "decided" and not answer.degraded:
         EXPLORED.inc()
         if max(d.score or 0.0 for d in answer.draws) >= promised > max(seen, default=0.0):
             LOST_HITS.inc()

@@ -12,6 +12,7 @@ from predictor.question import Message, Question
 
 MAX_QUESTION = 20_000
 MAX_QUESTIONS = 64
+MAX_TURNS = 256
 MAX_SCORES = 4096
 EXAMPLE = "Compute 61 - 33 + 28."
 
@@ -41,7 +42,7 @@ class Asked(Request):
     """A question: its text, or its messages."""
 
     question: str | None = Field(None, min_length=1, max_length=MAX_QUESTION, examples=[EXAMPLE])
-    messages: list[Message] | None = Field(None, min_length=1, max_length=64)
+    messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_TURNS)
 
     def read(self) -> Question | None:
         """The question, or None where neither form is given.
@@ -98,7 +99,7 @@ class DecideRequest(Asked):
     scores: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=list, max_length=MAX_SCORES, examples=[[0.31, 0.42]]
     )
-    tokens: list[Annotated[int, Field(ge=0)]] | None = Field(
+    tokens: list[Annotated[int, Field(ge=0, le=2**31)]] | None = Field(
         None, max_length=MAX_SCORES, description="Completion tokens of each scored candidate."
     )
     failed: int = Field(0, ge=0, le=MAX_SCORES, description="Candidates drawn without a score.")

@@ -12,7 +12,7 @@ from typing import Any
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml._internal.server.http import traffic
+from bentoml._internal.server.http import instruments, traffic
 
 from predictor.errors import BundleError
 from predictor.prior import Prior
@@ -20,7 +20,7 @@ from predictor.question import Question
 from serving.app import app
 from serving.bundle import Bundle
 from serving.desk import Desk
-from serving.door import Door, log_as_json, read_keys
+from serving.door import OPEN, Door, log_as_json, read_keys
 from serving.schemas import EXAMPLE, MAX_QUESTIONS, Asked
 from serving.settings import override
 
@@ -43,6 +43,23 @@ class TimeLimit(traffic.TimeoutMiddleware):
 
 
 traffic.TimeoutMiddleware = TimeLimit
+ROUTES = OPEN | {"/metrics", "/foretell"} | {getattr(route, "path", "") for route in app.routes}
+
+
+class TrafficMetrics(instruments.RunnerTrafficMetricsMiddleware):
+    """BentoML's, but for paths that there are.
+
+    It stands before the door and keeps series for each path it ever saw: anybody could fill the memory.
+    """
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope.get("path") in ROUTES:
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+instruments.RunnerTrafficMetricsMiddleware = TrafficMetrics
 
 
 def bundle_path() -> Path:

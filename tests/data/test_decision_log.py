@@ -54,9 +54,9 @@ def write_log(folder, asks, text=False, contract=CONTRACT, seconds=0.0, rows=3):
         async with log.running():
             for number, (question, explore) in enumerate(asks):
                 due = asyncio.get_running_loop().time() + (0.2 if seconds else 60)
-                ask = Ask(question, POLICY, Sampling(), 0, due, explore=explore)
+                ask = Ask(question, POLICY, Sampling(), 0, due, explore=explore, share=0.25)
                 answer = await best_of_n.answer(ask)
-                log.add(make_row(answer, ask, contract, f"r{number}", 0.1, 0.25, text))
+                log.add(make_row(answer, ask, contract, f"r{number}", 0.1, text))
                 await asyncio.sleep(0)
 
     asyncio.run(main())
@@ -126,7 +126,7 @@ def test_old_files_are_deleted(tmp_path):
         best_of_n = BestOfN(world, world, world, CONTRACT, Prior.centred(0.5, 0.2))
         for number in range(6):
             ask = Ask(ASKED[0], FixedN(cap=1), Sampling(), 0, asyncio.get_running_loop().time() + 9)
-            log.add(make_row(await best_of_n.answer(ask), ask, CONTRACT, f"r{number}", 0.1, 0.0, False))
+            log.add(make_row(await best_of_n.answer(ask), ask, CONTRACT, f"r{number}", 0.1, False))
             await log.flush()
 
     asyncio.run(main())

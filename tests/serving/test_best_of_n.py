@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from models.generators import Candidate
 from models.http_generator import AsyncHttpGenerator
 from models.http_reward import AsyncHttpRewardModel
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
@@ -31,10 +32,15 @@ def server(upstream):
     return upstream
 
 
-def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, **options):
+def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, in_flight=64, **options):
     """Answers of the asks, all at once, on a loop of their own; nothing may be left on it."""
     generator = HttpGeneratorSettings(
-        base_url=server.url(way), model="m", retries=0, timeout=30, extra_body={"return_token_ids": True}
+        base_url=server.url(way),
+        model="m",
+        retries=0,
+        timeout=30,
+        in_flight=in_flight,
+        extra_body={"return_token_ids": True},
     )
     reward = HttpRewardSettings(
         base_url=server.url(reward_way), model="m", retries=0, timeout=30, tokenizer=tokenizer
@@ -96,7 +102,7 @@ def test_equal_texts_are_scored_once(server, tokenizer):
     ask = {"question": ASKED[0], "policy": Schedule(cap=6, start=3, target=1.0), "seed": 5}
     server.bodies = []
     (found,) = run(server, tokenizer, [ask], way="same")
-    assert [draw.repeated for draw in found.draws] == [False] + [True] * 5
+    assert sorted(draw.repeated for draw in found.draws) == [False] + [True] * 5
     assert len({draw.score for draw in found.draws}) == 1
     assert sum("input" in body for body in server.bodies) == 1
 
@@ -117,6 +123,39 @@ def test_the_deadline_gives_the_best_so_far_and_cancels_the_rest(server, tokeniz
     assert found.chosen.score == max(draw.score for draw in scored)
     assert found.draws[-1].status == "cancelled"
     assert 0 <= found.draws[-1].estimated_tokens <= 20
+
+
+def test_a_candidate_that_never_reached_the_generator_has_no_tokens(server, tokenizer):
+    ask = {"question": ASKED[0], "policy": FixedN(cap=8)}
+    (found,) = run(server, tokenizer, [ask], way="slow", seconds=0.8, in_flight=1)
+    assert found.draws[0].status == "complete"
+    assert [draw.status for draw in found.draws[4:]] == ["cancelled"] * 4
+    assert [draw.estimated_tokens for draw in found.draws[4:]] == [0] * 4
+
+
+def test_candidates_ahead_of_the_decision_are_no_answers_to_it(server):
+    class Slow:
+        """The first two candidates are cut; the rest are whole and still being scored."""
+
+        async def sample(self, question, count, seed, sampling, more, observe):
+            return [Candidate("so", 5, 5, "cut" if seed < 2 else "complete", seed)]
+
+        async def score(self, items, observe):
+            await asyncio.sleep(60)
+
+    policy = Value(target=0.9, cap=8, floor=2, token_price=10)
+
+    async def main(ahead):
+        world = Slow()
+        best_of_n = BestOfN(world, world, Believer(), make_contract(), PRIOR, agreement=3)
+        due = asyncio.get_running_loop().time() + 60
+        return await best_of_n.answer(Ask(ASKED[0], policy, Sampling(), 0, due, ahead=ahead))
+
+    for ahead in (0, 4):
+        found = asyncio.run(main(ahead))
+        assert (found.ended, found.degraded, found.seen) == ("decided", (), 2)
+        assert found.chosen is found.draws[0]
+        assert len(found.shown) == 2
 
 
 def test_a_deadline_before_the_first_candidate_has_no_answer(server, tokenizer):
@@ -173,6 +212,7 @@ def test_without_the_reward_model_candidates_vote_or_nothing_is_answered(server,
     (vote,) = run(server, tokenizer, asks, reward_way=way, agreement=5)
     assert vote.ended == "reward model"
     assert len(vote.draws) == 5
+    assert "cancelled" not in {draw.status for draw in vote.draws}
     assert vote.chosen.candidate.text
     assert any("agreement" in why for why in vote.degraded)
     (none,) = run(server, tokenizer, asks, reward_way=way)
@@ -231,11 +271,15 @@ def test_cancelling_a_question_leaves_nothing_under_way(server, tokenizer, ahead
         best_of_n = BestOfN(sampler, scorer, Believer(), make_contract(), PRIOR)
         due = asyncio.get_running_loop().time() + 60
         ask = Ask(ASKED[0], FixedN(cap=6), Sampling(), 0, due, ahead=ahead)
-        task = asyncio.create_task(best_of_n.answer(ask))
+        told = []
+        task = asyncio.create_task(best_of_n.answer(ask, on_cancel=told.append))
         await asyncio.sleep(0.2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        (there,) = told
+        assert there.ended == "disconnected"
+        assert {draw.status for draw in there.draws} == {"cancelled"}
         assert len(asyncio.all_tasks()) == 1
         await sampler.client.close()
 

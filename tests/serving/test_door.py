@@ -1,5 +1,6 @@
 """What is let in: keys, sizes, how many at once; and that nothing is answered without a key."""
 
+import asyncio
 import threading
 import time
 from contextlib import ExitStack
@@ -9,18 +10,34 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
+from predictor.certificate import Certificate
 from predictor.errors import ConfigError, ContractError
 from predictor.prior import Prior
+from serving import metrics
 from serving.app import app
 from serving.bundle import Bundle
 from serving.desk import Desk
 from serving.door import Door, read_keys
-from serving.settings import GatewaySettings, override
-from tests.serving.conftest import CONTRACT, gateway_settings, make_card
+from serving.settings import GatewaySettings, LogSettings, override
+from tests.serving.conftest import CONTRACT, POLICY, gateway_settings, make_card
 from tests.serving.fuzz import fuzz
 
 pytestmark = pytest.mark.slow
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Compute 1 + 1."}]}
+CERTIFICATE = Certificate(
+    contract=CONTRACT.fingerprint,
+    questions=100,
+    questions_digest="d",
+    epsilon={"lost_hit": 0.05},
+    delta=0.1,
+    target=POLICY.target,
+    cap=POLICY.cap,
+    tried=(),
+    policy=POLICY,
+    questions_needed=None,
+    groups={},
+    statement="little is lost",
+)
 ROUTES = [
     ("POST", "/v1/chat/completions"),
     ("GET", "/v1/models"),
@@ -50,9 +67,10 @@ class Population:
 def door(bundle, upstream, tokenizer):
     """The routes with other gateway settings, in this process."""
 
-    def make(keys=(), body_bytes=100_000, way="plain", reward_way="plain", **changes):
+    def make(keys=(), body_bytes=100_000, way="plain", reward_way="plain", predictor=None, **changes):
         settings = gateway_settings(upstream.url(way), upstream.url(reward_way), tokenizer, **changes)
-        app.state.desk = Desk(Bundle(path=bundle, card=make_card()), settings, Population())
+        card = make_card().model_copy(update={"certificate": CERTIFICATE})
+        app.state.desk = Desk(Bundle(path=bundle, card=card), settings, predictor or Population())
         return Door(app, keys, body_bytes)
 
     return make
@@ -132,6 +150,61 @@ def test_without_the_reward_model_it_refuses_where_it_is_told_to(at):
     answer = at(reward_way="error", without_reward="refuse").post("/v1/chat/completions", json=BODY)
     assert answer.status_code == 503
     assert "reward model" in answer.json()["error"]["message"]
+
+
+def test_the_promise_is_given_where_it_was_certified(at):
+    client = at()
+
+    def promise(**more):
+        answer = client.post("/v1/chat/completions", json=BODY | more)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["optscale"]["promise"]
+
+    assert promise() == CERTIFICATE.statement
+    assert promise(seed=3, optscale={"ahead": 4}) == CERTIFICATE.statement
+    for more in ({"n": 2}, {"temperature": 0.2}, {"optscale": {"target": 0.5}}):
+        assert promise(**more) is None
+    # It ends the drawing of none of these, but may have cut a round.
+    assert promise(optscale={"token_budget": 32 * POLICY.cap}) is None
+    assert at(reward_way="mixed-0.5").post("/v1/chat/completions", json=BODY | {"n": 8}).status_code == 200
+
+
+def test_what_is_explored_asks_for_nothing_special_and_counts_where_it_was_whole(at, tmp_path):
+    log = LogSettings(folder=str(tmp_path), explore=0.999999)
+    client = at(log=log)
+
+    def explored(client, **more):
+        before = metrics.EXPLORED._value.get()
+        told = client.post("/v1/chat/completions", json=BODY | more).json()["optscale"]
+        return told["explored"], metrics.EXPLORED._value.get() - before
+
+    assert explored(client) == (True, 1)
+    for more in ({"seed": 1}, {"optscale": {"deadline": 5}}, {"n": 2}):
+        assert explored(client, **more) == (False, 0)
+    # What the deadline cut says nothing of what the policy loses.
+    lost = metrics.LOST_HITS._value.get()
+    assert explored(at(log=log, way="slow", reward_way="slow", deadline=0.8, per_request=1)) == (True, 1)
+    generator = client.app.app.state.desk.gateway.settings.generator.model_copy(update={"in_flight": 2})
+    assert explored(at(log=log, way="slow", generator=generator, deadline=0.8)) == (True, 0)
+    assert metrics.LOST_HITS._value.get() == lost
+
+
+def test_a_predictor_that_is_away_is_said_where_nothing_can_stand_in(at):
+    class Away(Population):
+        async def prior(self, question):
+            raise ConnectionError("refused")
+
+        async def priors(self, questions):
+            await asyncio.sleep(60)
+
+    client = at(predictor=Away(), predictor_timeout=0.2)
+    for route, body in (
+        ("/decide", {"request": {"question": "Compute 1 + 1.", "scores": []}}),
+        ("/predict", {"questions": [{"question": "Compute 1 + 1."}]}),
+    ):
+        answer = client.post(route, json=body)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (503, "upstream_error")
+    assert client.post("/decide", json={"request": {"scores": [0.5]}}).status_code == 200
 
 
 def test_settings_of_another_contract_do_not_start(at):

@@ -33,29 +33,28 @@ def create(client, text=ASKED[0], **more):
     return client.chat.completions.create(model="m", messages=turn(text), **more)
 
 
-def create_decided(client, text, **more):
-    """An answer that the policy stopped; the server draws some at random to the cap, to explore."""
-    while (found := create(client, text, **more)).optscale["explored"]:
-        pass
-    return found
-
-
 def test_the_answer_is_the_best_of_what_was_drawn(client):
     for text in ASKED:
         found = create(client, text, seed=7)
         told = found.optscale
         expected = [score_of(text, 7 + k) for k in range(told["drawn"])]
         assert told["scores"] == pytest.approx(expected, abs=1e-4)
-        # Where the server explores, the answer is the best of the whole cap: those it drew are there.
-        best = max(score_of(text, 7 + k) for k in range(POLICY.cap if told["explored"] else told["drawn"]))
-        assert told["score"] == pytest.approx(best, abs=1e-4)
-        assert found.choices[0].message.content == f"{text}\n\nscore {best:.3f}"
+        assert told["score"] == max(told["scores"])
+        assert found.choices[0].message.content == f"{text}\n\nscore {max(expected):.3f}"
         assert (found.choices[0].finish_reason, found.model) == ("stop", "m")
         assert told["ended"] == "decided"
         assert told["degraded"] == []
         assert told["contract"] == CONTRACT.fingerprint
         assert told["decision"]["reason"]
         Prior.model_validate(told["prior"])
+
+
+def test_a_conversation_goes_on_with_the_message_that_was_answered(client):
+    messages = turn(ASKED[0])
+    for text in ASKED[1:50]:
+        found = client.chat.completions.create(model="m", messages=messages, n=1)
+        assert found.optscale["degraded"] == []
+        messages += [found.choices[0].message, *turn(text)]
 
 
 def test_usage_counts_what_was_thrown_away(client):
@@ -79,12 +78,12 @@ def test_the_asynchronous_client_gets_its_own_answers(served):
 
 
 def test_a_stream_is_the_chosen_answer(client):
-    asked = {"seed": 3, "extra_body": {"optscale": {"token_budget": 32 * POLICY.cap}}}  # never explored
-    whole = create(client, ASKED[2], **asked)
-    chunks = list(create(client, ASKED[2], **asked, stream=True, stream_options={"include_usage": True}))
+    whole = create(client, ASKED[2], seed=3)
+    chunks = list(create(client, ASKED[2], seed=3, stream=True, stream_options={"include_usage": True}))
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     assert text == whole.choices[0].message.content
     assert len(chunks) > 4
+    assert all("usage" in chunk.model_fields_set for chunk in chunks)
     assert chunks[-1].usage.completion_tokens == chunks[-2].optscale["tokens"]["generated"]
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-2].optscale["scores"] == whole.optscale["scores"]
@@ -117,8 +116,8 @@ def test_wishes_are_heard(client):
     budget = create(client, extra_body={"optscale": {"token_budget": 70, "target": 0.995}})
     assert budget.usage.completion_tokens <= 70
     assert budget.optscale["ended"] == "token budget"
-    ahead = create_decided(client, ASKED[3], seed=5, extra_body={"optscale": {"ahead": 4}})
-    plain = create_decided(client, ASKED[3], seed=5)
+    ahead = create(client, ASKED[3], seed=5, extra_body={"optscale": {"ahead": 4}})
+    plain = create(client, ASKED[3], seed=5)
     assert ahead.choices[0].message.content == plain.choices[0].message.content
     assert ahead.optscale["decision"] == plain.optscale["decision"]
 
@@ -194,10 +193,13 @@ def test_a_client_that_leaves_stops_its_candidates(served, upstream):
         time.sleep(0.05)
     assert upstream.in_flight == before
     assert httpx.get(f"{url}/health").json()["requests"] == 0
+    page = httpx.get(f"{url}/metrics").text
+    assert 'optscale_requests_total{ended="disconnected",status="499"}' in page
 
 
 def test_metrics_are_there_for_a_person_on_call(served, client):
     create(client, n=2)
+    assert httpx.get(f"{served[0]}/a-path-of-nobody").status_code == 404
     page = httpx.get(f"{served[0]}/metrics").text
     for series in (
         'optscale_tokens_total{kind="saved"}',
@@ -210,6 +212,9 @@ def test_metrics_are_there_for_a_person_on_call(served, client):
         "optscale_in_flight",
     ):
         assert series in page, series
+    # A series for each path that anybody thinks of would fill the memory.
+    assert 'endpoint="/v1/chat/completions"' in page
+    assert "a-path-of-nobody" not in page
 
 
 def test_one_log_line_a_request_with_its_id(served):
