@@ -14,7 +14,7 @@ from predictor.correctness import Correctness, reliability, training_rows
 from predictor.decision import Policy
 from predictor.empirical import fit_empirical
 from predictor.errors import ConfigError, OptScaleError
-from predictor.families import EMPIRICAL, FAMILIES
+from predictor.families import EMPIRICAL, FAMILIES, get_family
 from predictor.family_check import FamilyFit, choose, compare_families
 from predictor.planning import Donors, realised_share
 from predictor.policies import AnyPolicy, FixedN
@@ -134,7 +134,8 @@ def assess(
 
 def to_donors(train: ScoreTable, population: Prior) -> Donors:
     """All candidates of the pool's train questions, as planning draws on them."""
-    return Donors(train.candidates(int(train.drawn.min())), train.prompt_tokens, population)
+    laws = get_family(population.family).own_laws(train.scores)
+    return Donors(train.candidates(int(train.drawn.min())), train.prompt_tokens, population, laws)
 
 
 def check_correctness(

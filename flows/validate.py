@@ -94,6 +94,8 @@ def worth(
         PREDICTOR: believe(table),
         KNOWN: Beliefs.hindsight(population, table.scores),
     }
+    laws = beliefs[POPULATION].family.own_laws(table.scores)
+    beliefs = {name: belief.without(laws) for name, belief in beliefs.items()}
     split = (np.flatnonzero(np.isin(table.folds, unseen)), np.flatnonzero(table.folds == "test"))
     reading = float(np.mean([tokens_read(question) for question in table.fold("test").questions]))
     return prior_value(config, table, beliefs, [split], reading)

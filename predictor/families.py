@@ -26,6 +26,7 @@ BINS = 200
 # A law gives every bin at least this share of its mass: one odd score then costs some 20 nats at
 # most and cannot rule a law out by itself.
 FLOOR = 1e-6
+IMPOSSIBLE = -1e4  # log weight of a law that is left out; finite, for it may be the only one
 _LOGIT_MEAN = np.linspace(-6.0, 6.5, 51)
 _LOGIT_DISPERSION = np.linspace(-7.0, 3.0, 31)
 _EDGES = np.arange(BINS + 1) / BINS  # the doubles nearest to .005, .95, … as scores are written
@@ -66,10 +67,26 @@ class Family:
         np.add.at(table, (rows, self.bin(scores[rows, columns])), 1)
         return table
 
-    def log_likelihood(self, scores: ArrayLike) -> Array:
-        """(questions, laws) log-likelihood of scores (questions, n); NaN stands for no score."""
+    def log_likelihood(self, scores: ArrayLike, others: bool = False) -> Array:
+        """(questions, laws) log-likelihood of scores (questions, n); NaN stands for no score.
+
+        With ``others`` a question that is itself a law of the family is told of by the others alone.
+        """
         likelihood: Array = self.counts(scores) @ self.log_mass
+        if others:
+            own = self.own_laws(scores)
+            likelihood[own >= 0, own[own >= 0]] = IMPOSSIBLE
         return likelihood
+
+    def own_laws(self, scores: ArrayLike) -> NDArray[np.int64]:
+        """(questions,) law that was made of just these scores (questions, n), all of a question's; -1: none.
+
+        What such a question shows is known to that law beforehand, as it is of no question to come.
+        """
+        rows = () if self.made_of is None else self.made_of.astype(np.int32)
+        made = {row.tobytes(): law for law, row in enumerate(rows)}
+        counts = self.counts(scores).astype(np.int32) if made else np.empty((len(np.atleast_2d(scores)), 0))
+        return np.array([made.get(row.tobytes(), -1) for row in counts], dtype=np.int64)
 
     def log_miss(self, target: float) -> Array:
         """(laws,) log P(score < target); the target must be an edge.

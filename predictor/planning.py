@@ -34,6 +34,8 @@ class Donors(NamedTuple):
     """(donors,)"""
     population: Prior
     """The prior fitted on their scores, which questions' own priors are held against."""
+    laws: IntArray | None = None
+    """(donors,) laws of the family that they are themselves (`Family.own_laws`); None if none is."""
 
 
 class Range(Settings):
@@ -166,6 +168,8 @@ def _courses(
         picked = chosen[rows].ravel()
         index = start + np.arange(len(line)).repeat(each)
         believed = Beliefs(beliefs.family, beliefs.table, index, beliefs.strength)
+        if donors.laws is not None:  # of a question to come no law knows the scores
+            believed = believed.without(donors.laws[picked])
         shown = Candidates._make(values[picked] for values in donors.candidates)
         shown = shown.shuffled(int(rng.integers(2**31)))
         parts.append(_spend(policy, believed, shown, donors.prompt_tokens[picked]))

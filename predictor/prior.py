@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from scipy.special import logsumexp
 
 from predictor.errors import ConfigError
-from predictor.families import EMPIRICAL, FAMILIES, Family, get_family
+from predictor.families import EMPIRICAL, FAMILIES, IMPOSSIBLE, Family, get_family
 from predictor.settings import Settings
 
 Array = NDArray[np.float64]
@@ -104,6 +104,19 @@ class Beliefs:
         table = family.log_likelihood(scores) + population.log_weights()
         table -= logsumexp(table, axis=1, keepdims=True)
         return cls(family, table, np.arange(len(table)), np.full(len(table), population.strength))
+
+    def without(self, laws: NDArray[np.int64]) -> Self:
+        """The same of questions that are laws of the family themselves: each without its own (-1: none).
+
+        See `Family.own_laws`.
+        """
+        own = np.flatnonzero(laws >= 0)
+        if not own.size:
+            return self
+        table = self.table[self.index]
+        table[own, laws[own]] = IMPOSSIBLE
+        table -= logsumexp(table, axis=1, keepdims=True)
+        return type(self)(self.family, table, np.arange(len(table)), self.strength[self.index])
 
     def __len__(self) -> int:
         return len(self.index)

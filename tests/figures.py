@@ -52,7 +52,7 @@ from predictor.network.regression import Reach, Regression, choose, make_priors,
 from predictor.network.rivals import tell
 from predictor.network.settings import PredictorSettings
 from predictor.network.views import Dense
-from predictor.prior import Beliefs, Prior, fit_population, log_evidence, stack_log_weights
+from predictor.prior import Beliefs, Prior, fit_population, log_evidence
 from predictor.question import Question
 from predictor.replay import bootstrap
 
@@ -175,6 +175,8 @@ def worth(whole: Any, priors: list[Prior], population: Prior, reading: float) ->
         PREDICTOR: Beliefs.of(priors),
         KNOWN: Beliefs.hindsight(population, whole.scores),
     }
+    laws = beliefs[POPULATION].family.own_laws(whole.scores)
+    beliefs = {name: belief.without(laws) for name, belief in beliefs.items()}
     return prior_value(Config(), whole, beliefs, [halves, halves[::-1]], reading, orders=4)
 
 
@@ -192,7 +194,7 @@ def own_pool_states(location: str = "data/pool") -> None:
         tokenizer = backbone.load_tokenizer(settings.backbone, adapter)
         read[name] = FrozenStates(trunk, tokenizer, settings).read(table.questions)
     population = fit_population(table.scores, settings.family)
-    likelihood = get_family(settings.family).log_likelihood(table.scores)
+    likelihood = get_family(settings.family).log_likelihood(table.scores, others=True)
     names = [*((name,) for name in read), tuple(read)]
     for chosen, shape in product(names, ("linear", "distance")):
         own = [Dense.fit("states", shape, read[name].astype(float)).own() for name in chosen]
@@ -226,7 +228,9 @@ def fit_kind(kind: Any, fold: Any, settings: Any, features: Any, states: Any) ->
 
 def coverage(priors: list[Prior], scores: np.ndarray) -> list[float]:
     """Share of questions whose mean score lies in the central 50, 80 and 95 % of what priors foretell."""
-    family, weights = get_family(priors[0].family), np.exp(stack_log_weights(priors))
+    family = get_family(priors[0].family)
+    beliefs = Beliefs.of(priors).without(family.own_laws(scores))
+    weights = np.exp(beliefs.table[beliefs.index])
     error = np.maximum(family.std / scores.shape[1] ** 0.5, 1e-4)
     below = (weights * norm.cdf((scores.mean(axis=1)[:, None] - family.mean) / error)).sum(axis=1)
     return [float((np.abs(below - 0.5) <= level / 2).mean()) for level in (0.5, 0.8, 0.95)]
@@ -262,7 +266,7 @@ def left_out_groups_lora(location: str = "data/pool") -> None:
 
 def ask_strangers(name: str, strange: Any, model: Any, guard: KernelPredictor) -> None:
     """Print what widening does for a group that was left out; ``guard`` knows how far ``model`` reaches."""
-    likelihood = get_family(model.card.settings.family).log_likelihood(strange.scores)
+    likelihood = get_family(model.card.settings.family).log_likelihood(strange.scores, others=True)
     widened = model.predict(strange.questions)
     reach, guard.reach = guard.reach, Reach(near=10.0, far=11.0)
     confident = model.predict(strange.questions)

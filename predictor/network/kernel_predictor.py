@@ -100,7 +100,7 @@ class KernelPredictor:
         asked = [questions[row] for row in rows.tolist()]
         views = _fit_views(kind, asked, None if features is None else features[rows].astype(float))
         own = [view.own() for view in views]
-        likelihood = get_family(settings.family).log_likelihood(scores[rows])
+        likelihood = get_family(settings.family).log_likelihood(scores[rows], others=True)
         shape = choose(own, weight_grid(len(own)), targets(population, likelihood))
         regression = Regression.fit(own, shape, likelihood, population)
         reach = learn_reach(own, regression, _groups(asked, views[0]), likelihood, population)

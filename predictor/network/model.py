@@ -196,7 +196,7 @@ class QuestionCollator:
 
 def make_labels(family: Family, scores: NDArray[Any]) -> Tensor:
     """(questions, laws + 1) labels of `EvidenceLoss` from scores (questions, n), NaN for none."""
-    likelihood = torch.tensor(family.log_likelihood(scores), dtype=torch.float32)
+    likelihood = torch.tensor(family.log_likelihood(scores, others=True), dtype=torch.float32)
     count = torch.tensor((scores == scores).sum(1), dtype=torch.float32)
     return torch.cat([likelihood, count[:, None]], dim=1)
 

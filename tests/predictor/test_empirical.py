@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
 from predictor import families
 from predictor.decision import decide
@@ -9,8 +10,10 @@ from predictor.empirical import MAX_LAWS, fit_empirical, load_family, save_famil
 from predictor.errors import ConfigError, ModelError
 from predictor.families import FAMILIES, get_family
 from predictor.family_check import choose, compare_families
-from predictor.policies import Predictive
+from predictor.planning import Donors, estimate
+from predictor.policies import Predictive, Value
 from predictor.prior import Beliefs, Prior, fit_population
+from predictor.replay import Candidates, replay
 
 
 def heaps(rng, questions, n):
@@ -51,6 +54,42 @@ def test_the_population_weighs_all_laws_alike_and_a_prior_moves_weight_to_its_pl
     assert np.quantile(weights, [0.1, 0.9]) * len(weights) == pytest.approx([1, 1], rel=0.05)
     high = population.model_copy(update={"location": (2.5, population.location[1]), "spread": (0.5, 2.0)})
     assert high.moments()[0] > population.moments()[0] + 0.15
+
+
+def test_a_question_that_is_a_law_itself_is_told_of_by_the_others(fitted):
+    train, tune, family = fitted
+    assert family.own_laws(train).tolist() == list(range(len(train)))
+    assert set(family.own_laws(tune)) == set(get_family("beta").own_laws(train)) == {-1}
+    population = fit_population([[0.5]], family.name)
+
+    def evidence(scores, others):
+        return logsumexp(population.log_weights() + family.log_likelihood(scores, others), axis=1)
+
+    seen, left_out, new = evidence(train, False), evidence(train, True), evidence(tune, True)
+    error = np.hypot(left_out.std() / len(left_out) ** 0.5, new.std() / len(new) ** 0.5)
+    assert abs(left_out.mean() - new.mean()) < 3 * error
+    assert (seen - left_out).min() > 0
+    assert (seen - left_out).mean() > 5  # what a law knows of its own question
+    beliefs = Beliefs.of([population] * len(train)).without(family.own_laws(train))
+    weights = np.exp(beliefs[:7].table[beliefs[:7].index])
+    assert weights.sum(axis=1) == pytest.approx(1)
+    assert np.diag(weights) == pytest.approx(0)
+
+
+def test_a_forecast_from_the_laws_own_questions_is_not_too_good(fitted):
+    train, tune, family = fitted
+    population = fit_population([[0.5]], family.name)
+    policy = Value(target=0.9, cap=24, token_price=0.01)
+    zeros = np.zeros(train.shape)
+    donors = Donors(
+        Candidates(train, zeros, zeros + 1, zeros, zeros.astype(int)), np.ones(len(train)), population
+    )
+    beliefs = Beliefs.of([population] * len(tune))
+    taken = replay(policy, tune, beliefs).drawn.sum()
+    knowing = estimate(policy, beliefs, donors, seed=1).candidates
+    told = estimate(policy, beliefs, donors._replace(laws=family.own_laws(train)), seed=1).candidates
+    assert told.low < taken < told.high
+    assert knowing.mean < told.mean - 0.1 * taken
 
 
 def test_it_is_chosen_where_no_shape_fits_and_foretells_hits_better(fitted):
