@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -141,3 +142,24 @@ def test_what_is_no_log_is_named(tmp_path):
     (tmp_path / "1-1-1.parquet").write_bytes(b"PAR1")
     with pytest.raises(PoolError, match="1-1-1.parquet cannot be read"):
         import_log(tmp_path, str(tmp_path / "pool"))
+
+
+def test_a_row_that_cannot_be_written_costs_no_other_and_what_is_not_ours_stays(tmp_path):
+    (tmp_path / "merged.parquet").write_bytes(b"of somebody else")
+    log = DecisionLog(tmp_path, LogSettings(rows=1, files=3, seconds=0.01))
+    world = Arithmetic()
+
+    async def main():
+        best_of_n = BestOfN(world, world, world, CONTRACT, Prior.centred(0.5, 0.2))
+        async with log.running():
+            for number in range(7):
+                ask = Ask(ASKED[0], FixedN(cap=1), Sampling(), 0, asyncio.get_running_loop().time() + 9)
+                row = make_row(await best_of_n.answer(ask), ask, CONTRACT, f"r{number}", 0.1, False)
+                row["seen"] = 2**70 if number == 2 else row["seen"]
+                log.add(row)
+                await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+    kept = sorted(file for file in tmp_path.iterdir() if file.name != "merged.parquet")
+    assert [pq.read_table(file)["request_id"].to_pylist() for file in kept] == [["r4"], ["r5"], ["r6"]]
+    assert (tmp_path / "merged.parquet").read_bytes() == b"of somebody else"
