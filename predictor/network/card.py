@@ -44,7 +44,7 @@ class PredictorCard(Settings):
     population: Prior
     """Empirical-Bayes prior of the training questions; for questions too long to read."""
     strength: float
-    """Multiplies the precision of every prior; the best on tune questions."""
+    """Multiplies the precision of every prior that was told of a question; the best on tune questions."""
     contract: str
     """Fingerprint of the scores it speaks of."""
     data_digest: str

@@ -125,7 +125,7 @@ class Predictor:
             "stack", *train, settings, contract=contract, data_digest=data_digest, features=read
         )
         predictor = cls(adapted, tokenizer, card, guard)
-        strength = calibrate(predictor.predict(tune[0]), tune[1])
+        strength = calibrate(predictor.predict(tune[0]), tune[1], population)
         predictor.card = card.model_copy(update={"strength": strength})
         return predictor
 
@@ -263,11 +263,17 @@ def _read_all(network: Any, collate: QuestionCollator, encoded: Any, batch_size:
     return found
 
 
-def calibrate(priors: Sequence[Prior], scores: NDArray[Any]) -> float:
-    """The strength under which scores (questions, n) that the fit has not seen are most likely."""
-    likelihood = get_family(priors[0].family).log_likelihood(scores)
+def calibrate(priors: Sequence[Prior], scores: NDArray[Any], population: Prior) -> float:
+    """The strength under which scores (questions, n) that the fit has not seen are most likely.
+
+    Only of priors that were told of a question: the population's is fitted as it is, and stays at 1.
+    """
+    rows = [row for row, prior in enumerate(priors) if prior is not population]
+    if not rows:
+        return 1.0
+    likelihood = get_family(population.family).log_likelihood(scores[rows])
     evidence = [
-        log_evidence([p.model_copy(update={"strength": s}) for p in priors], likelihood).mean()
+        log_evidence([priors[row].model_copy(update={"strength": s}) for row in rows], likelihood).mean()
         for s in STRENGTHS
     ]
     return STRENGTHS[int(np.argmax(evidence))]

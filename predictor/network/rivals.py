@@ -103,9 +103,9 @@ def fit_rivals(
             )
             on_tune = features[len(train[0]) :] if read and features is not None else None
             raw = fitted.predict_from(tune[0], on_tune)
-            strength = calibrate(raw, tune[1])
+            strength = calibrate(raw, tune[1], fitted.card.population)
             fitted.card = fitted.card.model_copy(update={"strength": strength})
-            priors = [p.model_copy(update={"strength": strength}) for p in raw]
+            priors = fitted.predict_from(tune[0], on_tune)  # what is compared is what it will tell
             model = fitted
         models[kind], told[kind] = model, tell(priors, tune[1], target)
         seconds[kind] = time.perf_counter() - started
