@@ -26,6 +26,8 @@ from predictor.risk import questions_needed, refutation_p_value, risk_p_value
 from predictor.settings import Settings
 
 Loss = Literal["lost_hit", "lost_answer", "lost_accuracy"]
+SIGNED: Loss = "lost_accuracy"
+"""The loss that can be -1."""
 
 
 class Tested(Settings):
@@ -168,7 +170,7 @@ def certify(
     passed: list[int] = []
 
     def passes(rung: int, level: float) -> bool:
-        p_value = max(risk_p_value(losses[rung][name], risk) for name, risk in epsilon.items())
+        p_value = max(risk_p_value(losses[rung][n], risk, n == SIGNED) for n, risk in epsilon.items())
         tried.append(
             Tested(
                 policy=rungs[rung],
@@ -191,7 +193,7 @@ def certify(
             numbers = [next(places) for _ in sequence]
             all(passes(rung, delta / len(sequences)) for rung in numbers)
     else:
-        each = [questions_needed(losses[0][name], risk, delta) for name, risk in epsilon.items()]
+        each = [questions_needed(losses[0][n], risk, delta, n == SIGNED) for n, risk in epsilon.items()]
         needed = None if None in each else max(n for n in each if n is not None)
     best = min(passed, key=lambda rung: price(found[rung])) if passed else None
     by_group = {}
@@ -220,7 +222,7 @@ def certify(
 def refuted(certificate: Certificate, found: Outcome) -> dict[Loss, float]:
     """For each loss, the chance of so many failures on other questions if the promise held."""
     return {
-        name: refutation_p_value(_known(getattr(found, name)), risk)
+        name: refutation_p_value(_known(getattr(found, name)), risk, name == SIGNED)
         for name, risk in certificate.epsilon.items()
     }
 
