@@ -11,6 +11,17 @@ from predictor.settings import Settings
 
 KINDS: tuple[Kind, ...] = ("population", "description", "words", "ridge", "stack", "lora")
 """From the cheapest to the dearest to ask."""
+CARD = "predictor.json"
+"""File of a stored predictor that makes it one: it is written last."""
+_FILES = (
+    CARD,
+    "family.json",
+    "regression.json",
+    "regression.safetensors",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "network.safetensors",
+)
 REFIT = "refit"
 """Folder beside a predictor: the same, fitted on all questions of the pool."""
 
@@ -54,6 +65,13 @@ class PredictorCard(Settings):
     """Questions that it was fitted on."""
     rivals: tuple[Rival, ...] = ()
     """What else was fitted, and how each did."""
+
+
+def clear(directory: Path) -> None:
+    """Make the folder, without a file of a predictor that was there: half of two would be none."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in _FILES:
+        (directory / name).unlink(missing_ok=True)
 
 
 class PriorModel(Protocol):

@@ -46,6 +46,11 @@ class FrozenStates:
             trunk = AutoModel.from_pretrained(directory, dtype=dtype).to(device).eval()
         return cls(trunk, tokenizer, settings, cache)
 
+    @property
+    def size(self) -> int:
+        """Numbers that it gives of a question."""
+        return 2 * len(self.settings.depths) * int(self.trunk.config.hidden_size)
+
     def read(self, questions: Sequence[Question]) -> NDArray[np.float32]:
         """(questions, 2 x depths x hidden size) mean and last token of each layer; NaN for one too long."""
         encoded = [encode(self.tokenizer, q, self.settings.max_length) for q in questions]
@@ -54,8 +59,7 @@ class FrozenStates:
     @torch.inference_mode()
     def _read(self, encoded: Sequence[list[int] | None]) -> NDArray[np.float32]:
         depths = self.settings.depths
-        size = 2 * len(depths) * self.trunk.config.hidden_size
-        found = np.full((len(encoded), size), np.nan, dtype=np.float32)
+        found = np.full((len(encoded), self.size), np.nan, dtype=np.float32)
         order = sorted((i for i, ids in enumerate(encoded) if ids), key=lambda i: len(encoded[i] or ()))
         collate = QuestionCollator(self.tokenizer.pad_token_id)
         device = next(self.trunk.parameters()).device

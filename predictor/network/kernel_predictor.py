@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from predictor.empirical import save_family
 from predictor.families import get_family
-from predictor.network.card import PredictorCard
+from predictor.network.card import CARD, PredictorCard, clear
 from predictor.network.frozen import FrozenStates, encode
 from predictor.network.regression import (
     Kernels,
@@ -33,6 +33,13 @@ Array = NDArray[np.float64]
 MOST_QUESTIONS = 6000
 """Questions that are fitted on at most: the kernel's memory grows with their square."""
 STATES_OF = ("ridge", "stack")
+SOURCES = {
+    "description": ("description",),
+    "words": ("words",),
+    "ridge": ("states",),
+    "stack": ("states", "words", "description"),
+}
+"""What the views of a kind look at, in their order."""
 
 
 class KernelPredictor:
@@ -54,6 +61,7 @@ class KernelPredictor:
         self.views = views
         self.regression = regression
         self.reach = reach
+        self.ids = list(ids)
         self.rows = {question: row for row, question in enumerate(ids)}
         self.states = states
 
@@ -151,37 +159,43 @@ class KernelPredictor:
         return len(encode(self.states.tokenizer, question, self.card.settings.max_length) or ())
 
     def save(self, directory: Path) -> None:
-        """Write card, views and coefficients, on the backbone that the card names."""
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "predictor.json").write_text(self.card.model_dump_json(indent=1))
+        """Write views, coefficients and card, on the backbone that the card names."""
+        clear(directory)
         save_family(self.card.settings.family, directory)
-        if self.regression is None or self.reach is None:
-            return
-        stored = [view.store() for view in self.views]
-        document = {
-            "shape": self.regression.shape.model_dump(),
-            "reach": self.reach.model_dump(),
-            "ids": list(self.rows),
-            "views": [view for view, _ in stored],
-        }
-        (directory / "regression.json").write_text(json.dumps(document))
-        arrays = {f"regression.{name}": value for name, value in self.regression.arrays.items()}
-        for number, (_, found) in enumerate(stored):
-            arrays |= {f"view{number}.{name}": value for name, value in found.items()}
-        save_file({n: _compact(v) for n, v in arrays.items()}, directory / "regression.safetensors")
+        if self.regression is not None and self.reach is not None:
+            stored = [view.store() for view in self.views]
+            document = {
+                "shape": self.regression.shape.model_dump(),
+                "reach": self.reach.model_dump(),
+                "ids": self.ids,
+                "views": [view for view, _ in stored],
+            }
+            (directory / "regression.json").write_text(json.dumps(document))
+            arrays = {f"regression.{name}": value for name, value in self.regression.arrays.items()}
+            for number, (_, found) in enumerate(stored):
+                arrays |= {f"view{number}.{name}": value for name, value in found.items()}
+            save_file({n: _compact(v) for n, v in arrays.items()}, directory / "regression.safetensors")
+        (directory / CARD).write_text(self.card.model_dump_json(indent=1))
 
     def save_merged(self, directory: Path) -> None:
         """Write it with the backbone that it reads questions with."""
-        self.save(directory)
+        clear(directory)
         if self.states is not None:
             self.states.save(directory / "backbone")
+        self.save(directory)
 
     @classmethod
     def load(
         cls, directory: Path, card: PredictorCard, cache: Path | None = None, reads: bool = True
     ) -> Self:
-        """A stored predictor whose card was read; its backbone only if it ``reads`` questions itself."""
+        """A stored predictor whose card was read; its backbone only if it ``reads`` questions itself.
+
+        What files raise that are missing, cut, or do not fit the card, `Predictor.load` makes a ModelError.
+        """
+        get_family(card.population.family)
         if card.kind == "population":
+            if (directory / "regression.json").exists():
+                raise ValueError("there is a regression, and the card names none")
             return cls(card)
         document = json.loads((directory / "regression.json").read_text())
         arrays = load_file(directory / "regression.safetensors")
@@ -191,21 +205,37 @@ class KernelPredictor:
 
         views = [load_view(view, part(f"view{n}.")) for n, view in enumerate(document["views"])]
         regression = Regression(Shape.model_validate(document["shape"]), part("regression."))
+        _require_fit(card, views, regression, len(document["ids"]))
         states = None
         if reads and card.kind in STATES_OF:
             own = directory / "backbone"
             states = FrozenStates.load(card.settings, own if own.exists() else None, cache)
+            if (fitted := views[0].arrays["centre"].size) != states.size:
+                raise ValueError(f"its backbone gives {states.size} numbers of a question, not {fitted}")
         return cls(card, views, regression, Reach.model_validate(document["reach"]), document["ids"], states)
+
+
+def _require_fit(card: PredictorCard, views: Sequence[View], regression: Regression, ids: int) -> None:
+    """Raise ValueError unless all are of the card's kind, and of as many questions."""
+    sources = tuple(view.source for view in views)
+    if sources != SOURCES.get(card.kind):
+        raise ValueError(f"it looks at {', '.join(sources)}, which is of another kind than {card.kind}")
+    fitted = min(card.questions, MOST_QUESTIONS)
+    lengths = {ids, *(view.size for view in views)}
+    lengths |= {len(regression.arrays[name]) for name in ("dual", "left_out", "diagonal", "distance")}
+    # Those too long to read have no states.
+    if len(lengths) > 1 or ids > fitted or (ids < fitted and "states" not in sources):
+        raise ValueError(f"its parts are of {sorted(lengths)} questions, its card of {card.questions}")
 
 
 def _fit_views(kind: Kind, questions: Sequence[Question], features: Array | None) -> list[View]:
     views: list[View] = []
-    if features is not None:
-        views.append(Dense.fit("states", "linear" if kind == "ridge" else "distance", features))
-    if kind in ("words", "stack"):
-        views.append(Words.fit([read_text(q) for q in questions]))
-    if kind in ("description", "stack"):
-        views.append(Dense.fit("description", "distance", describe(questions)))
+    for source in SOURCES[kind]:
+        if source == "words":
+            views.append(Words.fit([read_text(q) for q in questions]))
+        else:
+            seen = describe(questions) if features is None or source == "description" else features
+            views.append(Dense.fit(source, "linear" if kind == "ridge" else "distance", seen))
     return views
 
 

@@ -15,15 +15,16 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from models import backbone, lora
 from models.lora import Log
 from predictor.empirical import fit_empirical, load_family, save_family
-from predictor.errors import ModelError
+from predictor.errors import ConfigError, ModelError
 from predictor.families import EMPIRICAL, FAMILIES, get_family
-from predictor.network.card import PredictorCard, PriorModel
+from predictor.network.card import CARD, PredictorCard, PriorModel, clear
 from predictor.network.frozen import encode
 from predictor.network.kernel_predictor import KernelPredictor
 from predictor.network.model import (
@@ -41,6 +42,8 @@ from predictor.question import Question
 
 GUARD = "guard"
 """Folder of a stored predictor with what tells a question unlike those of training."""
+_BROKEN = (OSError, ValueError, LookupError, TypeError, RuntimeError, ConfigError, SafetensorError)
+"""What reading files raises that are missing, cut, or do not fit together."""
 STRENGTHS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 
 
@@ -136,7 +139,7 @@ class Predictor:
         with tempfile.TemporaryDirectory() as name:
             path = Path(name)
             fit_in_processes(train, tune, settings, target=path, **more)
-            card = PredictorCard.model_validate_json((path / "predictor.json").read_bytes())
+            card = PredictorCard.model_validate_json((path / CARD).read_bytes())
             network = PeftModel.from_pretrained(_build(card.settings, card.population), name)
             tokenizer = backbone.load_tokenizer(card.settings.backbone)
             guard = _load_guard(path)
@@ -168,6 +171,7 @@ class Predictor:
 
     def save(self, directory: Path) -> None:
         """Write adapter, head and card: a few MB, on the backbone named in the card."""
+        clear(directory)
         lora.save_adapter(self.network, directory)
         self._write_rest(directory)
 
@@ -176,7 +180,8 @@ class Predictor:
         merged = self.network
         if isinstance(merged, PeftModel):
             merged = merged.merge_and_unload()
-        (directory / "backbone").mkdir(parents=True, exist_ok=True)
+        clear(directory)
+        (directory / "backbone").mkdir(exist_ok=True)
         weights = {k: v.contiguous() for k, v in merged.state_dict().items()}
         halved = {k: v.to(torch.bfloat16) if k.startswith("backbone.") else v for k, v in weights.items()}
         save_file(halved, directory / "network.safetensors")
@@ -187,7 +192,7 @@ class Predictor:
     def _write_rest(self, directory: Path) -> None:
         self.guard.save(directory / GUARD)
         save_family(self.card.settings.family, directory)
-        (directory / "predictor.json").write_text(self.card.model_dump_json(indent=1))
+        (directory / CARD).write_text(self.card.model_dump_json(indent=1))
 
     @classmethod
     def load(cls, directory: str | Path, device: str | None = None, cache: Path | None = None) -> PriorModel:
@@ -202,11 +207,22 @@ class Predictor:
         """
         path = Path(directory)
         card = _read_card(path)
-        load_family(path)
-        if card.kind != "lora":
-            return KernelPredictor.load(path, card, cache)
-        settings = card.settings
-        device = device or backbone.default_device()
+        try:
+            load_family(path)
+            if card.kind != "lora":
+                return KernelPredictor.load(path, card, cache)
+            return cls._load(path, card, device or backbone.default_device())
+        except torch.OutOfMemoryError:
+            raise
+        except _BROKEN as error:
+            raise ModelError(
+                f"the {card.kind} predictor in {path} is not whole, or its files are of several: {error}; "
+                "copy all of it there again, or train one"
+            ) from error
+
+    @classmethod
+    def _load(cls, path: Path, card: PredictorCard, device: str) -> "Predictor":
+        settings, guard = card.settings, _load_guard(path)
         if (path / "network.safetensors").exists():
             config = AutoConfig.from_pretrained(path / "backbone")
             trunk = AutoModel.from_config(config)
@@ -218,21 +234,24 @@ class Predictor:
             network = lora.merge_adapter(_build(settings, card.population), path)
             tokenizer = backbone.load_tokenizer(settings.backbone)
         network.backbone.to(backbone.resolve_dtype(settings.dtype, device))
-        return cls(network.to(device).eval(), tokenizer, card, _load_guard(path))
+        return cls(network.to(device).eval(), tokenizer, card, guard)
 
 
 def _load_guard(directory: Path) -> KernelPredictor:
     path = directory / GUARD
-    return KernelPredictor.load(path, _read_card(path), reads=False)
+    card = _read_card(path)
+    if card.kind != "stack":
+        raise ValueError(f"the guard is of kind {card.kind}")
+    return KernelPredictor.load(path, card, reads=False)
 
 
 def _read_card(path: Path) -> PredictorCard:
     try:
-        return PredictorCard.model_validate_json((path / "predictor.json").read_bytes())
-    except FileNotFoundError as error:
-        raise ModelError(f"no predictor at {path}: predictor.json is missing") from error
+        return PredictorCard.model_validate_json((path / CARD).read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ModelError(f"no predictor at {path}: {CARD} is missing") from error
     except ValidationError as error:
-        raise ModelError(f"{path / 'predictor.json'} is not a predictor's card: {error}") from error
+        raise ModelError(f"{path / CARD} is not a predictor's card: {error}") from error
 
 
 def _build(settings: PredictorSettings, population: Prior) -> PriorNetwork:

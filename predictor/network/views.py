@@ -88,6 +88,11 @@ class Dense:
         """(n, components) the training questions."""
         return self.arrays["points"].astype(float)
 
+    @property
+    def size(self) -> int:
+        """Training questions."""
+        return len(self.arrays["points"])
+
     def kernel(self, features: Array) -> Kernels:
         """Of questions with the training questions, from features (questions, size)."""
         asked = self._standardise(features) @ self.axes
@@ -150,6 +155,11 @@ class Words:
         """(n, terms) sparse TF-IDF of the training questions."""
         parts = tuple(self.arrays[name] for name in ("data", "indices", "indptr"))
         return sparse.csr_matrix(parts, shape=(len(parts[2]) - 1, len(self.vectorizer.vocabulary)))
+
+    @property
+    def size(self) -> int:
+        """Training questions."""
+        return len(self.arrays["indptr"]) - 1
 
     def kernel(self, texts: Sequence[str]) -> Kernels:
         """Of questions with the training questions, from texts."""

