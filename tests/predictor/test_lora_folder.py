@@ -3,7 +3,6 @@
 import shutil
 
 import pytest
-import torch
 from transformers import AutoModel, LlamaConfig
 
 from models import backbone
