@@ -284,7 +284,7 @@ class Value(_Parts):
             values.max(axis=1, out=worth[:, place], initial=0.0)
         more = np.where(worth[:, 0] > 0, sizes[rows, 1 + values.argmax(axis=1)], 0)
         hit = state.hit(self.target)
-        return np.where(hit & self.stop_on_hit, 0, more), hit
+        return np.where(hit, 0, more), hit  # a hit is worth 1 and is there: nothing is left to gain
 
     def _gain(self, state: State, sizes: IntArray) -> Array:
         """(questions, sizes) expected rise of the best score's utility."""

@@ -220,6 +220,14 @@ def test_long_candidates_are_worth_fewer_rounds():
     assert short > long
 
 
+def test_after_a_hit_nothing_is_left_to_gain_but_a_better_score():
+    hit = [0.3, 0.95]
+    plain = Value(target=0.9, cap=16, token_price=0.0001, stop_on_hit=False)
+    assert decide(plain, hit[:1], BELIEF).action == "sample"
+    assert decide(plain, hit, BELIEF).action == "accept"
+    assert decide(plain.model_copy(update={"utility": (0.0, 0.5, 1.0)}), [0.3, 0.9], BELIEF).more > 0
+
+
 @pytest.mark.parametrize(
     "policy",
     [
