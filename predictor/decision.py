@@ -177,25 +177,32 @@ def _miss_order(family: str, target: float) -> tuple[IntArray, Array]:
 class Memo:
     """What `State.no_hit` found for some questions, by candidates drawn: policies that are replayed
     beside each other meet the same scores again and again.
+
+    Only what was asked for is held: all numbers drawn would take the square of the cap.
     """
 
     def __init__(self, questions: int, candidates: int) -> None:
         self.shape = (questions, candidates + 1)
-        self.tables: dict[tuple[float, int], Array] = {}
+        self.held: dict[tuple[float, int], tuple[IntArray, Array, int]] = {}
+        """Of a target and a length: row of the table of (questions, candidates + 1), -1 for none; the
+        table; how many of its rows are taken."""
 
     def no_hit(self, state: State, target: float, longest: int) -> Array:
         """See `State.no_hit`."""
-        key = (target, longest)
-        if key not in self.tables:
-            self.tables[key] = np.full((*self.shape, longest + 1), np.nan)
-        table, rows, drawn = self.tables[key], state.rows, state.drawn
+        key, rows, drawn = (target, longest), state.rows, state.drawn
+        places, table, taken = self.held.get(key) or (np.full(self.shape, -1), np.empty((0, longest + 1)), 0)
         assert rows is not None
-        found: Array = table[rows, drawn]
-        if (new := np.isnan(found[:, 0])).any():
+        if (new := places[rows, drawn] < 0).any():
             beliefs = state.require_beliefs()[new]
-            found[new] = State(state.scores[new], drawn[new], beliefs).no_hit(target, longest)
-            table[rows[new], drawn[new]] = found[new]
-        return found
+            found = State(state.scores[new], drawn[new], beliefs).no_hit(target, longest)
+            end = taken + len(found)
+            if end > len(table):  # twice what is needed, lest every round copies all
+                table = np.concatenate([table[:taken], np.empty((2 * end - taken, longest + 1))])
+            table[taken:end] = found
+            places[rows[new], drawn[new]] = np.arange(taken, end)
+            self.held[key] = places, table, end
+        asked: Array = table[places[rows, drawn]]
+        return asked
 
 
 class Policy(Protocol):

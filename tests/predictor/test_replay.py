@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predictor.policies import FixedN, Predictive, Schedule
+from predictor.decision import Memo
+from predictor.policies import FixedN, Predictive, Schedule, Value
 from predictor.prior import Beliefs, Prior
 from predictor.replay import Candidates, bootstrap, outcome, outcomes, replay
 
@@ -60,6 +61,27 @@ def test_questions_do_not_depend_on_their_neighbours(questions, seed):
     for row in range(questions):
         alone = replay(policy, scores[row : row + 1], beliefs[row : row + 1])
         assert alone.drawn[0] == together.drawn[row]
+
+
+def test_a_memo_gives_what_is_found_without_it_and_holds_only_what_was_asked_for():
+    rng = np.random.default_rng(0)
+    questions, cap = 40, 400
+    scores = rng.beta(4, 2, (questions, cap))
+    beliefs = Beliefs.of([Prior.centred(m, 0.15) for m in rng.uniform(0.3, 0.9, questions)])
+    memo = Memo(questions, cap)
+    for price in (1e-5, 1e-4, 1e-3):
+        policy = Value(target=0.95, cap=cap, token_price=price, round_price=0.01)
+        for alone, beside in zip(
+            replay(policy, scores, beliefs), replay(policy, scores, beliefs, memo=memo), strict=True
+        ):
+            assert (alone == beside).all()
+    (held,) = memo.held.values()
+    assert held[1].size < questions * cap**2 / 10
+    by_one = FixedN(target=0.99, cap=30, stop_on_hit=True, batch=1, give_up=0.01)
+    for _ in range(2):
+        assert (
+            replay(by_one, scores, beliefs, memo=memo).drawn == replay(by_one, scores, beliefs).drawn
+        ).all()
 
 
 def test_hindsight_knows_what_the_scores_will_be():
