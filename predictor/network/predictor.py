@@ -90,6 +90,7 @@ class Predictor:
         family = get_family(settings.family)
         population = fit_population(train[1], settings.family)
         tokenizer = backbone.load_tokenizer(settings.backbone)
+        torch.manual_seed(settings.lora.seed)  # a hidden layer of the head starts at random
         network = _build(settings, population)
         encoded = [[encode(tokenizer, q, settings.max_length) for q in fold[0]] for fold in (train, tune)]
         examples = [

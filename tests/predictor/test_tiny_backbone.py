@@ -50,6 +50,12 @@ def fitted(trunk, tmp_path_factory):
     ]
 
 
+def test_a_hidden_layer_starts_alike_in_every_fit(fitted):
+    first, second = ([p for n, p in model.network.named_parameters() if "head" in n] for model in fitted)
+    assert len(first) > 2
+    assert all((one == other).all() for one, other in zip(first, second, strict=True))
+
+
 def test_a_stored_network_is_whole_or_an_error(fitted, tmp_path):
     model, asked = fitted[0], fold(4, 2)[0]
     model.save(tmp_path / "adapter")
