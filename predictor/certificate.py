@@ -10,6 +10,7 @@ promise is at most delta.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Literal
 
 import numpy as np
@@ -233,13 +234,12 @@ def _known(losses: Array) -> Array:
 
 
 _WORDS: Mapping[Loss, str] = {
-    "lost_hit": "misses a target score that all {cap} candidates reach on at most {risk:.1%} of questions",
+    "lost_hit": "misses a target score that all {cap} candidates reach on at most {risk} of questions",
     "lost_answer": (
-        "gives a wrong answer where the best of all {cap} candidates is right on at most {risk:.1%} of "
-        "questions"
+        "gives a wrong answer where the best of all {cap} candidates is right on at most {risk} of questions"
     ),
     "lost_accuracy": (
-        "gives right answers to at most {risk:.1%} of questions fewer than the best of all {cap} candidates"
+        "gives right answers to at most {risk} of questions fewer than the best of all {cap} candidates"
     ),
 }
 
@@ -247,11 +247,19 @@ _WORDS: Mapping[Loss, str] = {
 def _state(found: bool, epsilon: Mapping[Loss, float], delta: float, cap: int, needed: int | None) -> str:
     if not found:
         more = f"about {needed} are needed" if needed else "no number of questions like these will do"
-        risks = " and ".join(f"{risk:g} ({name.replace('_', ' ')})" for name, risk in epsilon.items())
-        return f"No policy is certified at risk {risks}: too few calibration questions; {more}."
-    events = "; it ".join(_WORDS[name].format(cap=cap, risk=risk) for name, risk in epsilon.items())
+        asked = " and ".join(f"{risk:g} ({name.replace('_', ' ')})" for name, risk in epsilon.items())
+        return f"No policy is certified at risk {asked}: too few calibration questions; {more}."
+    risks = {
+        name: max(f"{risk:.1%}", _percent(Decimal(str(risk))), key=len) for name, risk in epsilon.items()
+    }
+    events = "; it ".join(_WORDS[name].format(cap=cap, risk=risk) for name, risk in risks.items())
     return (
-        f"With confidence {1 - delta:.0%} over the draw of calibration questions, the policy {events}. "
-        "This is an average over questions exchangeable with the calibration questions (drawn alike, "
-        "scored under the same contract): it promises nothing of a single question or group."
+        f"With confidence {_percent(1 - Decimal(str(delta)))} over the draw of calibration questions, the "
+        f"policy {events}. This is an average over questions exchangeable with the calibration questions "
+        "(drawn alike, scored under the same contract): it promises nothing of a single question or group."
     )
+
+
+def _percent(share: Decimal) -> str:
+    """As it is: rounded, it could promise more than was certified."""
+    return f"{(100 * share).normalize():f}%"

@@ -57,6 +57,20 @@ def test_the_sequence_ends_at_the_first_failure_and_the_last_that_passed_is_chos
     assert Certificate.model_validate_json(found.model_dump_json()) == found
 
 
+@pytest.mark.parametrize(
+    ("risk", "delta", "said"),
+    [
+        (0.05, 0.1, ("confidence 90% over", "at most 5.0% of")),
+        (0.3, 0.004, ("confidence 99.6% over", "at most 30.0% of")),
+        (0.123456, 0.00001, ("confidence 99.999% over", "at most 12.3456% of")),
+        (0.07, 0.2, ("confidence 80% over", "at most 7.0% of")),
+    ],
+)
+def test_the_statement_promises_no_more_than_is_certified(risk, delta, said):
+    found = run([FULL], make_candidates(), epsilon={"lost_hit": risk}, delta=delta)
+    assert all(words in found.statement for words in said)
+
+
 def test_with_too_few_questions_nothing_is_certified_and_the_number_needed_is_told():
     found = run([FULL, SAFE], make_candidates(20))
     assert found.policy is None
