@@ -246,7 +246,9 @@ def decide(
     Parameters
     ----------
     scores : scores so far, in the order drawn, each in [0, 1].
-    failed : candidates drawn that have no score (cut, failed, over-length); they count as misses.
+    failed : candidates drawn that have no score (cut, failed, over-length); they count as misses, drawn
+        after all that have one. A policy that plans from its first candidates sees the same ones in every
+        call only if a 0 stands in a failed one's place among the scores instead, as in a replay.
     tokens : completion tokens of the scored candidates, where the policy weighs them.
 
     Raises
