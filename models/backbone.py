@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from predictor.errors import ModelError
 
@@ -169,18 +170,36 @@ def find_adapter(adapter: str | Path) -> Path:
 
 
 def revision(reference: str, adapter: str | Path | None = None) -> str:
-    """Sixteen hex digits that change when the weights do: of the backbone, and of the adapter on it."""
+    """Sixteen hex digits that change when the weights do: of the backbone, and of the adapter on it.
+
+    Raises
+    ------
+    ModelError
+        If there is nothing to tell one set of weights from another by.
+    """
     path = Path(locate(reference))
     if reference.startswith(PACKAGE):
         parts = [path.name]  # it ends in the hash of the package's own file
     elif path.is_dir():
-        parts = [_digest_file(file) for file in sorted(path.glob("*.safetensors"))]
+        parts = [_digest_file(file) for file in sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])]
     else:
-        config = AutoConfig.from_pretrained(reference)
-        parts = [reference, str(getattr(config, "_commit_hash", None))]
+        parts = [reference, _commit(reference)]
+    if not parts:
+        raise ModelError(f"backbone {reference!r} has no weights: neither *.safetensors nor *.bin")
     if adapter is not None:
         parts.append(_digest_file(find_adapter(adapter) / "adapter_model.safetensors"))
     return digest_text("+".join(parts))
+
+
+def _commit(reference: str) -> str:
+    """The commit of a hub id as it is loaded here."""
+    try:
+        commit = extract_commit_hash(cached_file(reference, "config.json"), None)
+    except (OSError, ValueError) as error:
+        raise ModelError(_missing(reference, error)) from error
+    if commit is None:
+        raise ModelError(f"backbone {reference!r}: its commit is unknown; run: hf download {reference}")
+    return str(commit)
 
 
 def digest_text(text: str) -> str:
