@@ -1,6 +1,8 @@
 """The one LoRA training loop: solver, reward model and predictor all learn through it."""
 
+import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,7 @@ def fit(
     train, tune : examples with ``input_ids``, by whose length training batches are grouped.
     collate : examples to a batch of tensors with ``labels``.
     loss : (model output, labels) to a scalar.
-    directory : checkpoints; a run that finds one there goes on from it.
+    directory : checkpoints; a run that finds a whole one there goes on from it.
     log : called with the step and its values.
 
     Returns
@@ -74,6 +76,7 @@ def fit(
         save_steps=settings.evaluate_every,
         save_total_limit=2,
         load_best_model_at_end=True,
+        restore_callback_states_from_checkpoint=True,  # patience, which would begin anew
         metric_for_best_model="eval_loss",
         prediction_loss_only=True,
         label_names=["labels"],
@@ -97,6 +100,9 @@ def fit(
     learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
     start = {name: p.detach().clone() for name, p in learnt.items()}
     start_loss = trainer.evaluate()["eval_loss"]
+    for folder in directory.glob("checkpoint-*"):
+        if not _whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # each process does it
     resume = any(directory.glob("checkpoint-*"))
     result = trainer.train(resume_from_checkpoint=resume)
     best = trainer.state.best_metric
@@ -107,6 +113,15 @@ def fit(
                 parameter.copy_(start[name])
     model.eval()
     return {"train_loss": result.training_loss, "start_tune_loss": start_loss, "tune_loss": best}
+
+
+def _whole(checkpoint: Path) -> bool:
+    """Whether it was saved to its end: the trainer's state is written last."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def save_adapter(model: PeftModel, directory: Path) -> None:
