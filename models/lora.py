@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from models.settings import LoraSettings
+from predictor.errors import ModelError
 
 Example = dict[str, Any]
 Log = Callable[[int, dict[str, float]], None]
@@ -136,9 +138,30 @@ def save_adapter(model: PeftModel, directory: Path) -> None:
 
 
 def merge_adapter(model: nn.Module, directory: str | Path) -> Any:
-    """Load the adapter at ``directory`` onto ``model`` and fold it into the weights."""
-    adapted = PeftModel.from_pretrained(model, str(directory))
+    """Load the adapter at ``directory`` onto ``model`` and fold it into the weights.
+
+    Raises
+    ------
+    ModelError
+        If it was made for a model of other modules or sizes.
+    """
+    try:
+        adapted = PeftModel.from_pretrained(model, str(directory))
+        saved = load_file(Path(directory) / "adapter_model.safetensors").keys() - adapted.state_dict().keys()
+    except (OSError, LookupError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(_unfit(directory, model, error)) from error
+    # What has no place in the model, and what the model has and the file lacks, would be passed over.
+    if wrong := sorted(saved ^ get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()):
+        raise ModelError(_unfit(directory, model, f"{len(wrong)} weights differ, {wrong[0]} for one"))
     return adapted.merge_and_unload().eval()
+
+
+def _unfit(directory: str | Path, model: nn.Module, reason: object) -> str:
+    told = " ".join(str(reason).split())[:300]
+    return (
+        f"adapter {str(directory)!r} does not fit the {type(model).__name__} ({told}). Name the one that was "
+        "made for this backbone, or none (adapter: null)"
+    )
 
 
 class _LogCallback(TrainerCallback):

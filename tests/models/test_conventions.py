@@ -3,10 +3,11 @@
 import pytest
 from transformers import AutoTokenizer
 
+from flows.config import load_config
 from models.conventions import CONVENTIONS
 from models.rewards import load_reward_model
 from models.settings import LocalRewardSettings
-from predictor.errors import ModelError
+from predictor.errors import ConfigError, ModelError
 from predictor.question import Message, Question
 from tests.helpers import make_contract
 from tests.models.by_hand import qwen_by_hand, shepherd_by_hand
@@ -100,6 +101,18 @@ def test_what_is_too_long_or_empty_is_marked(qwen):
     long, empty = judged.score([(QUESTION, "one two three " * 200), (QUESTION, " ")])
     assert (long.steps, long.over_length) == (None, True)
     assert (empty.steps, empty.over_length) == (None, False)
+
+
+def test_the_embedded_adapter_is_of_lines_alone(qwen):
+    unset = load_reward_model(LocalRewardSettings(convention="qwen", backbone=qwen, dtype="float32"))
+    own = local(qwen, "qwen")
+    assert unset.identity == own.identity
+    assert unset.tokenizer.chat_template == own.tokenizer.chat_template
+    chosen = ("reward.convention=math-shepherd", f"reward.backbone={qwen}")
+    assert load_config(None, chosen).reward.adapter is None
+    assert load_config().reward.adapter == "data/adapters/prm"
+    with pytest.raises(ConfigError, match="takes no adapter"):
+        load_config(None, (*chosen, "reward.adapter=mine"))
 
 
 def test_a_model_of_another_kind_is_an_error(shepherd):

@@ -4,20 +4,22 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from models import lora
 from models.settings import LoraSettings
+from predictor.errors import ModelError
 
 
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.embedding, self.q_proj, self.out = nn.Embedding(50, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+        self.embedding, self.q_proj, self.head = nn.Embedding(50, 8), nn.Linear(8, 8), nn.Linear(8, 1)
 
     def forward(self, input_ids):
-        return self.out(self.q_proj(self.embedding(input_ids)).mean(1)).squeeze(1)
+        return self.head(self.q_proj(self.embedding(input_ids)).mean(1)).squeeze(1)
 
 
 def collate(examples):
@@ -101,3 +103,42 @@ def test_a_checkpoint_that_was_not_saved_to_its_end_is_passed_over(killed, tmp_p
     results, after = train(tmp_path)
     assert after == looks[-2:]
     assert results["tune_loss"] == pytest.approx(whole["tune_loss"])
+
+
+def save(folder, rank=2, changes=lambda weights: weights):
+    model = lora.attach(Net(), LoraSettings(rank=rank, targets=("q_proj",)), ["head"])
+    lora.save_adapter(model, folder)
+    file = folder / "adapter_model.safetensors"
+    save_file(changes(load_file(file)), file)
+    return folder
+
+
+def test_an_adapter_is_folded_in(tmp_path):
+    def shift(weights):
+        return {name: weight + 0.25 for name, weight in weights.items()}
+
+    ids = torch.arange(12).view(2, 6)
+    merged = lora.merge_adapter(Net(), save(tmp_path, changes=shift))
+    assert not torch.allclose(merged(ids), Net()(ids), atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        lambda w: {k.replace("q_proj", "backbone.q_proj"): v for k, v in w.items()},
+        lambda w: {k: v for k, v in w.items() if "head" not in k},
+        lambda w: {**w, "base_model.model.k_proj.lora_A.weight": torch.ones(2, 8)},
+        lambda w: {k: v[..., :4].contiguous() for k, v in w.items()},
+    ],
+    ids=["of another model", "in part", "with more", "of another size"],
+)
+def test_an_adapter_that_does_not_fit_is_an_error(tmp_path, changes):
+    with pytest.raises(ModelError, match=r"does not fit the Net .*adapter: null"):
+        lora.merge_adapter(Net(), save(tmp_path, changes=changes))
+
+
+def test_a_broken_adapter_is_an_error(tmp_path):
+    file = save(tmp_path) / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ModelError, match="does not fit"):
+        lora.merge_adapter(Net(), tmp_path)
