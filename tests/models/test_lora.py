@@ -40,7 +40,7 @@ def examples(count):
     ]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -55,7 +55,7 @@ def train(directory, kill_at=None):
         if "eval_loss" in values:
             looks.append(step)
             if step == kill_at:
-                raise Killed
+                raise KilledError
 
     model = lora.attach(Net(), settings)
     data = examples(64)
@@ -77,7 +77,7 @@ def killed(tmp_path_factory):
     """A whole run's results and looks, and the folder of one that was killed two looks before its end."""
     whole, looks = train(tmp_path_factory.mktemp("whole"))
     folder = tmp_path_factory.mktemp("killed")
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(folder, kill_at=looks[-2])
     return folder, whole, looks
 
