@@ -1,6 +1,9 @@
 """A generator in this process: transformers on the CPU or a GPU."""
 
+import threading
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ from models import backbone, lora
 from models.generators import Candidate, Status
 from models.settings import LocalGeneratorSettings
 from predictor.question import Question
+
+_SEEDED = threading.Lock()  # torch's seed is the whole process's
 
 
 class LocalGenerator:
@@ -27,6 +32,8 @@ class LocalGenerator:
         if settings.adapter is not None:
             self.model = lora.merge_adapter(self.model, backbone.find_adapter(settings.adapter))
         self.model.to(self.device, dtype)
+        # What our settings leave open would be taken from the model's own defaults, which no contract tells.
+        self.model.generation_config = GenerationConfig()
         name = Path(settings.adapter).name if settings.adapter else settings.backbone
         self.identity = {
             "generator": name,
@@ -38,13 +45,17 @@ class LocalGenerator:
         """See `Generator`. Questions of like length share a batch; its seed is ``seed`` + its number."""
         prompts = [self._prompt(q) for q in questions]
         order = sorted(range(len(questions)), key=lambda i: len(prompts[i]))
-        width = max(1, self.settings.batch_size // n)
+        size = min(n, self.settings.batch_size)
+        width = self.settings.batch_size // size
         found: list[list[Candidate]] = [[] for _ in questions]
-        for number, start in enumerate(range(0, len(order), width)):
+        numbers = count(seed)
+        for start in range(0, len(order), width):
             chosen = order[start : start + width]
-            batch = self._sample_batch([prompts[i] for i in chosen], n, seed + number)
-            for index, candidates in zip(chosen, batch, strict=True):
-                found[index] = candidates
+            for at in range(0, n, size):
+                with _SEEDED:
+                    batch = self._sample_batch([prompts[i] for i in chosen], min(size, n - at), next(numbers))
+                for index, candidates in zip(chosen, batch, strict=True):
+                    found[index] += candidates
         return found
 
     def _prompt(self, question: Question) -> list[int]:
@@ -119,11 +130,21 @@ class LocalGenerator:
         end = self.tokenizer.eos_token_id
         status: Status = "complete" if end in row else "cut"
         kept = row[: row.index(end)] if end in row else row
-        text = self.tokenizer.decode(kept, skip_special_tokens=True)
-        for stop in self.sampling.stop:
-            if stop in text:
-                text, status = text[: text.index(stop)], "complete"
-        return Candidate(text, len(kept) + (end in row), prompt_tokens, status, seed)
+        tokens = len(kept) + (end in row)
+
+        def text_of(size: int) -> str:
+            return str(self.tokenizer.decode(kept[:size], skip_special_tokens=True))
+
+        def stops_in(size: int) -> list[int]:
+            text = text_of(size)
+            return [text.index(stop) for stop in self.sampling.stop if stop in text]
+
+        text = text_of(len(kept))
+        if stops_in(len(kept)):
+            # A row runs on until others of its batch are done; what comes after its stop is not its own.
+            tokens = bisect_left(range(len(kept)), True, key=lambda size: bool(stops_in(size)))
+            text, status = text_of(tokens)[: min(stops_in(tokens))], "complete"
+        return Candidate(text, tokens, prompt_tokens, status, seed)
 
 
 class _HalfDone(StoppingCriteria):

