@@ -13,15 +13,23 @@ from models.generators import Candidate, Status
 from models.http_client import MISCONFIGURED, Observe, call, make_client, require_served, unobserved
 from models.settings import HttpGeneratorSettings
 from predictor.contract import Sampling
-from predictor.errors import ModelError
+from predictor.errors import ModelError, QuestionError
 from predictor.question import Question
 
 logger = logging.getLogger(__name__)
 SEEDS = 2**31
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 STATUS: dict[str, Status] = {"stop": "complete", "length": "cut"}
+
+
+class TurnsError(QuestionError):
+    """A question of several turns, on the route that has a place for one."""
+
+    status_code = 400  # as if the server had refused it
+
+
 # The request itself is at fault: no other request is concerned, and trying again is no use.
-REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError)
+REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError, TurnsError)
 
 
 class AsyncHttpGenerator:
@@ -116,6 +124,10 @@ class AsyncHttpGenerator:
         if self.settings.route == "chat":
             return await self.client.post(
                 "/chat/completions", body={"messages": turns, **body}, cast_to=object
+            )
+        if len(turns) > 1:
+            raise TurnsError(
+                f"route: completions takes questions of one turn, not {len(turns)}: set route: chat"
             )
         prompt = self.settings.template.replace("{question}", turns[-1]["content"])
         return await self.client.post("/completions", body={"prompt": prompt, **body}, cast_to=object)

@@ -92,8 +92,8 @@ class HttpGeneratorSettings(HttpSettings):
     kind: Literal["openai"] = "openai"
     route: Literal["chat", "completions"] = "chat"
     """``chat`` leaves the prompt's template to the server, ``completions`` takes ours."""
-    template: str = "{question}"
-    """Prompt of the completions route."""
+    template: str = Field("{question}", pattern=r"\{question\}")
+    """Prompt of the completions route, with the question's one turn in its place."""
     prompt_template: str = "the server's"
     """Name or digest of the server's chat template; part of the contract of the chat route."""
     instruction: str = ""

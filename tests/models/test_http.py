@@ -3,10 +3,12 @@
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
 from models.generators import load_generator
+from models.http_client import call
 from models.rewards import load_reward_model, scored_part
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
 from predictor.contract import Sampling
@@ -81,6 +83,19 @@ def test_the_request_carries_what_was_set(server):
     assert server.bodies[-1]["prompt"] == "Q: Compute 3 + 4.\nA:"
     assert "stop" not in server.bodies[-1]
     assert found[0].text.endswith("Answer: 7")
+
+
+def test_the_completions_route_refuses_what_it_has_no_place_for(server, caplog):
+    turns = (Message(role="system", content="Be brief."), Message(role="user", content="Why?"))
+    asked, errors = generator(server, "one turn", route="completions"), []
+    request = (Question(messages=turns), 2, 0, asked.sampling)
+    found = call(partial(asked._inner.sample, observe=lambda _, error: errors.append(error)), *request)
+    assert [c.status for c in found] == ["failed"] * 2
+    assert server.requests["one turn"] == 0
+    assert "set route: chat" in caplog.text
+    assert [error.status_code for error in errors] == [400]  # by which a gateway knows whose fault it is
+    with pytest.raises(ValueError, match="template"):
+        generator(server, "plain", route="completions", template="Q: {problem}")
 
 
 def test_reasoning_taken_out_by_the_server_is_put_back(server):
