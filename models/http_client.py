@@ -16,6 +16,8 @@ from predictor.errors import ModelError
 
 # The set-up is at fault: no request can succeed.
 MISCONFIGURED = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+# The request itself is at fault: no other request is concerned, and trying again is no use.
+REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError)
 # Seconds that a connection may idle. Servers on uvicorn, vLLM among them, close it after 5, which is also
 # the client's default: a request that is sent in that moment, and its retry on the next idle connection,
 # would fail.

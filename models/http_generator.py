@@ -10,7 +10,7 @@ from typing import Any
 import openai
 
 from models.generators import Candidate, Status
-from models.http_client import MISCONFIGURED, Observe, call, make_client, require_served, unobserved
+from models.http_client import MISCONFIGURED, REFUSED, Observe, call, make_client, require_served, unobserved
 from models.settings import HttpGeneratorSettings
 from predictor.contract import Sampling
 from predictor.errors import ModelError, QuestionError
@@ -26,10 +26,6 @@ class TurnsError(QuestionError):
     """A question of several turns, on the route that has a place for one."""
 
     status_code = 400  # as if the server had refused it
-
-
-# The request itself is at fault: no other request is concerned, and trying again is no use.
-REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError, TurnsError)
 
 
 class AsyncHttpGenerator:
@@ -81,7 +77,7 @@ class AsyncHttpGenerator:
             except MISCONFIGURED as error:
                 wrong = error
                 raise ModelError(f"generator at {self.settings.base_url}: {error}") from error
-            except REFUSED as error:
+            except (*REFUSED, TurnsError) as error:
                 logger.warning("question %s was refused: %s", question.id, error)
                 candidates, wrong = [], error
             # A server that breaks off, or answers in another shape, is no error of ours.

@@ -10,7 +10,7 @@ import numpy as np
 import openai
 
 from models.conventions import CONVENTIONS, Example
-from models.http_client import MISCONFIGURED, Observe, call, make_client, require_served, unobserved
+from models.http_client import MISCONFIGURED, REFUSED, Observe, call, make_client, require_served, unobserved
 from models.rewards import StepScores
 from models.settings import HttpRewardSettings
 from models.steps import encode_completions, examples_of, fill_in
@@ -72,7 +72,15 @@ class AsyncHttpRewardModel:
                 started = time.monotonic()
                 answer: Any = await self.client.post(url, body=body, cast_to=object)
             rows = sorted(answer["data"], key=lambda row: row["index"])
-            return [self._read(e, row["data"]) for e, row in zip(batch, rows, strict=True)]
+            found: list[list[float] | None] = []
+            for example, row in zip(batch, rows, strict=True):
+                try:
+                    found.append(self._read(example, row["data"]))
+                except (ValueError, LookupError, TypeError) as error:
+                    wrong = error
+                    _unscored(1, error)
+                    found.append(None)
+            return found
         except asyncio.CancelledError as error:
             wrong = error
             raise
@@ -80,12 +88,16 @@ class AsyncHttpRewardModel:
             wrong = error
             raise ModelError(f"reward model at {settings.base_url}: {error}") from error
         except (openai.APIError, TimeoutError, ValueError, LookupError, TypeError) as error:
-            logger.warning("%d completions got no score: %s: %s", len(batch), type(error).__name__, error)
             wrong = error
-            return [None] * len(batch)
+            if len(batch) == 1 or not isinstance(error, REFUSED):
+                _unscored(len(batch), error)
+                return [None] * len(batch)
         finally:
             if started is not None:
                 observe(time.monotonic() - started, wrong)
+        # One completion can have all of its request refused.
+        alone = await asyncio.gather(*(self._ask([example], observe) for example in batch))
+        return [steps for (steps,) in alone]
 
     def _read(self, example: Example, classes: Any) -> list[float] | None:
         """Step scores from (tokens or steps, classes) probabilities."""
@@ -96,6 +108,10 @@ class AsyncHttpRewardModel:
         if len(right) != step.max():
             raise ValueError(f"{len(right)} rows for {len(step)} tokens and {step.max()} steps")
         return [float(p) for p in right]
+
+
+def _unscored(count: int, error: Exception) -> None:
+    logger.warning("%d completions got no score: %s: %s", count, type(error).__name__, error)
 
 
 class HttpRewardModel:

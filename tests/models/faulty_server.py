@@ -69,6 +69,8 @@ class FaultyServer:
                 return JSONResponse({"error": {"message": "later"}}, status, {"retry-after": "0.01"})
             case "refusing":
                 return JSONResponse({"error": {"message": "too long"}}, 400)
+            case "strict" if any(len(ids) > 100 for ids in body["input"]):
+                return JSONResponse({"error": {"message": "too long"}}, 400)
             case "silent":
                 await asyncio.sleep(60)
             case "dripping":
@@ -112,6 +114,8 @@ class FaultyServer:
             {"index": i, "data": [[1 - (p := k / 1000), p] for k in range(len(ids))][:count]}
             for i, ids in enumerate(body["input"])
         ]
+        if way == "odd":
+            data[0]["data"] = None
         if way == "nan":
             rows = ", ".join(["[NaN, NaN]"] * len(body["input"][0]))
             return Response(f'{{"data": [{{"index": 0, "data": [{rows}]}}]}}', media_type="application/json")

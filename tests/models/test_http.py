@@ -243,6 +243,21 @@ def test_a_reward_model_that_fails_gives_no_score(server, tokenizer, way, caplog
     assert "got no score" in caplog.text
 
 
+def test_a_completion_that_is_refused_is_refused_alone(server, tokenizer, caplog):
+    texts = ["one\n\ntwo", "word " * 100, "one\n\ntwo\n\nthree"]
+    found = reward(server, "strict", tokenizer).score([(ASKED[0], text) for text in texts])
+    assert [f.steps and len(f.steps) for f in found] == [2, None, 3]
+    assert server.requests["strict"] == 4
+    assert "1 completions got no score" in caplog.text
+
+
+def test_an_answer_of_another_shape_costs_its_own_completion_alone(server, tokenizer, caplog):
+    found = reward(server, "odd", tokenizer).score([(q, "one\n\ntwo") for q in ASKED])
+    assert [f.steps and len(f.steps) for f in found] == [None, 2, 2]
+    assert server.requests["odd"] == 1
+    assert "1 completions got no score" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("completion", "reasoning", "answer"),
     [
