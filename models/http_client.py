@@ -22,6 +22,7 @@ REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError)
 # the client's default: a request that is sent in that moment, and its retry on the next idle connection,
 # would fail.
 IDLE = 3.0
+CONNECT = 5.0  # seconds until a connection must stand: a machine that is gone is noticed, and tried again
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
@@ -64,7 +65,7 @@ def make_client(settings: HttpSettings) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(
         base_url=settings.base_url,
         api_key=os.environ.get(settings.api_key_variable, "none"),
-        timeout=settings.timeout,
+        timeout=openai.Timeout(settings.timeout, connect=min(CONNECT, settings.timeout)),
         max_retries=settings.retries,
         http_client=openai.DefaultAsyncHttpx2Client(limits=limits),
     )

@@ -71,7 +71,7 @@ class HttpSettings(Settings):
     api_key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; the key itself is no setting."""
     timeout: float = Field(600.0, gt=0)
-    """Seconds that one try of a request may take."""
+    """Seconds that one try of a request may take; connecting has at most 5 of them."""
     retries: int = Field(4, ge=0)
     """Further tries after a connection error, a timeout, 429 or 5xx; backed off with jitter."""
     in_flight: int = Field(32, ge=1)
@@ -79,9 +79,10 @@ class HttpSettings(Settings):
 
     @property
     def deadline(self) -> float:
-        """Seconds that a request may take in all: every try, and pauses of up to 8 between them.
+        """Seconds that a request may take in all: every try, and pauses of 8 between them.
 
-        A server that sends a byte now and then never meets ``timeout``; it meets this.
+        A server that sends a byte now and then never meets ``timeout``; it meets this. So does one whose
+        Retry-After asks for longer pauses.
         """
         return self.timeout * (self.retries + 1) + 8 * self.retries
 

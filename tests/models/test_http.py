@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from models.generators import load_generator
-from models.http_client import call
+from models.http_client import call, make_client
 from models.rewards import load_reward_model, scored_part
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
 from predictor.contract import Sampling
@@ -137,6 +137,13 @@ def test_silence_ends_at_the_deadline(server):
     assert found[0].status == "failed"
     assert server.requests["silent"] == 2
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(("timeout", "connect"), [(600, 5), (2, 2)])
+def test_a_machine_that_is_gone_is_noticed_before_the_timeout(timeout, connect):
+    settings = HttpGeneratorSettings(base_url="http://127.0.0.1:9/v1", model="m", timeout=timeout)
+    limits = make_client(settings).timeout
+    assert (limits.read, limits.connect) == (timeout, connect)
 
 
 def test_an_answer_that_drips_ends_at_the_deadline(server, tokenizer):
