@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from predictor.errors import ModelError
+from models.tokenizer import first_line
+from predictor.errors import ConfigError, ModelError
 
 # Progress is shown by what takes long; loading a model is not that.
 logging.set_verbosity_error()
@@ -38,6 +40,25 @@ def state_home() -> Path:
 def default_device() -> str:
     """``cuda`` where there is one, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_device(device: str | None) -> str:
+    """The torch device for a setting.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device here.
+    """
+    if device is None:
+        return default_device()
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {device!r} cannot be used: {first_line(error)}. null takes a GPU where there is one"
+        ) from error
+    return device
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
@@ -65,7 +86,10 @@ def locate(reference: str) -> str:
     if not reference.startswith(PACKAGE):
         return reference
     package = reference.removeprefix(PACKAGE)
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # of a.b, a is sought too
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
         raise ModelError(
@@ -122,7 +146,7 @@ def load(
         model, info = kind.from_pretrained(  # type: ignore[attr-defined]
             path, dtype=dtype, output_loading_info=True, **options
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(_missing(reference, error)) from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
@@ -137,7 +161,7 @@ def load_tokenizer(reference: str, adapter: str | Path | None = None) -> Any:
     path = locate(reference)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers library raises no other
         raise ModelError(_missing(reference, error)) from error
     if adapter is not None and (template := find_adapter(adapter) / "chat_template.jinja").exists():
         tokenizer.chat_template = template.read_text()
@@ -213,8 +237,7 @@ def _digest_file(path: Path) -> str:
 
 
 def _missing(reference: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0]
     return (
-        f"backbone {reference!r} could not be loaded: {reason}. Give a directory with a config.json, "
-        f"a package as package:NAME, or download it first: hf download {reference}"
+        f"backbone {reference!r} could not be loaded: {first_line(error)}. Give a directory with a "
+        f"config.json, a package as package:NAME, or download it first: hf download {reference}"
     )

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, S
 from models import backbone, lora
 from models.generators import Candidate, Status
 from models.settings import LocalGeneratorSettings
+from models.tokenizer import chat_prompt
 from predictor.question import Question
 
 _SEEDED = threading.Lock()  # torch's seed is the whole process's
@@ -24,7 +25,7 @@ class LocalGenerator:
     def __init__(self, settings: LocalGeneratorSettings) -> None:
         self.settings = settings
         self.sampling = settings.sampling
-        self.device = settings.device or backbone.default_device()
+        self.device = backbone.resolve_device(settings.device)
         self.tokenizer = backbone.load_tokenizer(settings.backbone, settings.adapter)
         self.tokenizer.padding_side = "left"
         dtype = backbone.resolve_dtype(settings.dtype, self.device)
@@ -59,9 +60,7 @@ class LocalGenerator:
         return found
 
     def _prompt(self, question: Question) -> list[int]:
-        text = self.tokenizer.apply_chat_template(
-            question.as_chat(), tokenize=False, add_generation_prompt=True
-        )
+        text = chat_prompt(self.tokenizer, question.as_chat())
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return ids
 

@@ -23,7 +23,7 @@ class LocalRewardModel:
         self.settings = settings
         self.aggregation = settings.aggregation
         self.convention = CONVENTIONS[settings.convention]
-        self.device = settings.device or backbone.default_device()
+        self.device = backbone.resolve_device(settings.device)
         self.tokenizer = backbone.load_tokenizer(settings.backbone, settings.adapter)
         self.positions = backbone.max_positions(settings.backbone)
         dtype = backbone.resolve_dtype(settings.dtype, self.device)

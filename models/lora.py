@@ -15,14 +15,21 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from models.settings import LoraSettings
-from predictor.errors import ModelError
+from models.tokenizer import first_line
+from predictor.errors import ConfigError, ModelError
 
 Example = dict[str, Any]
 Log = Callable[[int, dict[str, float]], None]
 
 
 def attach(model: nn.Module, settings: LoraSettings, trained: Sequence[str] = ()) -> PeftModel:
-    """Wrap ``model`` with fresh adapters; the modules named in ``trained`` are learnt whole."""
+    """Wrap ``model`` with fresh adapters; the modules named in ``trained`` are learnt whole.
+
+    Raises
+    ------
+    ConfigError
+        If no layer of the model is named in ``settings.targets``.
+    """
     torch.manual_seed(settings.seed)
     config = LoraConfig(
         r=settings.rank,
@@ -30,7 +37,13 @@ def attach(model: nn.Module, settings: LoraSettings, trained: Sequence[str] = ()
         target_modules=list(settings.targets),
         modules_to_save=list(trained) or None,
     )
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise ConfigError(
+            f"lora.targets {list(settings.targets)} cannot be adapted in a {type(model).__name__}: "
+            f"{first_line(error)} Name its linear layers"
+        ) from error
 
 
 def fit(

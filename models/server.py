@@ -22,6 +22,7 @@ from models.local_reward import LocalRewardModel, step_probabilities
 from models.settings import LocalGeneratorSettings, LocalRewardSettings
 from models.steps import SEPARATOR, Example
 from predictor.contract import Sampling
+from predictor.errors import ModelError
 from predictor.question import Message, Question
 from predictor.settings import Settings
 
@@ -112,7 +113,7 @@ class ModelServer:
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/pooling", self.pooling, methods=["POST"]),
         ]
-        return Starlette(routes=routes, exception_handlers={ValueError: _on_invalid})
+        return Starlette(routes=routes, exception_handlers={ValueError: _on_invalid, ModelError: _on_invalid})
 
     async def models(self, request: Request) -> Response:
         """The names of both."""

@@ -7,13 +7,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.lora import Example
+from models.tokenizer import chat_prompt
 
 IGNORED = -100
 
 
 def encode_example(tokenizer: Any, messages: list[dict[str, str]], completion: str) -> Example:
     """Token ids of prompt and completion, end token included; only the completion has labels."""
-    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    prompt = chat_prompt(tokenizer, messages)
     start = tokenizer(prompt, add_special_tokens=False).input_ids
     answer = tokenizer(completion + tokenizer.eos_token, add_special_tokens=False).input_ids
     return {"input_ids": start + answer, "answer_tokens": len(answer)}

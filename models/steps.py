@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.rewards import StepScores, scored_part
+from models.tokenizer import chat_prompt
 from predictor.contract import Span
 from predictor.errors import ModelError
 from predictor.question import Question
@@ -113,7 +114,7 @@ def encode_steps(
     A separator closes each step, the end token the last one, as the generator wrote them: a number
     that ends too early shows in the token after it.
     """
-    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    prompt = chat_prompt(tokenizer, messages)
     ids = list(tokenizer(prompt, add_special_tokens=False).input_ids)
     number = [0] * len(ids)
     (mark,) = tokenizer(separator, add_special_tokens=False).input_ids

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from models.steps import Convention, Example, encode_marked, paragraphs
+from models.tokenizer import chat_prompt
 from predictor.question import Question
 
 MARK = "<extra_0>"
@@ -16,7 +17,7 @@ SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}
 def _encode(tokenizer: Any, question: Question, steps: Sequence[str]) -> Example:
     turns = [t for t in question.as_chat() if t["role"] != "system"]
     messages = [{"role": "system", "content": SYSTEM}, *turns]
-    head = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    head = chat_prompt(tokenizer, messages)
     # A mark in the text itself would be read as a mark.
     marked = [step.replace(MARK, "") + MARK for step in steps]
     return encode_marked(tokenizer, head.replace(MARK, ""), marked, tokenizer.eos_token + "\n", MARK)
