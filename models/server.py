@@ -42,10 +42,13 @@ class Batches(Generic[Asked, Found]):
         """The answer to one request; those with an equal ``key`` share a batch."""
         found: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
         self.waiting.append((key, asked, found))
-        async with self.lock:
-            if not found.done():
-                await self._next(key)
-        return await found
+        try:
+            async with self.lock:
+                if not found.done():
+                    await self._next(key)
+            return await found
+        finally:
+            found.cancel()  # who has left is not answered; nothing where there is an answer
 
     async def _next(self, key: Hashable) -> None:
         batch = [one for one in self.waiting if one[0] == key and not one[2].cancelled()]
@@ -59,6 +62,9 @@ class Batches(Generic[Asked, Found]):
                 if not found.cancelled():
                     found.set_exception(error)
             return
+        except BaseException:  # who asked for it was cancelled: the next of the others asks anew
+            self.waiting += batch
+            raise
         for (_, _, found), answer in zip(batch, answers, strict=True):
             if not found.cancelled():
                 found.set_result(answer)

@@ -60,14 +60,19 @@ def fit_in_processes(
         save_family(settings.family, job)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", str(settings.lora.processes), "-m", __name__, name]
-        with (job / "said").open("w+") as said:
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
-            )
+        pipe = subprocess.PIPE
+        with (
+            (job / "said").open("w+") as said,
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, text=True) as process,
+        ):
             assert process.stdout is not None
-            for line in process.stdout:
-                step, values = json.loads(line)
-                log(step, values)
+            try:
+                for line in process.stdout:
+                    step, values = json.loads(line)
+                    log(step, values)
+            except BaseException:
+                process.kill()  # what it has started ends with it
+                raise
             if process.wait():
                 said.seek(0)
                 why = job / "error"
