@@ -14,7 +14,7 @@ from prefect.transactions import transaction
 
 from data.pool import Pool
 from flows.config import Config
-from flows.tracking import CHALLENGER, CHAMPION, Tracking, scratch
+from flows.tracking import CHALLENGER, CHAMPION, VALIDATED, VALIDATION_RUN, Tracking, scratch
 from predictor.certificate import Certificate
 from predictor.contract import require_same_contract
 from predictor.errors import BundleError, GateError
@@ -40,7 +40,7 @@ def build(config: Config, version: str) -> str:
     tokens = np.concatenate([table["completion_tokens"].to_numpy() for table in pool.tables()])
     with scratch() as folder:
         predictor = Predictor.load(tracking.download(version, Path(folder)))
-        run = tracking.tags(version)["validation_run"]
+        run = tracking.tags(version)[VALIDATION_RUN]
         certificate = Certificate.model_validate_json(tracking.read(run, "certificate.json"))
         for made_for, what in ((predictor.card.contract, "predictor"), (certificate.contract, "certificate")):
             require_same_contract(contract, made_for, f"{what} of version {version}")
@@ -105,19 +105,17 @@ def ship(config: Config) -> Shipped:
 
 
 def choose(config: Config, tracking: Tracking) -> str:
-    """The version to ship: the challenger where it passed validation, else the present champion.
+    """The version to ship: the challenger where its last validation passed, else the present champion.
 
     Raises
     ------
     GateError
-        If the challenger did not pass and there is no champion.
+        If the challenger did not pass, and there is no champion or it is the version that was refused.
     """
-    challenger, champion = tracking.find(CHALLENGER), tracking.find(CHAMPION)
-    if challenger is not None and "validated" in tracking.tags(challenger):
-        return challenger
-    if champion is None:
-        raise GateError(
-            f"{config.tracking.model} has no validated challenger and no champion: run validate, and "
-            "read its report where the gate refused the challenger"
-        )
-    return champion
+    for version in (tracking.find(CHALLENGER), tracking.find(CHAMPION)):
+        if version is not None and VALIDATED in tracking.tags(version):
+            return version
+    raise GateError(
+        f"{config.tracking.model} has no validated challenger and no validated champion: run validate, and "
+        "read its report where the gate refused the challenger"
+    )

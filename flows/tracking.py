@@ -20,6 +20,9 @@ from flows.config import ROOT, Config
 from predictor.errors import GateError, TrackingError
 
 CHALLENGER, CHAMPION = "challenger", "champion"
+VALIDATED, VALIDATION_RUN = "validated", "validation_run"
+"""Tags of a version whose last validation passed the gate: the pool's digest, and the run."""
+ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 REQUIREMENTS = ("numpy", "peft", "pydantic", "safetensors", "scikit-learn", "scipy", "torch", "transformers")
 
 
@@ -117,7 +120,17 @@ class Tracking:
             try:
                 return str(self.client.get_model_version_by_alias(self.model, alias).version)
             except MlflowException as error:
-                if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                if error.error_code in ABSENT:
+                    return None
+                raise
+
+    def run_of(self, number: str) -> str | None:
+        """The run that registered a version, or None where there is no such version."""
+        with self._answering():
+            try:
+                return str(self.client.get_model_version(self.model, number).run_id)
+            except MlflowException as error:
+                if error.error_code in ABSENT:
                     return None
                 raise
 
@@ -130,10 +143,16 @@ class Tracking:
                 self.client.set_registered_model_alias(self.model, alias, to)
 
     def tag(self, number: str, **tags: str) -> None:
-        """Tag a version."""
+        """Tag a version, in the order given."""
         with self._answering():
             for key, value in tags.items():
                 self.client.set_model_version_tag(self.model, number, key, value)
+
+    def untag(self, number: str, *names: str) -> None:
+        """Remove tags of a version, those that it has."""
+        with self._answering():
+            for name in names:
+                self.client.delete_model_version_tag(self.model, number, name)
 
     def tags(self, number: str) -> dict[str, str]:
         """Tags of a version."""

@@ -3,6 +3,7 @@
 import shutil
 from importlib.metadata import version as version_of
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from prefect import flow, task
@@ -16,11 +17,12 @@ from flows.evaluate import choose_family
 from flows.model_card import model_card
 from flows.tracking import Tracking, scratch
 from models.backbone import digest_text
-from predictor.errors import PoolError, TrackingError
+from predictor.errors import ConfigError, PoolError
 from predictor.network.card import REFIT, PriorModel
 from predictor.network.kernel_predictor import KernelPredictor
 from predictor.network.rivals import fit_rivals, refit
 
+CARD = "predictor.json"
 STATES = "states"
 """Folder of the state folder that keeps frozen states."""
 
@@ -128,21 +130,50 @@ def fit_cached(config: Config, digest: str) -> tuple[str, str]:
     return _train(config, digest)
 
 
+def require_replaceable(output: Path) -> None:
+    """Look before anything is fitted.
+
+    Raises
+    ------
+    ConfigError
+        If ``output`` cannot be a folder, or holds files but no predictor.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if any(output.iterdir()) and not (output / CARD).exists():
+            raise ConfigError(f"--output {output} holds files but no predictor: name a new folder")
+    except OSError as error:
+        raise ConfigError(f"--output {output} cannot be written: {error}") from error
+
+
+def replace_predictor(output: Path, new: Path) -> None:
+    """Let ``output`` be a copy of ``new``: a file that only an older one had would be read with it."""
+    require_replaceable(output)
+    output = output.resolve()
+    try:
+        with TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
+            shutil.copytree(new, Path(aside) / "new")
+            output.rename(Path(aside) / "old")
+            (Path(aside) / "new").rename(output)
+    except OSError as error:
+        raise ConfigError(f"--output {output} cannot be written: {error}") from error
+
+
 @flow(name="train")
 def train(config: Config, output: Path | None = None) -> Trained:
     """Fit and register a challenger; ``output`` also gets it as plain files."""
+    if output is not None:
+        require_replaceable(output)
     digest = Pool.open(config.pool_location).manifest.digest
     tracking = Tracking(config)
     run_id, version = fit_cached(config, digest)
-    try:
-        tracking.tags(version)
-    except TrackingError:
+    if tracking.run_of(version) != run_id:  # removed, or a new registry has given its number again
         get_run_logger().warning("the cached fit is no longer registered; fitting again")
         run_id, version = fit_cached.with_options(refresh_cache=True)(config, digest)
     tracking.point("challenger", version)
     if output is not None:
         with scratch() as folder:
-            shutil.copytree(tracking.download(version, Path(folder)), output, dirs_exist_ok=True)
+            replace_predictor(output, tracking.download(version, Path(folder)))
     create_markdown_artifact(
         f"Challenger version **{version}**, run `{run_id}`, data `{digest}`", key="challenger"
     )

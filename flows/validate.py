@@ -21,7 +21,7 @@ from flows.config import Config
 from flows.evaluate import assess, choose_family
 from flows.model_card import model_card
 from flows.prior_value import KNOWN, POPULATION, PREDICTOR, PriorValue, prior_value
-from flows.tracking import CHALLENGER, Tracking, check_gate, scratch
+from flows.tracking import CHALLENGER, VALIDATED, VALIDATION_RUN, Tracking, check_gate, scratch
 from flows.train import STATES
 from predictor.certificate import Certificate
 from predictor.contract import require_same_contract
@@ -115,6 +115,7 @@ def validate(config: Config, output: Path | None = None) -> Validated:
     logger = get_run_logger()
     tracking = Tracking(config)
     version = tracking.version_of(CHALLENGER)
+    tracking.untag(version, VALIDATED, VALIDATION_RUN)  # whatever an earlier validation found
     pool = Pool.open(config.pool_location)
     contract = pool.manifest.contract.fingerprint
     table = load_scores(pool, config.folds)
@@ -176,5 +177,6 @@ def validate(config: Config, output: Path | None = None) -> Validated:
     gate = config.gate
     floors = {n: getattr(gate, n) for n in ("mean_skill", "std_skill", "evidence_gain")}
     check_gate(metrics, floors | {"refutation_p_value": gate.refuted}, {})
-    tracking.tag(version, validated=pool.manifest.digest, validation_run=run_id)
+    # The verdict last: where it stands, the run that a bundle reads is named too.
+    tracking.tag(version, **{VALIDATION_RUN: run_id, VALIDATED: pool.manifest.digest})
     return Validated(version, metrics, found.rows, found.certificate)
