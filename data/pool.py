@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any, Self
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -102,7 +103,9 @@ class Pool:
                 document = json.loads(stream.read())
         except FileNotFoundError as error:
             raise PoolError(f"no pool at {location}: it has no manifest.json; collect one") from error
-        except ValueError as error:
+        except OSError as error:
+            raise PoolError(f"{path} cannot be read: {error}") from error
+        except (ValueError, RecursionError) as error:
             raise PoolError(f"{path} is not JSON: {error}") from error
         version = document.get("schema_version") if isinstance(document, dict) else None
         if version != SCHEMA_VERSION:
@@ -115,6 +118,15 @@ class Pool:
             raise PoolError(f"{path} is not a pool manifest: {error}") from error
 
     @classmethod
+    def exists(cls, location: str) -> bool:
+        """Whether a manifest is at ``location``, of whatever kind."""
+        fs, root = _filesystem(location)
+        try:
+            return bool(fs.get_file_info(str(root / "manifest.json")).type != pafs.FileType.NotFound)
+        except OSError as error:
+            raise PoolError(f"pool {location} cannot be reached: {error}") from error
+
+    @classmethod
     def create(cls, location: str, contract: ScoreContract) -> Self:
         """Open the pool at ``location``, or start an empty one there.
 
@@ -122,17 +134,20 @@ class Pool:
         ------
         ContractError
             If the pool there was collected under another contract.
+        PoolError
+            If it can be neither opened nor made.
         """
-        fs, root = _filesystem(location)
-        if fs.get_file_info(str(root / "manifest.json")).type != pafs.FileType.NotFound:
-            pool = cls.open(location)
-            require_same_contract(
-                pool.manifest.contract.fingerprint, contract.fingerprint, f"pool {location}"
-            )
-            return pool
-        fs.create_dir(str(root / "parts"), recursive=True)
-        pool = cls(location, Manifest(contract=contract))
-        pool._write_manifest(pool.manifest)
+        if not cls.exists(location):
+            fs, root = _filesystem(location)
+            try:
+                fs.create_dir(str(root / "parts"), recursive=True)
+            except OSError as error:
+                raise PoolError(f"pool {location} cannot be made: {error}") from error
+            with _writer_lock(fs, root):
+                if not cls.exists(location):  # another process may have made it, and filled it
+                    cls(location, Manifest(contract=contract))._write_manifest(Manifest(contract=contract))
+        pool = cls.open(location)
+        require_same_contract(pool.manifest.contract.fingerprint, contract.fingerprint, f"pool {location}")
         return pool
 
     @property
@@ -151,7 +166,7 @@ class Pool:
         """
         try:
             table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError) as error:
             raise PoolError(f"rows do not fit the pool's schema: {error}") from error
         _check_nulls(table, "rows to append")
         fs, root = _filesystem(self.location)
@@ -261,7 +276,7 @@ def _filesystem(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:
 
 
 def _write_aside(fs: pafs.FileSystem, path: str, content: bytes) -> None:
-    aside = f"{path}.{hashlib.sha256(content).hexdigest()[:8]}.tmp"
+    aside = f"{path}.{uuid4().hex[:8]}.tmp"  # two writers may have the same content
     try:
         with fs.open_output_stream(aside) as stream:
             stream.write(content)
@@ -283,7 +298,11 @@ def _writer_lock(fs: pafs.FileSystem, root: PurePosixPath) -> Iterator[None]:
         return
     import fcntl
 
-    with open(root / ".lock", "w") as handle:  # noqa: PTH123
+    try:
+        handle = open(root / ".lock", "w")  # noqa: PTH123, SIM115
+    except OSError as error:
+        raise PoolError(f"pool {root} cannot be written: {error}") from error
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

@@ -3,11 +3,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data import pool as pool_module
 from data.folds import FoldSettings
 from data.pool import SCHEMA, Pool, pending, question_of
 from data.scores import load_scores
@@ -86,7 +89,9 @@ def test_a_lost_part_is_named(pool):
         list(pool.rows())
 
 
-@pytest.mark.parametrize("document", ["{", "[]", '{"schema_version": 99}', '{"schema_version": 1}'])
+@pytest.mark.parametrize(
+    "document", ["{", "[" * 100_000, "[]", '{"schema_version": 99}', '{"schema_version": 1}']
+)
 def test_a_broken_manifest_is_an_error_of_ours(pool, document):
     with open(f"{pool.location}/manifest.json", "w") as file:
         file.write(document)
@@ -115,6 +120,68 @@ except PoolError as error:
     assert "cannot be written, and nothing was added" in found.stdout, found.stderr
     assert Pool.open(pool.location).manifest == before
     assert sorted(os.listdir(f"{pool.location}/parts")) == files
+
+
+def test_two_that_start_one_pool_lose_no_part(tmp_path, contract, monkeypatch):
+    """One is slow to write the empty manifest; the other makes the pool and appends in the meantime."""
+    location, writing = str(tmp_path / "p"), threading.Event()
+    write = pool_module._write_aside
+
+    def write_slowly(fs, path, content):
+        if threading.current_thread() is slow:
+            writing.set()
+            time.sleep(0.5)
+        write(fs, path, content)
+
+    monkeypatch.setattr(pool_module, "_write_aside", write_slowly)
+    slow = threading.Thread(target=Pool.create, args=(location, contract))
+    slow.start()
+    writing.wait()
+    Pool.create(location, contract).append(score_rows(make_questions(1), contract))
+    slow.join()
+    assert len(Pool.open(location).question_ids) == 1
+
+
+def test_processes_that_start_one_pool_at_once_all_add_to_it(tmp_path):
+    script = f"""
+import sys
+from data.pool import Pool
+from tests.helpers import make_contract, make_questions, score_rows
+sys.stdin.readline()
+pool = Pool.create({str(tmp_path / "p")!r}, make_contract())
+pool.append(score_rows(make_questions(1, start=int(sys.argv[1])), make_contract()))
+"""
+    started = [
+        subprocess.Popen([sys.executable, "-c", script, str(n)], stdin=subprocess.PIPE) for n in range(3)
+    ]
+    for process in started:
+        process.stdin.close()
+    assert [process.wait() for process in started] == [0, 0, 0]
+    assert len(Pool.open(str(tmp_path / "p")).question_ids) == 3
+    assert not list((tmp_path / "p").glob("*.tmp"))
+
+
+@pytest.mark.parametrize("column", ["completion", "answer"])
+def test_half_a_character_is_refused_and_nothing_is_written(pool, column):
+    rows = score_rows(make_questions(1, start=500), pool.manifest.contract)
+    rows[1][column] = "half \ud83d"
+    with pytest.raises(PoolError, match="schema"):
+        pool.append(rows)
+    assert Pool.open(pool.location).manifest == pool.manifest
+
+
+@pytest.mark.parametrize("location", ["file", "file/below", "folder", "s3://", "nothing://there", "locked"])
+def test_a_location_that_can_be_no_pool_is_an_error_of_ours(tmp_path, contract, location):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder" / "manifest.json").mkdir(parents=True)
+    (tmp_path / "locked" / ".lock").mkdir(parents=True)
+    if "://" not in location:
+        location = str(tmp_path / location)
+    with pytest.raises(PoolError):
+        Pool.open(location)
+    if location != "s3://":  # that one is asked for over the network
+        with pytest.raises(PoolError):
+            Pool.create(location, contract)
 
 
 def test_no_pool_is_an_error_of_ours(tmp_path):
