@@ -183,11 +183,7 @@ def _rows(question: Question, found: Scored, contract: ScoreContract) -> Iterato
 
 def _question(record: dict[str, Any], where: str, file: Path) -> Question:
     kinds = [str(record[k]) for k in ("group", "subject", "level") if record.get(k) is not None]
-    answer = record.get("answer")
-    if answer is not None:
-        # GSM8K's answer is a worked solution; what a completion is compared with is behind its mark.
-        answer = str(answer).rpartition("####")[2].strip()
-    known = {**record, "group": kinds[0] if kinds else None, "answer": answer or None}
+    known = {**record, "group": kinds[0] if kinds else None}
     return parse_question(known, where, default_source=file.name.split(".")[0])
 
 

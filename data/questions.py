@@ -24,7 +24,7 @@ def read_questions(path: str | Path) -> list[Question]:
     """
     file = Path(path)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold other ends of a line
     except (OSError, UnicodeDecodeError) as error:
         raise QuestionError(f"questions {file} cannot be read: {error}") from error
     questions = [
@@ -48,21 +48,25 @@ def parse_question(line: str | dict[str, Any], where: str, default_source: str) 
     if isinstance(line, str):
         try:
             line = json.loads(line)
-        except ValueError as error:
+            json.dumps(line, ensure_ascii=False).encode()  # an escape of half a character is no text
+        except (ValueError, RecursionError) as error:
             raise QuestionError(f"{where} is not JSON: {error}") from error
     if not isinstance(line, dict):
         raise QuestionError(f"{where} is not a JSON object")
     texts = [line[key] for key in TEXT_KEYS if key in line]
-    if "messages" not in line and not texts:
+    if not line.get("messages") and not texts:
         raise QuestionError(f"{where} has none of the keys messages, {', '.join(TEXT_KEYS)}")
     messages = line.get("messages") or [{"role": "user", "content": texts[0]}]
-    answer = line.get("answer")
+    answer, group = line.get("answer"), line.get("group")
+    if answer is not None:
+        # GSM8K's answer is a worked solution; what a completion is compared with is behind its mark.
+        answer = str(answer).rpartition("####")[2].strip() or None
     try:
         return Question(
             messages=messages,
-            answer=None if answer is None else str(answer),
+            answer=answer,
             source=line.get("source", default_source),
-            group=line.get("group"),
+            group=str(group) if isinstance(group, int) else group,
         )
     except ValidationError as error:
         first = error.errors()[0]

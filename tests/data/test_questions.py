@@ -1,3 +1,4 @@
+import json
 import random
 from collections import Counter
 
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from data import arithmetic
 from data.answers import extract_answer, is_correct
 from data.folds import FoldSettings
+from data.importers import read_scores
 from data.questions import read_questions, write_questions
 from predictor.errors import QuestionError
 from tests.helpers import make_questions
@@ -64,6 +66,20 @@ def test_no_pool_question_was_trained_on():
         ("no idea", "57", False),
         (None, "57", False),
         ("Answer: 5", None, None),
+        ("Answer: -1,234,567.5", "-1234567.50", True),
+        ("Answer: $1,234 dollars", "1234 dollars", True),
+        ("Answer: 1,23", "123", False),
+        ("Answer: 1234,567", "1234567", False),
+        ("Answer: (1,2)", "(12)", False),
+        ("Answer: (1,200)", "(1200)", False),
+        ("Answer: 1_2", "12", False),
+        ("Answer: 6/8", "3/4", True),
+        ("Answer: .5", "1/2", True),
+        ("Answer: 1e3", "1000", True),
+        ("Answer: 1/0", "1/0", True),
+        ("Answer: 1e10000000", "5", False),
+        ("Answer: 1e-10000000", "5", False),
+        ("Answer: " + "9" * 100_000, "5", False),
     ],
 )
 def test_answers_are_compared_as_numbers(completion, reference, right):
@@ -84,6 +100,12 @@ def test_question_sets_round_trip(tmp_path):
     ("line", "message"),
     [
         ("{", "line 2 is not JSON"),
+        ("[" * 100_000, "line 2 is not JSON"),
+        ('{"question": "half \\ud83d"}', "line 2 is not JSON.*surrogates"),
+        ('{"question": "x", "answer": "\\ud83d"}', "line 2 is not JSON.*surrogates"),
+        ('{"messages": []}', "none of the keys"),
+        ('{"messages": null}', "none of the keys"),
+        ('{"question": "x", "group": [1]}', "line 2: group"),
         ("[1]", "line 2 is not a JSON object"),
         ('{"text": "hm"}', "none of the keys"),
         ('{"question": ""}', "the question is empty"),
@@ -99,6 +121,28 @@ def test_a_bad_line_is_named(tmp_path, line, message):
     file.write_text('{"question": "first"}\n' + line + "\n")
     with pytest.raises(QuestionError, match=message):
         read_questions(file)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"answer": "3 + 4 = 7\n#### 7"}, ("7", None)),
+        ({"answer": 7, "group": 3}, ("7", "3")),
+        ({"answer": " ", "group": None}, (None, None)),
+    ],
+)
+def test_answers_and_groups_are_read_as_imports_read_them(tmp_path, given, kept):
+    file = tmp_path / "q.jsonl"
+    file.write_text(json.dumps({"question": "3 + 4?", "scores": [1], **given}))
+    (asked,), ((imported, _),) = read_questions(file), read_scores(file)
+    assert (asked.answer, asked.group) == (imported.answer, imported.group) == kept
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\u0085"])
+def test_a_line_ends_where_json_lines_end(tmp_path, end):
+    file = tmp_path / "q.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + f'{{"question": "one{end}two"}}\r\n{{"question": "three"}}\n'.encode())
+    assert [q.text for q in read_questions(file)] == [f"one{end}two", "three"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
