@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.config import Config, enter_home, load_config
-from predictor.errors import OptScaleError
+from predictor.errors import ConfigError, OptScaleError
 
 app = typer.Typer(
     help="Best-of-N that stops when it should: collect scores, train, validate, ship, serve.",
@@ -46,10 +46,18 @@ class HowAggregated(StrEnum):
 
 
 def _load(file: Path | None, overrides: list[str] | None, pool: str | None = None) -> Config:
-    more = (f"pool={pool}",) if pool else ()
+    more = (f"pool={json.dumps(pool)}",) if pool else ()  # whatever it looks like, it is text
     config = load_config(file, (*(overrides or ()), *more))
     enter_home(config)
     return config
+
+
+def _make_folder(folder: Path) -> None:
+    """Before the computation whose result goes there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output: folder {folder} cannot be made: {error}") from error
 
 
 def _print(value: Any) -> None:
@@ -100,7 +108,6 @@ def import_pool(
     Questions that the pool holds are skipped, so an import that stopped goes on where it was.
     """
     from data import importers
-    from predictor.errors import ConfigError
 
     if prompts and format_ is Format.scores:
         raise ConfigError("--prompts goes with --format optscale; lines of scores hold their questions")
@@ -131,7 +138,9 @@ def train(
     config: ConfigFile = None,
     set_: Set = None,
     pool: PoolOption = None,
-    output: Annotated[Path | None, typer.Option(help="Also write the predictor here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Also write the predictor here.")
+    ] = None,
 ) -> None:
     """Fit predictors on the pool and register the one that tune questions recommend as the challenger."""
     from flows.train import train as flow
@@ -144,11 +153,13 @@ def validate(
     config: ConfigFile = None,
     set_: Set = None,
     pool: PoolOption = None,
-    output: Annotated[Path | None, typer.Option(help="Where the report goes.")] = None,
+    output: Annotated[Path | None, typer.Option(file_okay=False, help="Where the report goes.")] = None,
 ) -> None:
     """Hold the challenger against test questions; exits with 1 where the gate refuses it."""
     from flows.validate import validate as flow
 
+    if output:
+        _make_folder(output)
     _print(flow(_load(config, set_, pool), output)._asdict())
 
 
@@ -158,10 +169,13 @@ def replay(
     set_: Set = None,
     pool: PoolOption = None,
     policy: Annotated[
-        list[Path] | None, typer.Option(help="Policy as JSON, to show beside the others.")
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="Policy as JSON, to show beside the others."),
     ] = None,
     predictor: PredictorOption = None,
-    output: Annotated[Path | None, typer.Option(help="Write report.html and its plot here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Write report.html and its plot here.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """What policies would have drawn, hit and answered on the pool's test questions."""
@@ -171,9 +185,11 @@ def replay(
     from predictor.policies import load_policy
 
     loaded = _load(config, set_, pool)
-    found_pool, found = examine(loaded, predictor, {p.stem: load_policy(p.read_text()) for p in policy or ()})
+    shown = {p.stem: load_policy(p.read_bytes()) for p in policy or ()}
     if output:
-        output.mkdir(parents=True, exist_ok=True)
+        _make_folder(output)
+    found_pool, found = examine(loaded, predictor, shown)
+    if output:
         report.write(output, loaded, found_pool, found, {}, None)
     if as_json:
         _print(found.rows)
@@ -187,11 +203,13 @@ def certify(
     set_: Set = None,
     pool: PoolOption = None,
     predictor: PredictorOption = None,
-    output: Annotated[Path | None, typer.Option(help="Write the certificate here.")] = None,
+    output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the certificate here.")] = None,
 ) -> None:
     """The cheapest policy that keeps its promise on calibration questions, and the certificate as JSON."""
     from flows.examine import examine
 
+    if output:
+        _make_folder(output.parent)
     _, found = examine(_load(config, set_, pool), predictor)
     document = found.certificate.model_dump_json(indent=1)
     if output:
@@ -285,25 +303,33 @@ def predict(
 
 @app.command()
 def decide(
-    scores: Annotated[str, typer.Argument(help="Scores so far as JSON, e.g. '[0.3, 0.4]'.")] = "[]",
-    policy: Annotated[Path | None, typer.Option(help="Policy as JSON; default: the config's.")] = None,
-    prior: Annotated[str | None, typer.Option(help="The question's prior as JSON.")] = None,
+    scores: Annotated[str, typer.Argument(help="Scores so far as JSON.")] = "[]",
+    policy: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Policy as JSON; default: the config's."),
+    ] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="The question's prior as JSON, as `predict` prints it.")
+    ] = None,
     config: ConfigFile = None,
     set_: Set = None,
 ) -> None:
-    """Decide for one question: sample m more, accept, or give up."""
+    """Decide for one question: sample m more, accept, or give up.
+
+    A schedule needs no prior: optscale decide '[0.3, 0.4]' -s 'policy={kind: schedule}'
+    """
     from pydantic import ValidationError
 
     from predictor.decision import decide as decide_
-    from predictor.errors import ConfigError, ScoreError
+    from predictor.errors import ScoreError
     from predictor.policies import load_policy
     from predictor.prior import Prior
 
     loaded = load_config(config, tuple(set_ or ()))
-    chosen = load_policy(policy.read_text()) if policy else loaded.policy
+    chosen = load_policy(policy.read_bytes()) if policy else loaded.policy
     try:
         values = json.loads(scores)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ScoreError(f"scores are not JSON: {error}") from error
     try:
         believed = Prior.model_validate_json(prior) if prior else None

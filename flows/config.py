@@ -13,9 +13,10 @@ import yaml
 from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    YamlConfigSettingsSource,
+    SettingsError,
 )
 
 from data.folds import FoldSettings
@@ -105,7 +106,8 @@ class GateSettings(Settings):
     evidence_gain: float = 0.0
     """Log evidence a score (nats), over the population's prior."""
     refuted: float = Field(0.05, gt=0, lt=1)
-    """Level of the one-sided exact test by which test questions refute the certified risk."""
+    """Level of the one-sided exact tests by which test questions refute the certified risks; each risk is
+    tested at its even share of it (Bonferroni)."""
 
 
 class TrackingSettings(Settings):
@@ -146,7 +148,7 @@ class Config(Settings):
     folds: FoldSettings = FoldSettings()
     """How questions are divided."""
     predictor: PredictorSettings = PredictorSettings()
-    """The LoRA predictor."""
+    """What foretells a question's scores before any is drawn, and how it is fitted."""
     policy: AnyPolicy = Value(target=0.55, cap=32, token_price=2e-5, candidate_tokens=30, round_price=0.0012)
     """The stopping policy: its target and cap are what is certified; all of it where nothing is chosen."""
     certify: CertifySettings = CertifySettings()
@@ -186,8 +188,7 @@ def load_config(file: str | Path | None = None, overrides: tuple[str, ...] = ())
     ConfigError
         If a key is unknown or a value impossible; says which and where it was set.
     """
-    if file is not None and not Path(file).is_file():
-        raise ConfigError(f"config file {file} does not exist")
+    written = _read_file(Path(file)) if file is not None else {}
     _reject_unknown_environment()
 
     class Sourced(BaseSettings, Config):
@@ -205,8 +206,8 @@ def load_config(file: str | Path | None = None, overrides: tuple[str, ...] = ())
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            read = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
-            return (init_settings, env_settings, *read, _Defaults(settings_cls))
+            read = InitSettingsSource(settings_cls, init_kwargs=written)
+            return (init_settings, env_settings, read, _Defaults(settings_cls))
 
     try:
         sourced = Sourced(**_parse_overrides(overrides))
@@ -216,8 +217,22 @@ def load_config(file: str | Path | None = None, overrides: tuple[str, ...] = ())
             f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()
         )
         raise ConfigError(f"config{f' {file}' if file else ''}: {problems}") from error
-    except yaml.YAMLError as error:
+    except SettingsError as error:
+        raise ConfigError(f"environment variables OPTSCALE_*: {error}: {error.__cause__}") from error
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_bytes()) or {}
+    except FileNotFoundError as error:
+        raise ConfigError(f"config file {file} does not exist") from error
+    except OSError as error:
+        raise ConfigError(f"config file {file} cannot be read: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"config {file} is not YAML: {error}") from error
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise ConfigError(f"config {file} must hold settings by name, such as `home: .optscale`")
+    return tree
 
 
 class _Defaults(PydanticBaseSettingsSource):
@@ -254,7 +269,12 @@ def _parse_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
         *sections, last = key.strip().split(".")
         for section in sections:
             node = node.setdefault(section, {})
-        node[last] = yaml.safe_load(value)
+            if not isinstance(node, dict):
+                raise ConfigError(f"--set {item}: {section} is a single value by an earlier --set")
+        try:
+            node[last] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"--set {item}: the value is not YAML: {error}") from error
     return tree
 
 
@@ -274,9 +294,18 @@ OTHER_VARIABLES = {"OPTSCALE_BUNDLE", "OPTSCALE_CONFIG", OVERRIDES, KEYS, KEYS_F
 
 
 def enter_home(config: Config) -> None:
-    """Point every library's state to the state folder; call before they are imported."""
+    """Point every library's state to the state folder; call before they are imported.
+
+    Raises
+    ------
+    ConfigError
+        If the folder cannot be made.
+    """
     home = config.home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"state folder {home} (home, OPTSCALE_HOME) cannot be made: {error}") from error
     os.environ["OPTSCALE_HOME"] = str(home)
     for name, folder in (("PREFECT_HOME", "prefect"), ("BENTOML_HOME", "bentoml")):
         os.environ.setdefault(name, str(home / folder))

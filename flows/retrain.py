@@ -27,11 +27,17 @@ def serve_schedule(config: Config, cron: str) -> None:
     Raises
     ------
     ConfigError
-        If no Prefect server is named or it does not answer: schedules fire on a server alone.
+        If ``cron`` is none, or no Prefect server is named or it does not answer: schedules fire on a
+        server alone.
     """
     import httpx
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.client.schemas.schedules import CronSchedule
 
+    try:
+        CronSchedule(cron=cron)
+    except ValueError as error:
+        raise ConfigError(f"--cron {cron!r} is no schedule; write one as '0 3 * * 0'") from error
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         raise ConfigError(

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from flows import cli
 from flows.config import Config, load_config
-from predictor.errors import ConfigError
+from predictor.errors import ConfigError, OptScaleError
 from predictor.policies import FixedN
 
 run = CliRunner().invoke
@@ -32,6 +32,8 @@ def test_later_sources_win(tmp_path, monkeypatch):
         ("generator.sampling.temperature=-1", "temperature"),
         ("policy.kind=magic", "policy"),
         ("nonsense", "section.key=value"),
+        ("policy=[", "--set policy=.*not YAML"),
+        ("policy=" + "[" * 100_000, "not YAML"),
     ],
 )
 def test_a_misspelt_or_impossible_setting_is_named(override, message):
@@ -49,6 +51,80 @@ def test_broken_files_and_variables_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("OPTSCALE_COLECT__SEED", "1")
     with pytest.raises(ConfigError, match="OPTSCALE_COLECT__SEED"):
         load_config()
+
+
+@pytest.mark.parametrize(
+    "content", [b"[1, 2]", b"text", b"5", b"1: 2", b"home: \xff\xfe", b"a: 2026-99-99", None]
+)
+def test_a_file_that_holds_no_settings_is_named(tmp_path, content):
+    file = tmp_path / "c.yaml"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(ConfigError, match="c.yaml"):
+        load_config(file)
+
+
+def test_a_setting_below_a_single_value_is_named():
+    with pytest.raises(ConfigError, match="policy.target=.9: policy is a single value"):
+        load_config(None, ("policy=1", "policy.target=.9"))
+
+
+@pytest.mark.parametrize("value", ["{", "[1]", "text"])
+def test_a_variable_that_cannot_be_read_is_named(monkeypatch, value):
+    monkeypatch.setenv("OPTSCALE_COLLECT", value)
+    with pytest.raises(ConfigError, match="collect"):
+        load_config()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("plan --questions q.jsonl -s home=file", "state folder .*file"),
+        ("plan --questions q.jsonl --pool file", "file"),
+        ("collect --dry-run --pool broken", "broken"),
+        ("certify --pool none --output file/below/c.json", "--output"),
+        ("replay --pool none --output file/below", "--output"),
+        ("validate --output file/below", "--output"),
+        ("schedule --cron nonsense", "--cron 'nonsense'"),
+        ("plan --questions q.jsonl --pool 5", "no pool at 5"),
+    ],
+)
+def test_what_a_command_cannot_use_is_an_error_of_ours(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "q.jsonl").write_text('{"question": "1 + 1?"}')
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    monkeypatch.setenv("OPTSCALE_COLLECT__QUESTIONS", '["q.jsonl"]')
+    with pytest.raises(OptScaleError, match=message):
+        run(cli.app, arguments.split(), catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "replay --policy none.json",
+        "replay --output file",
+        "decide --policy none.json",
+        "decide --policy .",
+        "certify --output .",
+        "validate --output file",
+        "train --output file",
+    ],
+)
+def test_a_path_of_the_wrong_kind_is_refused_at_once(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    result = run(cli.app, arguments.split())
+    assert result.exit_code == 2
+    assert "Invalid value" in result.output
+
+
+def test_the_example_of_decide_works():
+    import shlex
+
+    (example,) = [line for line in cli.decide.__doc__.splitlines() if "optscale decide" in line]
+    result = run(cli.app, shlex.split(example.partition("optscale ")[2]), catch_exceptions=False)
+    assert json.loads(result.output)["drawn"] == 2
 
 
 def test_every_setting_is_documented():
