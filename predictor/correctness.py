@@ -115,11 +115,6 @@ def training_rows(
     return best, drawn, before, correct
 
 
-def brier(predicted: Array, correct: Array) -> float:
-    """Mean squared difference of the chance and what came, NaN left out: 0 is perfect, 0.25 a coin."""
-    return float(np.nanmean((predicted - correct) ** 2))
-
-
 def reliability(predicted: Array, correct: Array, bins: int = 10) -> list[dict[str, float]]:
     """Mean chance ``predicted``, share ``observed`` and ``number`` of rows, in bins of about as many rows.
 

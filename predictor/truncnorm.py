@@ -44,12 +44,6 @@ def log_mass(mu: ArrayLike, sigma: ArrayLike) -> Array:
     return _log_normal_mass(a, b)
 
 
-def logpdf(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Array:
-    """Log density at ``x`` in [0, 1]."""
-    _, z, _ = _standard(x, mu, sigma)
-    return -0.5 * z**2 - np.log(sigma) - 0.5 * np.log(2 * np.pi) - log_mass(mu, sigma)
-
-
 def logcdf(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Array:
     """Log F(x); accurate also where F is 0 or 1 to machine precision."""
     a, z, b = _standard(x, mu, sigma)
@@ -89,16 +83,6 @@ def moments(mu: ArrayLike, sigma: ArrayLike) -> tuple[Array, Array]:
     shift = density_a - density_b
     variance = sigma**2 * (1 + a * density_a - b * density_b - shift**2)
     return np.clip(mu + sigma * shift, 0.0, 1.0), np.sqrt(np.clip(variance, 0.0, 0.25))
-
-
-def maximum_cdf(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike, n: ArrayLike) -> Array:
-    """CDF of the best of ``n`` independent scores, F(x)^n (paper, section 3)."""
-    return np.exp(np.asarray(n) * logcdf(x, mu, sigma))
-
-
-def maximum_ppf(q: ArrayLike, mu: ArrayLike, sigma: ArrayLike, n: ArrayLike) -> Array:
-    """Quantile of the best of ``n`` independent scores: F^-1(q^(1/n))."""
-    return ppf(np.asarray(q, float) ** (1 / np.asarray(n)), mu, sigma)
 
 
 def fit(

@@ -16,11 +16,15 @@ def reference(mu, sigma):
     return stats.truncnorm(-mu / sigma, (1 - mu) / sigma, mu, sigma)
 
 
+def logpdf(x, mu, sigma):
+    return stats.norm.logpdf(x, mu, sigma) - truncnorm.log_mass(mu, sigma)
+
+
 @given(mu=st.floats(-1, 2), sigma=st.floats(0.05, 2), x=st.floats(0.001, 0.999))
 def test_agrees_with_scipy_where_scipy_holds(mu, sigma, x):
     law = reference(mu, sigma)
     assert truncnorm.logcdf(x, mu, sigma) == pytest.approx(law.logcdf(x), rel=1e-9, abs=1e-12)
-    assert truncnorm.logpdf(x, mu, sigma) == pytest.approx(law.logpdf(x), rel=1e-9, abs=1e-9)
+    assert logpdf(x, mu, sigma) == pytest.approx(law.logpdf(x), rel=1e-9, abs=1e-9)
 
 
 @given(mu=st.floats(-0.5, 1.5), sigma=st.floats(0.1, 1))
@@ -36,12 +40,6 @@ def test_quantile_inverts_the_distribution(mu, sigma, q):
     x = truncnorm.ppf(q, mu, sigma)
     assert 0 <= x <= 1
     assert truncnorm.cdf(x, mu, sigma) == pytest.approx(q, abs=1e-7)
-
-
-@given(mu=mus, sigma=sigmas, q=st.floats(0.01, 0.99), n=st.integers(1, 500))
-def test_maximum_quantile_inverts_the_maximum(mu, sigma, q, n):
-    x = truncnorm.maximum_ppf(q, mu, sigma, n)
-    assert truncnorm.maximum_cdf(x, mu, sigma, n) == pytest.approx(q, abs=1e-5)
 
 
 @pytest.mark.parametrize(("mu", "sigma"), [(9, 0.5), (-9, 0.5), (60, 1), (-60, 1), (0.5, 1e-3), (0.5, 300)])
@@ -71,7 +69,7 @@ def test_likelihood_is_as_high_as_an_optimiser_finds(scores):
     (mu,), (sigma,) = truncnorm.fit(scores.mean(), (scores**2).mean(), len(scores))
 
     def cost(p):
-        return -truncnorm.logpdf(scores, p[0], np.exp(p[1])).sum()
+        return -logpdf(scores, p[0], np.exp(p[1])).sum()
 
     box = [truncnorm.MU_RANGE, tuple(np.log(truncnorm.SIGMA_RANGE))]
     start = [np.clip(scores.mean(), *truncnorm.MU_RANGE), np.log(max(scores.std(), 0.01))]
