@@ -254,10 +254,12 @@ def decide(
     Raises
     ------
     ScoreError
-        If a score is not in [0, 1], or more were drawn than the cap allows.
+        If a score is not in [0, 1], a count is below 0, or more were drawn than the cap allows.
     """
     values = require_scores(scores, "scores so far").ravel()
     drawn = values.size + failed
+    if failed < 0:
+        raise ScoreError(f"{failed} candidates without a score: give 0 or more")
     if drawn > policy.cap:
         raise ScoreError(f"{drawn} candidates were drawn, more than the policy's cap of {policy.cap}")
     row = np.concatenate([values, np.full(failed, np.nan)])[None]
@@ -266,6 +268,8 @@ def decide(
         spent = np.asarray(tokens, float).ravel()
         if spent.size != values.size:
             raise ScoreError(f"{spent.size} token counts for {values.size} scores; give one a score")
+        if not (np.isfinite(spent) & (spent >= 0)).all():
+            raise ScoreError(f"token counts {spent.tolist()}: each must be 0 or more"[:200])
         spent = np.concatenate([spent, np.full(failed, spent.mean() if spent.size else 0.0)])[None]
     beliefs = None if prior is None else Beliefs.of([prior])
     plan = policy.plan(State(row, np.array([drawn]), beliefs, spent))

@@ -184,7 +184,7 @@ class Predictive(_Bound):
 
     @model_validator(mode="after")
     def _give_up_within_promise(self) -> Self:
-        if self.give_up >= 1 - self.confidence:
+        if self.confidence + self.give_up > 1 - 1e-12:  # 1 - .95 is a hair above .05
             raise ValueError(
                 f"giving up at a chance of {self.give_up:g} alone breaks a confidence of "
                 f"{self.confidence:g}; it must be below {1 - self.confidence:g}"

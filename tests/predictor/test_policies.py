@@ -266,6 +266,25 @@ def test_impossible_or_inconsistent_knobs_are_errors(document):
         load_policy(document)
 
 
+@pytest.mark.parametrize(
+    "document", ['{"confidence": 0.95, "give_up": 0.05}', '{"confidence": 0.7, "give_up": 0.3}']
+)
+def test_giving_up_may_not_take_all_of_the_promise(document):
+    with pytest.raises(ConfigError, match="giving up"):
+        load_policy(document.replace("{", '{"kind": "predictive", ', 1))
+
+
+def test_fewer_than_no_failed_candidates_are_an_error():
+    with pytest.raises(ScoreError, match="-1 candidates"):
+        decide(FixedN(cap=4), [0.5], failed=-1)
+
+
+@pytest.mark.parametrize("count", [float("nan"), float("inf"), -1])
+def test_token_counts_that_are_no_counts_are_an_error(count):
+    with pytest.raises(ScoreError, match="0 or more"):
+        decide(Value(target=0.9, cap=4), [0.5, 0.4], BELIEF, tokens=[3, count])
+
+
 def test_token_counts_that_do_not_match_the_scores_are_an_error():
     with pytest.raises(ScoreError, match="2 token counts for 1 scores"):
         decide(FixedN(cap=4), [0.5], tokens=[3, 4])
