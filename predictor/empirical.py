@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import logit
 
-from predictor.errors import ModelError
+from predictor.errors import ModelError, ScoreError
 from predictor.families import BINS, EMPIRICAL, Array, Family, get_family, log_masses, register
 
 MAX_LAWS = 1024  # more laws add little, and a decision's time goes with their number
@@ -35,9 +35,16 @@ def fit_empirical(scores: ArrayLike) -> Family:
     ----------
     scores : (questions, n) in [0, 1], NaN where there is none; of more than `MAX_LAWS` questions, as
         many are drawn at random.
+
+    Raises
+    ------
+    ScoreError
+        If no question has a score.
     """
     counts = get_family("beta").counts(scores)
     counts = counts[counts.sum(axis=1) > 0]
+    if not len(counts):
+        raise ScoreError("no question has a score, so there are no laws to learn: collect scored candidates")
     if len(counts) > MAX_LAWS:
         counts = counts[np.random.default_rng(0).choice(len(counts), MAX_LAWS, replace=False)]
     family = _from_counts(counts)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, field_validator
 from scipy.special import logsumexp
 
-from predictor.errors import ConfigError
+from predictor.errors import ConfigError, ScoreError
 from predictor.families import EMPIRICAL, FAMILIES, IMPOSSIBLE, Family, get_family
 from predictor.settings import Settings
 
@@ -189,8 +189,15 @@ def fit_population(scores: ArrayLike, family_name: str = "beta", rounds: int = 1
     Parameters
     ----------
     scores : (questions, n) scores, NaN where there is none.
+
+    Raises
+    ------
+    ScoreError
+        If there are no questions.
     """
     family = get_family(family_name)
+    if not len(np.asarray(scores)):
+        raise ScoreError("there are no questions to fit a population's prior on: collect scored candidates")
     if family.made_of is not None:
         location, spread, correlation = _normal(family, np.full(len(family.mean), 1 / len(family.mean)))
         return _to_prior(family_name, location, spread, correlation)

@@ -7,7 +7,7 @@ from scipy.special import logsumexp
 from predictor import families
 from predictor.decision import decide
 from predictor.empirical import MAX_LAWS, fit_empirical, load_family, save_family
-from predictor.errors import ConfigError, ModelError
+from predictor.errors import ConfigError, ModelError, ScoreError
 from predictor.families import FAMILIES, get_family
 from predictor.family_check import choose, compare_families
 from predictor.planning import Donors, estimate
@@ -146,3 +146,9 @@ def test_it_comes_back_from_its_file_and_an_altered_file_is_refused(fitted, tmp_
         (tmp_path / "family.json").write_text(broken)
         with pytest.raises(ModelError):
             load_family(tmp_path)
+
+
+@pytest.mark.parametrize("scores", [np.empty((0, 4)), np.full((3, 4), np.nan)])
+def test_no_scores_make_no_family(scores):
+    with pytest.raises(ScoreError, match="no question has a score"):
+        fit_empirical(scores)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from predictor.errors import ConfigError
+from predictor.errors import ConfigError, ScoreError
 from predictor.families import get_family
 from predictor.prior import Prior, fit_population, log_evidence, posterior_moments
 
@@ -93,3 +93,9 @@ def test_scores_narrow_the_posterior_around_their_law():
     assert mean[0, 0] == pytest.approx(np.log(3), abs=0.15)
     assert mean[0, 1] == pytest.approx(np.log(1 / 12), abs=0.3)  # dispersion 1 / 13
     assert np.diag(covariance[0]).max() < 0.1
+
+
+@pytest.mark.parametrize("scores", [[], np.empty((0, 4))])
+def test_no_questions_have_no_population(scores):
+    with pytest.raises(ScoreError, match="no questions"):
+        fit_population(scores)
