@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from models import backbone
+from predictor.errors import ConfigError
 from predictor.network.model import QuestionCollator, pool_states
-from predictor.network.settings import PredictorSettings
+from predictor.network.settings import Kind, PredictorSettings
 from predictor.network.views import read_text
 from predictor.question import Question
 
@@ -102,6 +103,15 @@ def _load(file: Path) -> dict[str, NDArray[Any]]:
         return load_file(file)
     except (FileNotFoundError, SafetensorError):
         return {}
+
+
+def require_read(count: int, kind: Kind, settings: PredictorSettings) -> None:
+    """Raise ConfigError where of all questions of a fold none can be read."""
+    if not count:
+        raise ConfigError(
+            f"predictor {kind}: all questions are too long to be read at max_length {settings.max_length}; "
+            "raise it, or take a kind that reads no states"
+        )
 
 
 def encode(tokenizer: Any, question: Question, max_length: int) -> list[int] | None:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from predictor.empirical import save_family
 from predictor.families import get_family
 from predictor.network.card import CARD, PredictorCard, clear
-from predictor.network.frozen import FrozenStates, encode
+from predictor.network.frozen import FrozenStates, encode, require_read
 from predictor.network.regression import (
     Kernels,
     Reach,
@@ -103,6 +103,7 @@ class KernelPredictor:
             return cls(card)
         usable = np.ones(len(questions), bool) if features is None else np.isfinite(features).all(axis=1)
         rows = np.flatnonzero(usable)
+        require_read(len(rows), kind, settings)
         if len(rows) > MOST_QUESTIONS:
             rows = np.sort(np.random.default_rng(settings.lora.seed).permutation(rows)[:MOST_QUESTIONS])
         asked = [questions[row] for row in rows.tolist()]

@@ -25,7 +25,7 @@ from predictor.empirical import fit_empirical, load_family, save_family
 from predictor.errors import ConfigError, ModelError
 from predictor.families import EMPIRICAL, FAMILIES, get_family
 from predictor.network.card import CARD, PredictorCard, PriorModel, clear
-from predictor.network.frozen import encode
+from predictor.network.frozen import encode, require_read
 from predictor.network.kernel_predictor import KernelPredictor
 from predictor.network.model import (
     EvidenceLoss,
@@ -101,6 +101,8 @@ class Predictor:
             ]
             for ids, (_, scores) in zip(encoded, (train, tune), strict=True)
         ]
+        for fold in examples:
+            require_read(len(fold), "lora", settings)
         collate = QuestionCollator(tokenizer.pad_token_id)
         labels = torch.stack([e["labels"] for e in examples[0]])
         frozen = _read_all(network, collate, encoded[0], settings.batch_size)

@@ -183,7 +183,7 @@ def _errors_left_out(own: Sequence[Array], weights: tuple[float, ...], target: A
     turned = vectors.T @ (target - target.mean(axis=0))
     errors = []
     for noise in NOISES:
-        inverse = 1 / (np.maximum(values, 0.0) + noise * np.diag(gram).mean())
+        inverse = 1 / (np.maximum(values, 0.0) + noise * _scale(gram))
         left_out = (vectors @ (inverse[:, None] * turned)) / ((vectors**2) @ inverse)[:, None]
         errors.append((left_out**2).mean(axis=0))
     found: Array = np.array(errors) / (target.var(axis=0) + 1e-12)
@@ -273,10 +273,15 @@ def _total(kernels: Sequence[Array], weights: Sequence[float]) -> Array:
     return total
 
 
+def _scale(gram: Array) -> float:
+    """The unit of noise: the kernel's mean diagonal, which is 0 where all questions are alike to it."""
+    return max(float(np.diag(gram).mean()), 1e-6)
+
+
 def _solve(gram: Array, target: Array, noise: tuple[float, ...]) -> tuple[Array, Array]:
     """Dual coefficients (n, numbers told), and what the others tell of each question."""
     centred = target - target.mean(axis=0)
-    scale = float(np.diag(gram).mean())
+    scale = _scale(gram)
     dual, told = np.empty_like(target), np.empty_like(target)
     for value in set(noise):
         columns = [column for column in range(len(noise)) if noise[column] == value]

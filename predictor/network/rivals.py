@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from models.lora import Log
-from predictor.errors import ConfigError
+from predictor.errors import ConfigError, ScoreError
 from predictor.families import get_family
 from predictor.network.card import KINDS, PriorModel, Rival
 from predictor.network.frozen import FrozenStates
@@ -26,7 +26,7 @@ Fold = tuple[Sequence[Question], Array]
 
 
 class Told(NamedTuple):
-    """What priors told of questions' scores, each (questions,)."""
+    """What priors told of questions' scores, each (questions with a score,)."""
 
     evidence: Array
     """Log evidence of all its scores."""
@@ -35,12 +35,16 @@ class Told(NamedTuple):
 
 
 def tell(priors: Sequence[Prior], scores: Array, target: float) -> Told:
-    """Hold priors against scores (questions, n), NaN for none."""
+    """Hold priors against scores (questions, n), NaN for none; a question without any tells nothing."""
+    rows = np.flatnonzero(~np.isnan(scores).all(axis=1))
+    if not len(rows):
+        raise ScoreError("no question to compare predictors on has a score: collect scored candidates")
+    priors, scores = [priors[row] for row in rows.tolist()], scores[rows]
     family = get_family(priors[0].family)
     evidence = log_evidence(priors, family.log_likelihood(scores))
     log_miss = logsumexp(stack_log_weights(priors) + family.log_miss(target), axis=1)
     log_miss = np.clip(log_miss, np.log(1e-6), np.log1p(-1e-6))
-    share = (scores >= target).sum(axis=1) / np.maximum((~np.isnan(scores)).sum(axis=1), 1)
+    share = (scores >= target).sum(axis=1) / (~np.isnan(scores)).sum(axis=1)
     return Told(evidence, share * np.log(-np.expm1(log_miss)) + (1 - share) * log_miss)
 
 

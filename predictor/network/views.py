@@ -146,7 +146,10 @@ class Words:
             min_df=min(2, len(texts)),
             max_features=_MOST_TERMS,
         )
-        table = found.fit_transform(texts).tocsr()
+        try:
+            table = found.fit_transform(texts).tocsr()
+        except ValueError:  # no two of them share a term
+            table = found.set_params(min_df=1).fit_transform(texts).tocsr()
         arrays = {"idf": found.idf_, "data": table.data, "indices": table.indices, "indptr": table.indptr}
         return cls(list(found.get_feature_names_out()), arrays)
 

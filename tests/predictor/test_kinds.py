@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from predictor.errors import ModelError
+from predictor.errors import ConfigError, ModelError
 from predictor.network import kernel_predictor, rivals
 from predictor.network.predictor import Predictor
 from predictor.network.settings import PredictorSettings
@@ -153,3 +153,19 @@ def test_another_kind_is_saved_over_one(stored, tmp_path):
         model = Predictor.load(stored / kind)
         model.save(tmp_path)
         assert Predictor.load(tmp_path).card == model.card
+
+
+def test_questions_that_cannot_be_read_are_an_error_of_the_kinds_that_read(tmp_path):
+    scores = np.full((12, 6), 0.5)
+    for kind in ("ridge", "stack"):
+        with pytest.raises(ConfigError, match=f"{kind}: all questions are too long.*max_length 512"):
+            fit(kind, ([ENDLESS] * 12, scores), fold(8, 1), tmp_path)
+    unread = fit("ridge", fold(20, 0), ([ENDLESS] * 12, scores), tmp_path)
+    assert unread.card.strength == 1
+
+
+@pytest.mark.parametrize("kind", ["words", "ridge", "stack"])
+def test_the_fewest_questions_that_are_read_make_a_predictor(kind, tmp_path):
+    questions, scores = fold(8, 0)
+    model = fit(kind, ([*questions[:1], *[ENDLESS] * 7], scores), fold(4, 1), tmp_path)
+    assert len(model.predict(questions)) == 8

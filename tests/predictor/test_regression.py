@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from predictor.errors import ScoreError
 from predictor.families import get_family
 from predictor.network.card import Rival
 from predictor.network.regression import (
@@ -166,6 +167,34 @@ def test_stored_views_are_the_same(points):
             assert one == pytest.approx(other)
         assert again.own() == pytest.approx(view.own())
     assert words.kernel(["zzz"]).cross.max() == 0
+
+
+def test_texts_that_share_no_term_have_words_all_the_same():
+    words = Words.fit(["one", "two", "three"])
+    assert words.own() == pytest.approx(np.eye(3))
+
+
+def test_questions_that_are_all_alike_are_told_the_average(points):
+    _, _, population, likelihood = points
+    alike = np.full((60, 5), 0.3, dtype=np.float32).astype(float)
+    view = Dense.fit("states", "linear", alike)
+    own = [view.own()]
+    shape = choose(own, [(1.0,)], targets(population, likelihood))
+    found = Regression.fit(own, shape, likelihood, population)
+    reach = learn_reach(own, found, np.repeat(["a", "b", "c"], 20), likelihood, population)
+    told, distance = found.predict([view.kernel(np.concatenate([alike[:1], alike[:1] + 1]))])
+    assert told == pytest.approx(np.tile(found.arrays["centre"], (2, 1)))
+    location, covariance = found.normals(told)
+    assert np.isfinite(make_priors(location, reach.share(distance), covariance, population)[0].location).all()
+
+
+def test_a_question_without_a_score_is_left_out_of_the_comparison():
+    scores = np.array([[0.9, 0.8, np.nan], [np.nan] * 3])
+    prior = Prior.centred(0.8, 0.1)
+    one, both = tell([prior], scores[:1], 0.85), tell([prior] * 2, scores, 0.85)
+    assert [field.tolist() for field in both] == [field.tolist() for field in one]
+    with pytest.raises(ScoreError, match="no question"):
+        tell([prior], scores[1:], 0.85)
 
 
 def test_the_cheapest_within_noise_is_recommended():

@@ -8,12 +8,12 @@ from transformers import AutoModel, LlamaConfig
 
 from models import backbone
 from models.settings import LoraSettings
-from predictor.errors import ModelError
+from predictor.errors import ConfigError, ModelError
 from predictor.network import frozen
 from predictor.network.frozen import FrozenStates
 from predictor.network.predictor import Predictor
 from predictor.network.settings import HeadSettings, PredictorSettings
-from tests.predictor.test_kinds import cut, fold
+from tests.predictor.test_kinds import ENDLESS, cut, fold
 
 pytestmark = pytest.mark.slow
 
@@ -110,3 +110,11 @@ def test_one_form_is_saved_over_the_other(fitted, tmp_path):
     fitted[0].save(tmp_path)
     assert not (tmp_path / "network.safetensors").exists()
     assert Predictor.load(tmp_path).card == fitted[0].card
+
+
+def test_questions_that_cannot_be_read_are_an_error(fitted, tmp_path):
+    settings = fitted[0].card.settings.model_copy(update={"max_length": 64})
+    endless = [ENDLESS] * 8, fold(8, 1)[1]
+    for folds in ((endless, fold(8, 1)), (fold(16, 0), endless)):
+        with pytest.raises(ConfigError, match="lora: all questions are too long"):
+            Predictor.fit(*folds, settings, contract="c", data_digest="d", directory=tmp_path)
