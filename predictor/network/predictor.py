@@ -131,7 +131,7 @@ class Predictor:
             "stack", *train, settings, contract=contract, data_digest=data_digest, features=read
         )
         predictor = cls(adapted, tokenizer, card, guard)
-        strength = calibrate(predictor.predict(tune[0]), tune[1], population)
+        strength = calibrate(predictor.predict(tune[0]), tune[1], card.population)
         predictor.card = card.model_copy(update={"strength": strength})
         return predictor
 
