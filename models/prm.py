@@ -49,7 +49,8 @@ class StepRewardModel(nn.Module):
         """
         hidden = self.backbone.model(input_ids=input_ids, attention_mask=attention_mask)[0]
         rows, columns = step.nonzero(as_tuple=True)
-        scores = self.backbone.lm_head(hidden[rows, columns - 1]).float()
+        head = self.backbone.lm_head  # in float32 also where the rest is not
+        scores = head(hidden[rows, columns - 1].to(head.weight.dtype)).float()
         likelihood = -cross_entropy(scores, input_ids[rows, columns], reduction="none")
         place = torch.stack([rows, step[rows, columns] - 1], dim=1)
         shape = (len(step), int(step.max()))

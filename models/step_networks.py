@@ -1,5 +1,6 @@
 """The process reward models that run in this process, one loader a convention."""
 
+import copy
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class QwenProcessRewardModel(Qwen2PreTrainedModel):
         """(batch, steps) logits of P(step right)."""
         hidden = self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
         rows = torch.arange(len(hidden), device=hidden.device)[:, None]
-        classes = self.score(hidden[rows, step_ends(step)])
+        classes = self.score(hidden[rows, step_ends(step)].float())
         return classes[..., 1] - classes[..., 0]
 
 
@@ -56,7 +57,7 @@ class ShepherdRewardModel(nn.Module):
         """(batch, steps) logits of P(step right)."""
         hidden = self.model.model(input_ids=input_ids, attention_mask=attention_mask)[0]
         rows = torch.arange(len(hidden), device=hidden.device)[:, None]
-        logits = self.model.lm_head(hidden[rows, step_ends(step)])[..., self.classes]
+        logits = hidden[rows, step_ends(step)].float() @ self.model.lm_head.weight[[*self.classes]].float().T
         return logits[..., 0] - logits[..., 1]
 
 
@@ -67,12 +68,15 @@ def _load_lines(settings: LocalRewardSettings, dtype: torch.dtype) -> StepReward
     model: StepRewardModel = lora.merge_adapter(
         StepRewardModel(trunk, trunk.config.hidden_size), backbone.find_adapter(settings.adapter)
     )
-    model.backbone.to(dtype)  # the head stays in float32
+    # Both heads stay in float32: rounded likelihoods are half of what a batch changes in a score.
+    head = copy.deepcopy(model.backbone.lm_head)
+    model.backbone.to(dtype).lm_head = head
     return model
 
 
 def _load_qwen(settings: LocalRewardSettings, dtype: torch.dtype) -> QwenProcessRewardModel:
     model: QwenProcessRewardModel = backbone.load(settings.backbone, QwenProcessRewardModel, dtype=dtype)
+    model.score.float()
     return model
 
 

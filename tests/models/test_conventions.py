@@ -1,12 +1,14 @@
 """Step scores of each convention, against the model cards' own recipes."""
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from flows.config import load_config
 from models.conventions import CONVENTIONS
 from models.rewards import load_reward_model
 from models.settings import LocalRewardSettings
+from models.step_tensors import StepCollator
 from predictor.errors import ConfigError, ModelError
 from predictor.question import Message, Question
 from tests.helpers import make_contract
@@ -55,6 +57,16 @@ def test_batches_and_padding_change_no_score(qwen, shepherd, convention, blank):
         (alone,) = judged.score([item])
         assert found.steps == pytest.approx(alone.steps, abs=1e-5)
         assert found.tokens == alone.tokens
+
+
+@pytest.mark.parametrize("convention", ["qwen", "math-shepherd"])
+def test_heads_are_computed_in_float32(qwen, shepherd, convention):
+    judged = local(qwen if convention == "qwen" else shepherd, convention, dtype="bfloat16")
+    example = judged.convention.encode(judged.tokenizer, QUESTION, STEPS)
+    with torch.inference_mode():
+        logits = judged.model.step_logits(**StepCollator(0)([example]))
+    assert logits.dtype == torch.float32
+    assert (logits != logits.bfloat16()).any()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from models import backbone
 from models.local_generator import LocalGenerator
 from models.local_reward import LocalRewardModel
 from models.settings import LocalGeneratorSettings, LocalRewardSettings
+from models.step_tensors import StepCollator
 from models.steps import encode_steps
 from predictor.contract import Sampling
 from predictor.errors import ModelError
@@ -112,6 +113,21 @@ def test_step_scores_agree_with_a_bare_forward_pass(reward):
             expected.append(model.step_head(features).sigmoid().item())
     found = reward.score([(EASY[0], "\n".join(steps))])[0].steps
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_in_bfloat16_the_likelihoods_are_those_of_float32():
+    judged = LocalRewardModel(LocalRewardSettings(dtype="bfloat16", device="cpu"))
+    example = encode_steps(judged.tokenizer, EASY[0].as_chat(), ["2 + 3 = 5", "Answer: 5"])
+    batch = StepCollator(0)([example])
+    columns = batch["step"][0].nonzero()[:, 0]
+    with torch.inference_mode():
+        _, found, _ = judged.model(**batch)
+        trunk = judged.model.backbone.model
+        hidden = trunk(input_ids=batch["input_ids"])[0][0, columns - 1]
+        assert hidden.dtype == torch.bfloat16
+        scores = hidden.float() @ trunk.embed_tokens.weight.float().T
+    expected = scores.log_softmax(-1).gather(1, batch["input_ids"][0, columns, None])[:, 0]
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_what_cannot_be_scored_is_marked(reward):
