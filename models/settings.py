@@ -39,7 +39,7 @@ class LoraSettings(Settings):
     processes: int = Field(1, ge=1)
     """Processes that train the predictor, each with batches of its own; on GPUs, one each."""
     seed: int = 0
-    """Seed of initialisation, order and dropout."""
+    """Seed of initialisation and order."""
 
 
 class LocalGeneratorSettings(Settings):

@@ -77,7 +77,7 @@ def non_empty_lines(completion: str) -> list[str]:
 
 
 def paragraphs(completion: str) -> list[str]:
-    """Parts between blank lines, stripped."""
+    r"""Parts between empty lines (``\n\n``), stripped; a line of blanks alone parts nothing."""
     return [part.strip() for part in completion.split("\n\n") if part.strip()]
 
 

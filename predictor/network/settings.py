@@ -1,4 +1,4 @@
-"""Settings of the LoRA predictor; importable without torch."""
+"""Settings of the predictors of every kind; importable without torch."""
 
 from typing import Annotated, Literal
 
