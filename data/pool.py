@@ -185,7 +185,10 @@ class Pool:
         with _writer_lock(fs, root):
             current = Pool.open(self.location)
             if repeated := current.question_ids.intersection(ids):
-                raise PoolError(f"pool {self.location} already holds question {min(repeated)}")
+                raise PoolError(
+                    f"pool {self.location} already holds question {min(repeated)}; does another collection "
+                    "fill it at this moment? Let one end, and run this again for what is left"
+                )
             _write_aside(fs, str(root / "parts" / part.file), content)
             manifest = current.manifest
             self._write_manifest(manifest.model_copy(update={"parts": (*manifest.parts, part)}))

@@ -25,7 +25,7 @@ from flows.config import CollectSettings, Config
 from models.generators import Candidate, Generator, load_generator
 from models.rewards import RewardModel, StepScores, load_reward_model
 from predictor.contract import ScoreContract, require_scores
-from predictor.errors import CollectError, OptScaleError, ScoreError
+from predictor.errors import CollectError, PoolError, ScoreError
 from predictor.question import Question, require_distinct
 
 
@@ -125,12 +125,14 @@ def estimate(config: Config) -> dict[str, Any]:
 
     Tokens a candidate and tokens a second are those of the pool so far; on an empty pool tokens are
     counted at their limit and the time is unknown.
+
+    Raises
+    ------
+    PoolError
+        If there is a pool that cannot be read.
     """
     questions = read_all_questions(config)
-    try:
-        pool: Pool | None = Pool.open(config.pool_location)
-    except OptScaleError:
-        pool = None
+    pool = Pool.open(config.pool_location) if Pool.exists(config.pool_location) else None
     new = (pending(questions, pool) if pool else questions)[: config.collect.limit]
     candidates = len(new) * config.collect.candidates
     rows = list(pool.rows()) if pool else []
@@ -179,6 +181,9 @@ def collect_part(
     CollectError
         If more than ``settings.failed_share`` of the candidates failed; nothing is written then.
     """
+    questions = pending(questions, Pool.open(pool.location))  # another collection may have added some
+    if not questions:
+        return NOTHING
     started = time.monotonic()
     n = settings.candidates
     rows = sample_and_score(questions, n, seed, generator, reward, pool.manifest.contract)
@@ -195,6 +200,11 @@ def collect_part(
     return Collected(len(questions), len(rows), tokens, unscored, seconds)
 
 
+def may_try_again(task: Any, run: Any, state: Any) -> bool:
+    """Not where the pool refused the part: it would, once more, after all was sampled once more."""
+    return not isinstance(state.data, PoolError)
+
+
 @flow(name="collect")
 def collect(config: Config) -> Collected:
     """Collect every question that the pool does not hold yet; a killed run goes on where it was."""
@@ -207,7 +217,9 @@ def collect(config: Config) -> Collected:
     new = pending(questions, pool)[: settings.limit]
     logger.info("%d questions, %d of them new", len(questions), len(new))
     artifact = create_progress_artifact(progress=0.0, key="collect", description="questions collected")
-    work = collect_part.with_options(retries=settings.retries, retry_delay_seconds=5)
+    work = collect_part.with_options(
+        retries=settings.retries, retry_delay_seconds=5, retry_condition_fn=may_try_again
+    )
     total = NOTHING
     under_way: deque[PrefectFuture[Collected]] = deque()
     with tqdm(total=len(new), desc="collect", unit="question") as bar:

@@ -1,6 +1,7 @@
 """Faults that a long run meets, made to happen for real."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from data.pool import Pool
 from data.questions import write_questions
 from flows.config import Config
-from predictor.errors import CollectError, TrackingError
+from predictor.errors import CollectError, PoolError, TrackingError
 from predictor.question import Question
 from tests.helpers import make_pool
 from tests.models.faulty_server import FaultyServer
@@ -94,6 +95,38 @@ def test_a_disk_that_fills_costs_only_the_part_under_way(tmp_path):
     subprocess.run(collect, check=True, capture_output=True)
     rows = [(r["question_id"], r["candidate"]) for r in Pool.open(str(tmp_path / "pool")).rows()]
     assert sorted(rows) == sorted((q.id, k) for q in asked for k in range(3))
+    server.close()
+
+
+def test_a_part_that_the_pool_refuses_is_not_sampled_again(tmp_path, monkeypatch):
+    """Another collection was faster; what it added before a part began is left out of the part."""
+    from flows import collect as module
+
+    server = FaultyServer()
+    asked = [Question.ask(f"Compute {n} + 7 - {n}.", answer="7") for n in range(4)]
+    write_questions(asked, tmp_path / "q.jsonl")
+    generator = {"kind": "openai", "base_url": server.url("plain"), "model": "m"}
+    settings = {"questions": (str(tmp_path / "q.jsonl"),), "candidates": 3, "part_questions": 2}
+    config = Config.model_validate({"home": tmp_path, "generator": generator, "collect": settings})
+    sample, other, sampled = module.sample_and_score, [], []
+
+    def overtaken(questions, *rest):
+        sampled.append(list(questions))
+        rows = sample(questions, *rest)
+        if other:
+            Pool.open(config.pool_location).append(sample(other.pop(), *rest))
+        return rows
+
+    monkeypatch.setattr(module, "sample_and_score", overtaken)
+    other.append([asked[2]])  # in the pool when the second part begins
+    assert module.collect(config).questions == 3
+    assert sampled == [asked[:2], asked[3:]]
+    shutil.rmtree(config.pool_location)
+    other.append([asked[1]])
+    sampled.clear()
+    with pytest.raises(PoolError, match="already holds"):
+        module.collect(config)
+    assert sampled == [asked[:2]]
     server.close()
 
 
