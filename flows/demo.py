@@ -3,8 +3,10 @@
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
+from data.pool import Pool
 from flows.config import ROOT, Config
 
 POOL = ROOT / "data" / "pool"
@@ -24,8 +26,8 @@ def run_demo(config: Config) -> None:
     home = config.home.resolve()
     fresh = config.collect.model_copy(update={"limit": config.collect.limit or FRESH_QUESTIONS})
     config = config.model_copy(update={"collect": fresh})
-    if config.pool is None and not (home / "pool" / "manifest.json").exists():
-        shutil.copytree(POOL, home / "pool", dirs_exist_ok=True)
+    if config.pool is None and not Pool.exists(config.pool_location):
+        seed(home / "pool")
         _say(f"copied the shipped pool to {home / 'pool'}")
     found: dict[str, Any] = {}
 
@@ -38,6 +40,13 @@ def run_demo(config: Config) -> None:
 
     whole_loop()
     _summary(config, found, time.monotonic() - started)
+
+
+def seed(target: Path) -> None:
+    """Copy the shipped pool: its parts, and when all are there the manifest that names them."""
+    shutil.copytree(POOL / "parts", target / "parts", dirs_exist_ok=True)
+    shutil.copy(POOL / "manifest.json", target / "manifest.json.tmp")
+    (target / "manifest.json.tmp").rename(target / "manifest.json")
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 from mlflow.models import EvaluationResult, MetricThreshold
 from mlflow.models.evaluation.validation import ModelValidationFailedException
@@ -61,11 +60,6 @@ class Tracking:
         """Log metrics to the active run."""
         with self._answering():
             mlflow.log_metrics({k: float(v) for k, v in values.items()}, step=step)
-
-    def figure(self, figure: Figure, name: str) -> None:
-        """Log a plot to the active run."""
-        with self._answering():
-            mlflow.log_figure(figure, name)
 
     def table(self, rows: list[dict[str, Any]], name: str) -> None:
         """Log a table (JSON) to the active run."""
@@ -134,13 +128,10 @@ class Tracking:
                     return None
                 raise
 
-    def point(self, alias: str, to: str | None) -> None:
-        """Let an alias name a version; None removes the alias."""
+    def point(self, alias: str, to: str) -> None:
+        """Let an alias name a version."""
         with self._answering():
-            if to is None:
-                self.client.delete_registered_model_alias(self.model, alias)
-            else:
-                self.client.set_registered_model_alias(self.model, alias, to)
+            self.client.set_registered_model_alias(self.model, alias, to)
 
     def tag(self, number: str, **tags: str) -> None:
         """Tag a version, in the order given."""
@@ -178,8 +169,8 @@ class Tracking:
             ) from error
 
 
-def check_gate(metrics: dict[str, float], floors: dict[str, float], ceilings: dict[str, float]) -> None:
-    """Compare metrics with their thresholds.
+def check_gate(metrics: dict[str, float], floors: dict[str, float]) -> None:
+    """Compare metrics with the least that each must be.
 
     Raises
     ------
@@ -188,15 +179,14 @@ def check_gate(metrics: dict[str, float], floors: dict[str, float], ceilings: di
     """
     thresholds = {
         name: MetricThreshold(threshold=value, greater_is_better=True) for name, value in floors.items()
-    } | {name: MetricThreshold(threshold=value, greater_is_better=False) for name, value in ceilings.items()}
+    }
     result = EvaluationResult(metrics=metrics, artifacts={})
     try:
         mlflow.validate_evaluation_results(thresholds, result)
     except ModelValidationFailedException as error:
         missed = [
-            f"{name} is {metrics[name]:.4f}, must be {'at least' if name in floors else 'at most'} "
-            f"{(floors | ceilings)[name]:g}"
-            for name in thresholds
+            f"{name} is {metrics[name]:.4f}, must be at least {floors[name]:g}"
+            for name in floors
             if f"Metric {name} " in str(error)
         ]
         raise GateError("the challenger was not promoted: " + "; ".join(missed or [str(error)])) from error

@@ -1,6 +1,9 @@
 """Train: fit every kind of predictor, take what tune recommends, register the challenger."""
 
+import fcntl
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version as version_of
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,7 +94,7 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
     settings = digest_text(repr(parts))
     # Checkpoints are named by all that they depend on, so only the very same run resumes them.
     checkpoints = config.home.resolve() / "checkpoints" / f"{digest}-{settings}"
-    with tracking.run("train", table, digest) as run_id, scratch() as folder:
+    with _alone(checkpoints), tracking.run("train", table, digest) as run_id, scratch() as folder:
         predictor = fit_predictor(
             config, pool, table, checkpoints, lambda step, values: tracking.metrics(values, step)
         )
@@ -105,8 +108,23 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
         version = tracking.register(target)
         card = predictor.card
         tracking.tag(version, data_digest=digest, contract=card.contract, kind=card.kind)
-    shutil.rmtree(checkpoints, ignore_errors=True)
     return run_id, version
+
+
+@contextmanager
+def _alone(checkpoints: Path) -> Iterator[None]:
+    """Checkpoints of one run at a time, removed when it ends well; the kernel frees a killed one's lock."""
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    with (checkpoints / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another run fits the same data and settings at this moment (in {checkpoints}): wait for "
+                "it, and this command takes what it fitted"
+            ) from error
+        yield
+        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _cache_key(_: Any, arguments: dict[str, Any]) -> str:

@@ -127,6 +127,31 @@ def test_the_example_of_decide_works():
     assert json.loads(result.output)["drawn"] == 2
 
 
+def test_a_seeding_that_is_interrupted_leaves_no_pool_and_can_be_repeated(tmp_path, monkeypatch):
+    from data.pool import Pool
+    from flows import demo
+
+    def fails(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copy2", fails)
+        patch.setattr("shutil.copy", fails)
+        with pytest.raises(KeyboardInterrupt):
+            demo.seed(tmp_path / "pool")
+    assert not Pool.exists(str(tmp_path / "pool"))
+    demo.seed(tmp_path / "pool")
+    assert Pool.open(str(tmp_path / "pool")).manifest == Pool.open(str(demo.POOL)).manifest
+
+
+def test_several_losses_share_the_level_of_the_gate():
+    from flows.validate import thresholds
+
+    gate = Config().gate
+    assert thresholds(gate, 1)["refutation_p_value"] == gate.refuted
+    assert thresholds(gate, 2)["refutation_p_value"] == gate.refuted / 2
+
+
 def test_every_setting_is_documented():
     schema = json.loads(run(cli.app, ["config", "--schema"]).output)
     undocumented = [

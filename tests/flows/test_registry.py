@@ -6,7 +6,7 @@ import pytest
 from flows.config import Config
 from flows.ship import choose
 from flows.tracking import CHALLENGER, CHAMPION, VALIDATED, VALIDATION_RUN, Tracking
-from flows.train import replace_predictor, train
+from flows.train import _alone, replace_predictor, train
 from predictor.errors import ConfigError, GateError
 from tests.helpers import make_pool
 
@@ -73,6 +73,17 @@ def test_a_number_that_another_run_has_now_is_fitted_again(config):
     again = train(config)
     assert tracking.run_of(again.version) == again.run_id != other
     assert tracking.version_of(CHALLENGER) == again.version
+
+
+def test_a_second_run_of_the_same_fit_is_told(tmp_path):
+    with _alone(tmp_path / "c"):
+        with pytest.raises(ConfigError, match="another run"), _alone(tmp_path / "c"):
+            pass
+        with _alone(tmp_path / "of other settings"):
+            pass
+    assert not list(tmp_path.iterdir())
+    with _alone(tmp_path / "c"):
+        pass
 
 
 def test_output_holds_one_predictor_and_nothing_of_an_older_one(config, tmp_path):
