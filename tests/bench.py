@@ -55,6 +55,7 @@ from predictor.network.predictor import Predictor
 from predictor.network.settings import PredictorSettings
 from predictor.question import Question
 from predictor.replay import outcomes
+from tests.flows.soak import link_backbones
 from tests.models.faulty_server import FaultyServer
 from tests.models.tiny import save_qwen_tokenizer
 
@@ -268,7 +269,7 @@ def bench_flow() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         os.environ.update(OPTSCALE_HOME=folder, PREFECT_LOGGING_LEVEL="ERROR", TQDM_DISABLE="1")
-        (home / "backbones").symlink_to(Path(".optscale/backbones").resolve())
+        link_backbones(home)
         enter_home(Config(home=home))
         from prefect.testing.utilities import prefect_test_harness
 
@@ -306,7 +307,7 @@ def bench_memory(sizes: tuple[int, ...] = (200, 2000)) -> None:
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
             enter_home(Config(home=home))
-            (home / "backbones").symlink_to(Path(".optscale/backbones").resolve())
+            link_backbones(home)
             tokenizer = save_qwen_tokenizer(home)
             write_questions([Question.ask(f"Compute {n} + 1.") for n in range(count)], home / "q.jsonl")
             both = {"base_url": server.url("plain"), "model": "m"}

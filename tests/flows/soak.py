@@ -39,12 +39,12 @@ def run(line: list[str]) -> None:
 
 
 def kill_at_random(line: list[str], seconds: float, rng: random.Random) -> bool:
-    """Start, kill after up to ``seconds``; False where the command had already ended."""
+    """Start, kill after up to ``seconds``; False where the command had already ended, and well."""
     process = subprocess.Popen(
         line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        process.wait(rng.uniform(0.3, 1) * seconds)
+        assert process.wait(rng.uniform(0.3, 1) * seconds) == 0, line
         return False
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
@@ -84,6 +84,13 @@ def soak(line: Callable[[int], list[str]], kills: int, rng: random.Random, holds
     holds()
     name = line(0)[3]
     print(f"{name}: {done} runs killed, {number - done} ended before; {whole:.0f} s a run", flush=True)
+
+
+def link_backbones(home: Path) -> None:
+    """Converted models are kept between runs, and made where there are none."""
+    kept = Path(".optscale/backbones").resolve()
+    kept.mkdir(parents=True, exist_ok=True)
+    (home / "backbones").symlink_to(kept)
 
 
 def main(kills: dict[str, int], home: Path) -> None:
@@ -159,5 +166,5 @@ if __name__ == "__main__":
     parts = sum(SHARES[name] for name in names)
     shared_out = {name: -(-total * SHARES[name] // parts) for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "backbones").symlink_to(Path(".optscale/backbones").resolve())
+        link_backbones(Path(folder))
         main(shared_out, Path(folder).resolve())
