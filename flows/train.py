@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version as version_of
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from prefect import flow, task
@@ -167,12 +166,12 @@ def require_replaceable(output: Path) -> None:
 def replace_predictor(output: Path, new: Path) -> None:
     """Let ``output`` be a copy of ``new``: a file that only an older one had would be read with it."""
     require_replaceable(output)
-    output = output.resolve()
     try:
-        with TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
-            shutil.copytree(new, Path(aside) / "new")
-            output.rename(Path(aside) / "old")
-            (Path(aside) / "new").rename(output)
+        (output / CARD).unlink(missing_ok=True)  # without its card it is no predictor, until all is there
+        for old in output.iterdir():
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+        for part in sorted(new.iterdir(), key=lambda part: part.name == CARD):
+            shutil.copytree(part, output / part.name) if part.is_dir() else shutil.copy2(part, output)
     except OSError as error:
         raise ConfigError(f"--output {output} cannot be written: {error}") from error
 
