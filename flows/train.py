@@ -20,11 +20,10 @@ from flows.model_card import model_card
 from flows.tracking import Tracking, scratch
 from models.backbone import digest_text
 from predictor.errors import ConfigError, PoolError
-from predictor.network.card import REFIT, PriorModel
+from predictor.network.card import CARD, REFIT, PriorModel
 from predictor.network.kernel_predictor import KernelPredictor
 from predictor.network.rivals import fit_rivals, refit
 
-CARD = "predictor.json"
 STATES = "states"
 """Folder of the state folder that keeps frozen states."""
 
