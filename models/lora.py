@@ -102,13 +102,18 @@ def fit(
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available() and "WORLD_SIZE" in os.environ,  # else none knows of another
     )
+
+    def of_pass(output: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """The mean loss; of a step's several passes the trainer adds up what it is given."""
+        return loss(output, labels) / (1 if num_items_in_batch is None else settings.accumulation)
+
     trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=train,
         eval_dataset=sorted(tune, key=lambda e: len(e["input_ids"])),  # least padding
         data_collator=collate,
-        compute_loss_func=lambda output, labels, num_items_in_batch=None: loss(output, labels),
+        compute_loss_func=of_pass,
         callbacks=[EarlyStoppingCallback(settings.patience), _LogCallback(log)],
     )
     # Training may do harm where data are few: the start is kept unless a look at tune is better.

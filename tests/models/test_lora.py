@@ -142,3 +142,21 @@ def test_a_broken_adapter_is_an_error(tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ModelError, match="does not fit"):
         lora.merge_adapter(Net(), tmp_path)
+
+
+def test_a_step_of_several_passes_is_that_of_one_pass_over_all(tmp_path):
+    def step(batch_size, accumulation):
+        model = lora.attach(Net(), LoraSettings(rank=2, targets=("q_proj",)))
+        found = lora.fit(
+            model,
+            examples(8),
+            examples(4),
+            collate=collate,
+            loss=lambda output, labels: ((output - labels) ** 2).mean(),
+            settings=LoraSettings(batch_size=batch_size, accumulation=accumulation, max_steps=1),
+            directory=tmp_path / f"{batch_size}",
+            log=lambda step, values: None,
+        )
+        return found["train_loss"]
+
+    assert step(4, 2) == pytest.approx(step(8, 1), rel=1e-5)
