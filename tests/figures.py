@@ -41,7 +41,9 @@ from data.pool import Pool
 from data.scores import load_scores
 from flows.config import Config
 from flows.prior_value import KNOWN, POPULATION, PREDICTOR, PriorValue, prior_value
-from models import backbone, lora
+from models.local_generator import LocalGenerator
+from models.local_reward import LocalRewardModel
+from models.settings import LocalGeneratorSettings, LocalRewardSettings
 from predictor.empirical import fit_empirical
 from predictor.families import get_family
 from predictor.network.card import KINDS, REFIT
@@ -188,10 +190,12 @@ def own_pool_states(location: str = "data/pool") -> None:
     table = table.full(config.policy.cap)
     plain = FrozenStates.load(settings)
     read = {"backbone": plain.read(table.questions)}
-    for name, adapter in (("solver", "data/adapters/solver"), ("reward model", "data/adapters/prm")):
-        trunk = backbone.load(settings.backbone, dtype=plain.trunk.dtype)
-        trunk = lora.merge_adapter(trunk, backbone.find_adapter(adapter)).model
-        tokenizer = backbone.load_tokenizer(settings.backbone, adapter)
+    solver = LocalGenerator(LocalGeneratorSettings(dtype=settings.dtype))
+    judge = LocalRewardModel(LocalRewardSettings(dtype=settings.dtype))
+    for name, trunk, tokenizer in (
+        ("solver", solver.model.model, solver.tokenizer),
+        ("reward model", judge.model.backbone.model, judge.tokenizer),
+    ):
         read[name] = FrozenStates(trunk, tokenizer, settings).read(table.questions)
     population = fit_population(table.scores, settings.family)
     likelihood = get_family(settings.family).log_likelihood(table.scores, others=True)
