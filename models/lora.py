@@ -152,7 +152,9 @@ def save_adapter(model: PeftModel, directory: Path) -> None:
         for name, tensor in get_peft_model_state_dict(model).items()
     }
     save_file(weights, directory / "adapter_model.safetensors")
-    model.peft_config["default"].save_pretrained(str(directory))
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = None  # a folder of this machine
+    config.save_pretrained(str(directory))
 
 
 def merge_adapter(model: nn.Module, directory: str | Path) -> Any:

@@ -160,3 +160,11 @@ def test_a_step_of_several_passes_is_that_of_one_pass_over_all(tmp_path):
         return found["train_loss"]
 
     assert step(4, 2) == pytest.approx(step(8, 1), rel=1e-5)
+
+
+def test_a_saved_adapter_names_no_folder_of_the_machine(tmp_path):
+    model = lora.attach(Net(), LoraSettings(rank=2, targets=("q_proj",)))
+    model.peft_config["default"].base_model_name_or_path = str(tmp_path)
+    lora.save_adapter(model, tmp_path / "a")
+    assert str(tmp_path) not in (tmp_path / "a" / "adapter_config.json").read_text()
+    lora.merge_adapter(Net(), tmp_path / "a")
