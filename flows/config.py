@@ -109,6 +109,10 @@ class GateSettings(Settings):
     """Level of the one-sided exact tests by which test questions refute the certified risks; each risk is
     tested at its even share of it (Bonferroni)."""
 
+    def level(self, losses: int) -> float:
+        """What the p-value of one of so many certified losses may not be below."""
+        return self.refuted / losses
+
 
 class TrackingSettings(Settings):
     """Where MLflow keeps runs and models."""

@@ -109,7 +109,7 @@ def _skill(observed: np.ndarray, told: np.ndarray, constant: float) -> float:
 def thresholds(gate: GateSettings, losses: int) -> dict[str, float]:
     """What each metric must reach; the least p-value of several losses is held against its share."""
     floors = {n: getattr(gate, n) for n in ("mean_skill", "std_skill", "evidence_gain")}
-    return floors | {"refutation_p_value": gate.refuted / losses}
+    return floors | {"refutation_p_value": gate.level(losses)}
 
 
 @flow(name="validate")

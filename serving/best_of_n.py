@@ -26,6 +26,7 @@ from predictor.question import Question, normalise
 from serving.draws import Answer, Ask, Draw, Ended
 
 SEEDS = 2**31
+UNJUDGED = StepScores(None, 1)  # it has steps, and no score of them came
 
 
 class Sampler(Protocol):
@@ -274,7 +275,7 @@ class _Run:
     async def _score(self, draws: list[Draw]) -> None:
         if not self.scoring:
             for draw in draws:
-                draw.found = StepScores(None, 1)
+                draw.found = UNJUDGED
             return
         # Candidates of an easy question are often the same to the letter: score each text once.
         mine = []
@@ -283,7 +284,7 @@ class _Run:
             if not draw.repeated:
                 self.judged[text] = asyncio.get_running_loop().create_future()
                 mine.append(text)
-        found = [StepScores(None, 1) for _ in mine]  # where it is cancelled, nobody waits in vain
+        found = [UNJUDGED] * len(mine)  # where it is cancelled, nobody waits in vain
         try:
             found = await self._judge(mine) if mine else []
         finally:
@@ -304,7 +305,7 @@ class _Run:
             return await self.owner.scorer.score(items, self._observe_reward)
         except* ModelError as group:
             self.error = group.exceptions[0]
-        return [StepScores(None, 1) for _ in texts]
+        return [UNJUDGED] * len(texts)
 
     def _observe_reward(self, seconds: float, error: BaseException | None) -> None:
         self.error = error if isinstance(error, Exception) else self.error

@@ -166,7 +166,9 @@ def test_the_promise_is_given_where_it_was_certified(at):
         assert promise(**more) is None
     # It ends the drawing of none of these, but may have cut a round.
     assert promise(optscale={"token_budget": 32 * POLICY.cap}) is None
-    assert at(reward_way="mixed-0.5").post("/v1/chat/completions", json=BODY | {"n": 8}).status_code == 200
+    told = at(reward_way="error").post("/v1/chat/completions", json=BODY).json()["optscale"]
+    assert told["degraded"]
+    assert told["promise"] is None
 
 
 def test_what_is_explored_asks_for_nothing_special_and_counts_where_it_was_whole(at, tmp_path):
