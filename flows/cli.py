@@ -60,6 +60,14 @@ def _make_folder(folder: Path) -> None:
         raise ConfigError(f"--output: folder {folder} cannot be made: {error}") from error
 
 
+def _run(flow: Any, *arguments: Any) -> Any:
+    """Run a flow; a Prefect server that fails is one line."""
+    from flows.orchestration import prefect_server
+
+    with prefect_server():
+        return flow(*arguments)
+
+
 def _print(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=str))
 
@@ -69,7 +77,7 @@ def run(config: ConfigFile = None, set_: Set = None) -> None:
     """The whole loop: seed the pool, collect fresh questions, train, validate, ship, ask."""
     from flows.demo import run_demo
 
-    run_demo(_load(config, set_))
+    _run(run_demo, _load(config, set_))
 
 
 @app.command()
@@ -87,7 +95,7 @@ def collect(
     from flows.collect import estimate
 
     loaded = _load(config, set_, pool)
-    _print(estimate(loaded) if dry_run else flow(loaded)._asdict())
+    _print(estimate(loaded) if dry_run else _run(flow, loaded)._asdict())
 
 
 @app.command("import-pool")
@@ -145,7 +153,7 @@ def train(
     """Fit predictors on the pool and register the one that tune questions recommend as the challenger."""
     from flows.train import train as flow
 
-    _print(flow(_load(config, set_, pool), output)._asdict())
+    _print(_run(flow, _load(config, set_, pool), output)._asdict())
 
 
 @app.command()
@@ -160,7 +168,7 @@ def validate(
 
     if output:
         _make_folder(output)
-    _print(flow(_load(config, set_, pool), output)._asdict())
+    _print(_run(flow, _load(config, set_, pool), output)._asdict())
 
 
 @app.command()
@@ -237,11 +245,19 @@ def plan(
 
 
 @app.command()
-def ship(config: ConfigFile = None, set_: Set = None, pool: PoolOption = None) -> None:
-    """Build the serving bundle of the validated challenger, start it, ask it, promote it."""
+def ship(
+    config: ConfigFile = None,
+    set_: Set = None,
+    pool: PoolOption = None,
+    version: Annotated[
+        str | None,
+        typer.Option(help="Version of the model, also one that was shipped before; default: the challenger."),
+    ] = None,
+) -> None:
+    """Build the serving bundle of a validated version, start it, ask it, promote it."""
     from flows.ship import ship as flow
 
-    _print(flow(_load(config, set_, pool))._asdict())
+    _print(_run(flow, _load(config, set_, pool), version, version is not None)._asdict())
 
 
 @app.command()
@@ -249,19 +265,20 @@ def retrain(config: ConfigFile = None, set_: Set = None, pool: PoolOption = None
     """Collect, train, validate and ship, in this order."""
     from flows.retrain import retrain as flow
 
-    _print(flow(_load(config, set_, pool))._asdict())
+    _print(_run(flow, _load(config, set_, pool))._asdict())
 
 
 @app.command()
 def schedule(
     cron: Annotated[str, typer.Option(help="When, e.g. '0 3 * * 0' for Sundays at three.")],
+    timezone: Annotated[str, typer.Option(help="Time zone of --cron, e.g. Europe/Berlin.")] = "UTC",
     config: ConfigFile = None,
     set_: Set = None,
 ) -> None:
     """Serve `retrain` on a schedule against a Prefect server, one run at a time."""
-    from flows.retrain import serve_schedule
+    from flows.schedule import serve_schedule
 
-    serve_schedule(_load(config, set_), cron)
+    serve_schedule(_load(config, set_), cron, timezone)
 
 
 @app.command()
@@ -271,11 +288,12 @@ def serve(
     with_models: Annotated[
         bool, typer.Option("--with-models", help="Also serve the config's models, for the gateway to ask.")
     ] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
 ) -> None:
     """Serve the champion's bundle over HTTP until interrupted."""
     from flows.serve import serve_bundle
 
-    serve_bundle(_load(config, set_), with_models)
+    serve_bundle(_load(config, set_), with_models, host)
 
 
 @app.command()

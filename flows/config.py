@@ -6,11 +6,12 @@ they are used, so no record of a run can hold one.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -25,10 +26,11 @@ from predictor.certificate import Loss
 from predictor.errors import ConfigError
 from predictor.network.settings import PredictorSettings
 from predictor.policies import AnyPolicy, Value
-from predictor.settings import Settings
+from predictor.settings import Settings, Uri, holds_secret
 from serving.settings import KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
 
 ROOT = Path(__file__).parent.parent
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class CollectSettings(Settings):
@@ -118,13 +120,25 @@ class TrackingSettings(Settings):
     """Where MLflow keeps runs and models."""
 
     uri: str | None = None
-    """Tracking URI; null: an SQLite file in the state folder."""
+    """Tracking URI; ``${NAME}`` stands for an environment variable, such as one with a database's password;
+    null: an SQLite file in the state folder."""
     experiment: str = "optscale"
     """Experiment of all runs."""
     model: str = "optscale-predictor"
     """Name of the registered model."""
     timeout: float = Field(20.0, gt=0)
-    """Seconds after which an MLflow server that does not answer is called away."""
+    """Seconds after which an MLflow server that does not answer is reported as unavailable."""
+
+    @field_validator("uri")
+    @classmethod
+    def _no_secret(cls, uri: str | None) -> str | None:
+        if uri is not None and holds_secret(_VARIABLE.sub("", uri)):
+            raise ValueError(
+                "it holds a secret, and settings are recorded with every run: write ${NAME} in its place and "
+                "set that environment variable (URL-encoded), or leave it out and use MLFLOW_TRACKING_USER"
+                "NAME and MLFLOW_TRACKING_PASSWORD or the database's own (PGPASSWORD)"
+            )
+        return uri
 
 
 class ServeSettings(Settings):
@@ -141,7 +155,7 @@ class Config(Settings):
 
     home: Path = Path(".optscale")
     """The one folder of all state: pool, MLflow, Prefect, bundles, converted models."""
-    pool: str | None = None
+    pool: Uri | None = None
     """Location of the pool, a path or URI; null: ``pool`` in the state folder."""
     generator: GeneratorSettings = LocalGeneratorSettings()
     """The model that answers."""
@@ -175,8 +189,24 @@ class Config(Settings):
 
     @property
     def tracking_uri(self) -> str:
-        """Absolute MLflow tracking URI."""
-        return self.tracking.uri or f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
+        """Absolute MLflow tracking URI, with the environment's secrets: not to be printed or recorded.
+
+        Raises
+        ------
+        ConfigError
+            If it names an environment variable that is not set.
+        """
+
+        def value(named: re.Match[str]) -> str:
+            if (found := os.environ.get(named[1])) is None:
+                raise ConfigError(
+                    f"tracking.uri names ${{{named[1]}}}, an environment variable that is not set"
+                )
+            return found
+
+        if self.tracking.uri:
+            return _VARIABLE.sub(value, self.tracking.uri)
+        return f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
 
 
 def load_config(file: str | Path | None = None, overrides: tuple[str, ...] = ()) -> Config:

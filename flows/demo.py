@@ -35,8 +35,8 @@ def run_demo(config: Config) -> None:
     def whole_loop() -> None:
         found["collected"] = collect(config)
         found["trained"] = train(config)
-        found["validated"] = validate(config)
-        found["shipped"] = ship(config)
+        found["validated"] = validate(config, version=found["trained"].version)
+        found["shipped"] = ship(config, found["validated"].version)
 
     whole_loop()
     _summary(config, found, time.monotonic() - started)
@@ -71,7 +71,7 @@ def _summary(config: Config, found: dict[str, Any], seconds: float) -> None:
     answer = shipped.answer
     _say(f"\nbundle {shipped.tag} was started and decided: {answer['action']} ({answer['reason']})")
     _say(f"report  {config.home.resolve() / 'report' / 'report.html'}")
-    _say(f"MLflow  mlflow ui --backend-store-uri {config.tracking_uri}")
+    _say(f"MLflow  {config.tracking.uri or f'mlflow ui --backend-store-uri {config.tracking_uri}'}")
     _say(f"serve   make serve\nthe loop took {seconds / 60:.1f} minutes")
 
 

@@ -10,25 +10,70 @@ from pathlib import Path
 import httpx
 
 from flows.config import Config
-from flows.tracking import CHAMPION, Tracking
-from predictor.errors import ConfigError
+from flows.tracking import BUNDLE, CHAMPION, Tracking
+from predictor.errors import BundleError, ConfigError
 from serving.bundle import free_port
-from serving.settings import OVERRIDES
+from serving.door import read_keys
+from serving.settings import KEYS, KEYS_FILE, OVERRIDES
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve_bundle(config: Config, with_models: bool = False) -> None:
+def serve_bundle(config: Config, with_models: bool = False, host: str = "127.0.0.1") -> None:
     """Serve until interrupted; does not return.
 
     ``with_models`` serves generator and reward model too, from a process that ends with this one.
+    ``host`` is the address to listen on.
+
+    Raises
+    ------
+    BundleError
+        If the champion was never shipped, or its bento is not on this machine.
     """
-    tracking = Tracking(config)
-    tag = tracking.tags(tracking.version_of(CHAMPION))["bundle"]
+    tag = champion_bento(Tracking(config))
     if with_models:
         os.environ[OVERRIDES] = str(_start_models(config))
-    print(f"{tag} on http://127.0.0.1:{config.serve.port}", file=sys.stderr, flush=True)
+    port = str(config.serve.port)
+    print(f"{tag} on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
+    if host not in LOOPBACK and not read_keys():
+        print(
+            f"WARNING: {host} can be reached from other machines and no API keys are set: anybody there can "
+            f"use the generator. Set {KEYS} or {KEYS_FILE}.",
+            file=sys.stderr,
+            flush=True,
+        )
     os.execv(
-        sys.executable, [sys.executable, "-m", "bentoml", "serve", tag, "--port", str(config.serve.port)]
+        sys.executable,
+        [sys.executable, "-m", "bentoml", "serve", tag, "--host", host, "--port", port],
     )
+
+
+def champion_bento(tracking: Tracking) -> str:
+    """Tag of the champion's bento, which is on this machine.
+
+    Raises
+    ------
+    BundleError
+        If the champion was never shipped, or its bento is not on this machine.
+    """
+    import bentoml
+
+    version = tracking.version_of(CHAMPION)
+    tag = tracking.tags(version).get(BUNDLE)
+    if tag is None:
+        raise BundleError(
+            f"version {version} of {tracking.model} is champion but was never shipped, so it has no bundle: "
+            f"optscale ship --version {version}"
+        )
+    try:
+        return str(bentoml.get(tag).tag)
+    except bentoml.exceptions.BentoMLException as error:
+        raise BundleError(
+            f"the champion's bundle {tag} is not on this machine ({error}): bundles are kept where they were "
+            f"built. There run `bentoml export {tag} bundle.bento`, here `bentoml import bundle.bento` (both "
+            f"with BENTOML_HOME as optscale has it, here {os.environ.get('BENTOML_HOME')}), or ship it anew "
+            f"here: optscale ship --version {version}"
+        ) from error
 
 
 def _start_models(config: Config) -> Path:

@@ -1,4 +1,4 @@
-"""Ship: build the champion's bundle, start it, ask it; only then does the alias move."""
+"""Ship: build a validated version's bundle, start it, ask it; only then does the champion alias move."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,16 @@ from prefect.transactions import transaction
 
 from data.pool import Pool
 from flows.config import Config
-from flows.tracking import CHALLENGER, CHAMPION, VALIDATED, VALIDATION_RUN, Tracking, scratch
+from flows.tracking import (
+    BUNDLE,
+    CHALLENGER,
+    CHAMPION,
+    CHAMPION_THEN,
+    VALIDATED,
+    VALIDATION_RUN,
+    Tracking,
+    scratch,
+)
 from predictor.certificate import Certificate
 from predictor.contract import require_same_contract
 from predictor.errors import BundleError, GateError
@@ -83,20 +92,31 @@ def check(config: Config, tag: str) -> dict[str, Any]:
 def promote(config: Config, version: str, tag: str) -> None:
     """Let the champion alias name the version whose bundle was just asked."""
     tracking = Tracking(config)
-    tracking.tag(version, bundle=tag)
+    tracking.tag(version, **{BUNDLE: tag})
     tracking.point(CHAMPION, version)
 
 
 @flow(name="ship")
-def ship(config: Config) -> Shipped:
-    """Build, start, ask, then promote; whatever fails, the former champion stays."""
+def ship(config: Config, version: str | None = None, named: bool = False) -> Shipped:
+    """Build, start, ask, then promote; whatever fails, the former champion stays.
+
+    ``version`` is the challenger where none is given. ``named`` says that a person chose it: then it is
+    shipped even if it was shipped before, or the champion has changed since it was validated.
+
+    Raises
+    ------
+    GateError
+        If the version did not pass its last validation, or another run or a rollback has overtaken it.
+    """
     logger = get_run_logger()
     tracking = Tracking(config)
-    version = choose(config, tracking)
+    version = version or tracking.version_of(CHALLENGER)
+    require_shippable(tracking, version, named)
     with transaction() as step:
         tag = build(config, version)
         step.set("tag", tag)
         answer = check(config, tag)
+    require_shippable(tracking, version, named)  # building took a while
     # A bundle that was asked is kept whatever becomes of the alias, so none can name one that is gone.
     promote(config, version, tag)
     logger.info("champion is version %s, bundle %s", version, tag)
@@ -104,18 +124,25 @@ def ship(config: Config) -> Shipped:
     return Shipped(version, tag, answer)
 
 
-def choose(config: Config, tracking: Tracking) -> str:
-    """The version to ship: the challenger where its last validation passed, else the present champion.
-
-    Raises
-    ------
-    GateError
-        If the challenger did not pass, and there is no champion or it is the version that was refused.
-    """
-    for version in (tracking.find(CHALLENGER), tracking.find(CHAMPION)):
-        if version is not None and VALIDATED in tracking.tags(version):
-            return version
-    raise GateError(
-        f"{config.tracking.model} has no validated challenger and no validated champion: run validate, and "
-        "read its report where the gate refused the challenger"
-    )
+def require_shippable(tracking: Tracking, version: str, named: bool) -> None:
+    """Raise GateError unless the version passed its last validation and is still the next one to ship."""
+    tags, champion = tracking.tags(version), tracking.find(CHAMPION)
+    what = f"version {version} of {tracking.model}"
+    if VALIDATED not in tags:
+        raise GateError(
+            f"{what} is not validated: run validate, and read its report where the gate refused it. "
+            f"The champion stays {champion or 'none'}"
+        )
+    if named or champion == version:
+        return
+    again = f"to ship it all the same: optscale ship --version {version}"
+    if BUNDLE in tags:
+        raise GateError(
+            f"{what} was shipped before, and the champion is version {champion or 'none'} now, by a rollback "
+            f"or another run; {again}"
+        )
+    if (beside := tags.get(CHAMPION_THEN, "")) != (champion or ""):
+        raise GateError(
+            f"{what} was overtaken: the champion was version {beside or 'none'} when it was validated and is "
+            f"version {champion or 'none'} now; {again}"
+        )

@@ -1,6 +1,7 @@
 """The one door to MLflow: runs, the registered predictor, and its aliases."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,19 +9,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import httpx
 import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import EvaluationResult, MetricThreshold
 from mlflow.models.evaluation.validation import ModelValidationFailedException
+from requests.exceptions import RequestException
+from sqlalchemy.exc import SQLAlchemyError
 
 from data.scores import ScoreTable
 from flows.config import ROOT, Config
+from flows.relocate import artifact_root, require_in_place
 from predictor.errors import GateError, TrackingError
+from predictor.network.card import CARD
 
 CHALLENGER, CHAMPION = "challenger", "champion"
-VALIDATED, VALIDATION_RUN = "validated", "validation_run"
-"""Tags of a version whose last validation passed the gate: the pool's digest, and the run."""
+VALIDATED, VALIDATION_RUN, CHAMPION_THEN = "validated", "validation_run", "champion_then"
+"""Tags of a version whose last validation passed the gate: the pool's digest, the run, and the version that
+was champion when it began (empty for none)."""
+BUNDLE = "bundle"
+"""Tag of a version that was shipped: its bento."""
 ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 REQUIREMENTS = ("numpy", "peft", "pydantic", "safetensors", "scikit-learn", "scipy", "torch", "transformers")
 
@@ -29,18 +38,22 @@ class Tracking:
     """MLflow as one config sets it up."""
 
     def __init__(self, config: Config) -> None:
+        require_in_place(config)
         self.config = config
         self.model = config.tracking.model
+        self.release = mlflow.__version__
+        """What to call the two sides in an error."""
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(int(config.tracking.timeout) or 1)
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "2"
         mlflow.set_tracking_uri(config.tracking_uri)
         mlflow.set_registry_uri(config.tracking_uri)
         self.client = mlflow.MlflowClient()
+        self._require_same_major()
         with self._answering():
             name = config.tracking.experiment
             if self.client.get_experiment_by_name(name) is None:
                 local = config.tracking_uri.startswith("sqlite:")
-                artifacts = (config.home.resolve() / "artifacts").as_uri() if local else None
+                artifacts = artifact_root(config) if local else None
                 self.client.create_experiment(name, artifact_location=artifacts)
             mlflow.set_experiment(name)
 
@@ -105,7 +118,7 @@ class Tracking:
         found = self.find(alias)
         if found is None:
             hint = "train first" if alias == CHALLENGER else "validate a challenger first"
-            raise TrackingError(f"no model {self.model}@{alias} in {self.config.tracking_uri}: {hint}")
+            raise TrackingError(f"no model {self.model}@{alias} in {self.where}: {hint}")
         return found
 
     def find(self, alias: str) -> str | None:
@@ -150,22 +163,74 @@ class Tracking:
         with self._answering():
             return dict(self.client.get_model_version(self.model, number).tags)
 
+    def holds(self, number: str) -> bool:
+        """Whether the files of a version's predictor are there."""
+        with self._answering():
+            found = mlflow.artifacts.list_artifacts(f"models:/{self.model}/{number}/artifacts/predictor")
+        return any(Path(file.path).name == CARD for file in found)
+
     def download(self, number: str, target: Path) -> Path:
-        """Copy a version's predictor directory below ``target``."""
+        """Copy a version's predictor directory below ``target``.
+
+        Raises
+        ------
+        TrackingError
+            If its files are not there.
+        """
+        if not self.holds(number):
+            raise TrackingError(
+                f"the files of version {number} of {self.model} are gone from the artifact store of "
+                f"{self.where}: put them back, or train again"
+            )
         with self._answering():
             local = mlflow.artifacts.download_artifacts(
                 f"models:/{self.model}/{number}", dst_path=str(target)
             )
         return Path(local) / "artifacts" / "predictor"
 
+    @property
+    def where(self) -> str:
+        """The tracking URI as the user wrote it: without what ``${NAME}`` stands for."""
+        return self.config.tracking.uri or self.config.tracking_uri
+
+    def _require_same_major(self) -> None:
+        """Ask a server for its release before anything is computed for it."""
+        if not self.config.tracking_uri.startswith(("http://", "https://")):
+            return
+        login = tuple(os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
+        url = f"{self.config.tracking_uri.rstrip('/')}/version"
+        try:
+            answer = httpx.get(
+                url, auth=(login[0], login[1]) if any(login) else None, timeout=self.config.tracking.timeout
+            )
+        except httpx.HTTPError:
+            return  # the first call says what is wrong
+        found = re.fullmatch(r"(\d+)\.\d+[\w.]*", answer.text.strip())
+        if answer.status_code == 200 and found:  # other services that speak MLflow's protocol do not tell
+            self.release = f"{mlflow.__version__}, the server is {found[0]}"
+            if found[1] != mlflow.__version__.partition(".")[0]:
+                raise TrackingError(
+                    f"MLflow at {self.where} is release {found[0]} and this side is {mlflow.__version__}: "
+                    "they do not understand each other; run the server with this side's major release"
+                )
+
     @contextmanager
     def _answering(self) -> Iterator[None]:
         try:
             yield
-        except MlflowException as error:
+        except (MlflowException, SQLAlchemyError, RequestException, ImportError) as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0][:400]
+            if "database schema" in said:
+                hint = (
+                    "If the database is the newer side, install the MLflow that made it; if it is the older, "
+                    "back it up and run: mlflow db upgrade"
+                )
+            elif isinstance(error, ImportError):
+                hint = "Install the driver that this tracking.uri or its artifact store needs"
+            else:
+                hint = "If it is a server, see that it runs and that tracking.uri is right"
             raise TrackingError(
-                f"MLflow at {self.config.tracking_uri} failed: {str(error).splitlines()[0][:300]}. "
-                "If it is a server, see that it runs and that tracking.uri is right"
+                f"MLflow at {self.where} failed: {said} (this side is MLflow {self.release}). {hint}"
             ) from error
 
 

@@ -183,8 +183,11 @@ def train(config: Config, output: Path | None = None) -> Trained:
     digest = Pool.open(config.pool_location).manifest.digest
     tracking = Tracking(config)
     run_id, version = fit_cached(config, digest)
-    if tracking.run_of(version) != run_id:  # removed, or a new registry has given its number again
-        get_run_logger().warning("the cached fit is no longer registered; fitting again")
+    # Removed; or a new registry has given its number again; or its files are lost.
+    if tracking.run_of(version) != run_id or not tracking.holds(version):
+        get_run_logger().warning(
+            "the cached fit is no longer registered, or its files are lost; fitting again"
+        )
         run_id, version = fit_cached.with_options(refresh_cache=True)(config, digest)
     tracking.point("challenger", version)
     if output is not None:

@@ -21,11 +21,20 @@ from flows.config import Config, GateSettings
 from flows.evaluate import assess, choose_family
 from flows.model_card import model_card
 from flows.prior_value import KNOWN, POPULATION, PREDICTOR, PriorValue, prior_value
-from flows.tracking import CHALLENGER, VALIDATED, VALIDATION_RUN, Tracking, check_gate, scratch
+from flows.tracking import (
+    CHALLENGER,
+    CHAMPION,
+    CHAMPION_THEN,
+    VALIDATED,
+    VALIDATION_RUN,
+    Tracking,
+    check_gate,
+    scratch,
+)
 from flows.train import STATES
 from predictor.certificate import Certificate
 from predictor.contract import require_same_contract
-from predictor.errors import ContractError
+from predictor.errors import ContractError, GateError
 from predictor.network.predictor import Predictor
 from predictor.prior import Beliefs, Prior, log_evidence
 from predictor.question import Question
@@ -113,15 +122,16 @@ def thresholds(gate: GateSettings, losses: int) -> dict[str, float]:
 
 
 @flow(name="validate")
-def validate(config: Config, output: Path | None = None) -> Validated:
-    """Certify on calibration, report on test; raises GateError where the challenger misses a threshold.
+def validate(config: Config, output: Path | None = None, version: str | None = None) -> Validated:
+    """Certify on calibration, report on test; raises GateError where the version misses a threshold.
 
-    The report is written and logged before the gate is asked, so a refused challenger can be read.
+    ``version`` is the challenger where none is given. The report is written and logged before the gate is
+    asked, so a refused version can be read. The verdict is written when it is known: until then, that of an
+    earlier validation stands.
     """
     logger = get_run_logger()
     tracking = Tracking(config)
-    version = tracking.version_of(CHALLENGER)
-    tracking.untag(version, VALIDATED, VALIDATION_RUN)  # whatever an earlier validation found
+    version, champion = version or tracking.version_of(CHALLENGER), tracking.find(CHAMPION)
     pool = Pool.open(config.pool_location)
     contract = pool.manifest.contract.fingerprint
     table = load_scores(pool, config.folds)
@@ -180,7 +190,12 @@ def validate(config: Config, output: Path | None = None) -> Validated:
     logger.info("%s", found.certificate.statement)
     logger.info("%s", value.statement)
     logger.info("report: %s", target / "report.html")
-    check_gate(metrics, thresholds(config.gate, len(found.refuted)))
-    # The verdict last: where it stands, the run that a bundle reads is named too.
-    tracking.tag(version, **{VALIDATION_RUN: run_id, VALIDATED: pool.manifest.digest})
+    try:
+        check_gate(metrics, thresholds(config.gate, len(found.refuted)))
+    except GateError:
+        tracking.untag(version, VALIDATED, VALIDATION_RUN, CHAMPION_THEN)
+        raise
+    # "validated" last: where it stands, all else that a bundle reads is there too.
+    verdict = {CHAMPION_THEN: champion or "", VALIDATION_RUN: run_id, VALIDATED: pool.manifest.digest}
+    tracking.tag(version, **verdict)
     return Validated(version, metrics, found.rows, found.certificate)

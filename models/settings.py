@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from predictor.contract import Aggregation, Sampling, Span
-from predictor.settings import Settings
+from predictor.settings import Settings, Uri, is_secret
 
 ConventionName = Literal["lines", "qwen", "math-shepherd"]
 EMBEDDED_PRM = "data/adapters/prm"
@@ -62,7 +62,7 @@ class LocalGeneratorSettings(Settings):
 class HttpSettings(Settings):
     """A server that speaks OpenAI's protocol, vLLM for one."""
 
-    base_url: str = Field(pattern="^https?://")
+    base_url: Uri = Field(pattern="^https?://")
     """Where it answers, with its ``/v1``."""
     model: str
     """Name under which the server serves the model."""
@@ -109,6 +109,13 @@ class HttpGeneratorSettings(HttpSettings):
     They are no part of the contract: where they change what is sampled, let ``revision`` say so.
     """
     sampling: Sampling = Sampling()
+
+    @field_validator("extra_body")
+    @classmethod
+    def _no_secrets(cls, body: dict[str, Any]) -> dict[str, Any]:
+        if secrets := [name for name in body if is_secret(name)]:
+            raise ValueError(f"{', '.join(secrets)}: settings hold no secrets; see api_key_variable")
+        return body
 
 
 GeneratorSettings = Annotated[LocalGeneratorSettings | HttpGeneratorSettings, Field(discriminator="kind")]

@@ -37,6 +37,10 @@ class TrackingError(OptScaleError):
     """An MLflow server, run, or registered model that is not there."""
 
 
+class OrchestrationError(OptScaleError):
+    """A Prefect server that is named and does not answer, or refuses."""
+
+
 class GateError(OptScaleError):
     """A challenger that missed a promotion threshold; the message lists every miss."""
 

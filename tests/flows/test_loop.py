@@ -17,7 +17,7 @@ from data.pool import Pool
 from data.questions import write_questions
 from flows.config import Config
 from models.tokenizer import open_tokenizer
-from predictor.errors import BundleError, ConfigError, GateError, PoolError, TrackingError
+from predictor.errors import BundleError, GateError, PoolError, TrackingError
 from predictor.prior import Prior
 from predictor.question import Question
 from serving.bundle import Bundle
@@ -275,17 +275,6 @@ def test_an_mlflow_server_that_is_away_is_named(tmp_path, prefect_server):
     tracking = {"uri": "http://127.0.0.1:9", "timeout": 1}
     with pytest.raises(TrackingError, match="http://127.0.0.1:9"):
         train(small_config(tmp_path, tracking=tracking))
-
-
-def test_scheduling_without_a_server_says_what_to_start(tmp_path, monkeypatch):
-    from flows.retrain import serve_schedule
-
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    with pytest.raises(ConfigError, match="prefect server start"):
-        serve_schedule(small_config(tmp_path), "0 3 * * 0")
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    with pytest.raises(ConfigError, match="no Prefect server answers"):
-        serve_schedule(small_config(tmp_path), "0 3 * * 0")
 
 
 def test_killed_collections_lose_no_part_and_double_none(tmp_path, home):
