@@ -1,8 +1,10 @@
 """The command ``optscale``. Heavy libraries are imported by the commands that need them."""
 
 import json
+import sys
 import warnings
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -162,13 +164,16 @@ def validate(
     set_: Set = None,
     pool: PoolOption = None,
     output: Annotated[Path | None, typer.Option(file_okay=False, help="Where the report goes.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Version of the model; default: the challenger.")
+    ] = None,
 ) -> None:
-    """Hold the challenger against test questions; exits with 1 where the gate refuses it."""
+    """Hold a version against test questions; exits with 1 where the gate refuses it."""
     from flows.validate import validate as flow
 
     if output:
         _make_folder(output)
-    _print(_run(flow, _load(config, set_, pool), output)._asdict())
+    _print(_run(flow, _load(config, set_, pool), output, version)._asdict())
 
 
 @app.command()
@@ -356,6 +361,14 @@ def decide(
     _print(decide_(chosen, values, believed).model_dump())
 
 
+@app.command()
+def relocate(config: ConfigFile = None, set_: Set = None) -> None:
+    """Mend a state folder that was moved or copied: let its MLflow records name the place it is in now."""
+    from flows.relocate import relocate as relocate_
+
+    _print(relocate_(_load(config, set_)))
+
+
 @app.command("config")
 def show_config(
     config: ConfigFile = None,
@@ -372,6 +385,9 @@ def show_config(
 def main() -> None:
     """Run the command line; the project's own errors are one line and exit status 1."""
     warnings.simplefilter("ignore", FutureWarning)  # of libraries, to each other
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without ± or ≥ still gets the rest
     try:
         app()
     except OptScaleError as error:

@@ -341,6 +341,10 @@ def enter_home(config: Config) -> None:
     except OSError as error:
         raise ConfigError(f"state folder {home} (home, OPTSCALE_HOME) cannot be made: {error}") from error
     os.environ["OPTSCALE_HOME"] = str(home)
+    try:
+        Path.home()
+    except RuntimeError:  # a user without a home, as containers have them; libraries look for one at import
+        os.environ["HOME"] = str(home)
     for name, folder in (("PREFECT_HOME", "prefect"), ("BENTOML_HOME", "bentoml")):
         os.environ.setdefault(name, str(home / folder))
     for name, value in _QUIET.items():

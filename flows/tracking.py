@@ -45,11 +45,11 @@ class Tracking:
         """What to call the two sides in an error."""
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(int(config.tracking.timeout) or 1)
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "2"
-        mlflow.set_tracking_uri(config.tracking_uri)
-        mlflow.set_registry_uri(config.tracking_uri)
-        self.client = mlflow.MlflowClient()
         self._require_same_major()
         with self._answering():
+            mlflow.set_tracking_uri(config.tracking_uri)
+            mlflow.set_registry_uri(config.tracking_uri)
+            self.client = mlflow.MlflowClient()
             name = config.tracking.experiment
             if self.client.get_experiment_by_name(name) is None:
                 local = config.tracking_uri.startswith("sqlite:")

@@ -22,6 +22,7 @@ from predictor.settings import Settings
 
 COURSES = 2048  # replayed a policy; where there are many priors, at least LEAST a prior
 LEAST = 16
+_AT_ONCE = 2**19  # weights of replicates that are held together
 TINY = 1e-200  # a prior that no donor fits at all takes any of them
 
 
@@ -200,9 +201,10 @@ def _totals(
     priors, asked = np.unique(index, return_counts=True)
     donor, spending = chosen[priors], {name: values[priors] for name, values in courses.items()}
     totals = {name: np.empty(replicates) for name in spending}
-    for number in range(replicates):
-        weights = rng.exponential(size=chosen.max() + 1)[donor]
-        taken = rng.multinomial(asked, weights / weights.sum(axis=1, keepdims=True))
+    for start in range(0, replicates, block := max(_AT_ONCE // donor.size, 1)):
+        rows = slice(start, min(start + block, replicates))
+        weights = rng.exponential(size=(rows.stop - start, chosen.max() + 1))[:, donor]
+        taken = rng.multinomial(asked, weights / weights.sum(axis=-1, keepdims=True))
         for name, values in spending.items():
-            totals[name][number] = (taken * values).sum()
+            totals[name][rows] = np.tensordot(taken, values, 2)
     return totals

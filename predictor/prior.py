@@ -18,9 +18,6 @@ Coordinate = Annotated[float, Field(ge=-20, le=20)]
 Spread = Annotated[float, Field(gt=0, le=20)]
 
 
-_CHUNK = 256  # questions whose posteriors are held at once
-
-
 class Prior(Settings):
     """A normal over the family's coordinates: a JSON value, from a predictor or a population."""
 
@@ -202,12 +199,16 @@ def fit_population(scores: ArrayLike, family_name: str = "beta", rounds: int = 1
         location, spread, correlation = _normal(family, np.full(len(family.mean), 1 / len(family.mean)))
         return _to_prior(family_name, location, spread, correlation)
     likelihood = family.log_likelihood(scores)
+    relative = np.exp(likelihood - likelihood.max(axis=1, keepdims=True))
     location, spread, correlation = np.array([0.0, 0.0]), np.array([2.0, 2.0]), 0.0
     for _ in range(rounds):
-        prior = log_weights(family, location[None], spread[None], correlation)
-        weights = np.zeros(len(family.mean))
-        for start in range(0, len(likelihood), _CHUNK):
-            posterior = likelihood[start : start + _CHUNK] + prior
+        prior = log_weights(family, location[None], spread[None], correlation).ravel()
+        evidence = relative @ np.exp(prior)
+        far = evidence < 1e-200  # the prior has nothing where these questions' scores are likely
+        share = np.divide(1.0, evidence, out=np.zeros_like(evidence), where=~far)
+        weights = np.exp(prior) * (share @ relative)
+        if far.any():
+            posterior = likelihood[far] + prior
             weights += np.exp(posterior - logsumexp(posterior, axis=1, keepdims=True)).sum(axis=0)
         before = location
         location, spread, correlation = _normal(family, weights / len(likelihood))

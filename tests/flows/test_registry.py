@@ -1,13 +1,24 @@
 """Which version is trained, validated and shipped: on the cheapest predictor, in a real registry."""
 
+import shutil
+
 import mlflow
 import pytest
 
 from flows.config import Config
-from flows.ship import choose
-from flows.tracking import CHALLENGER, CHAMPION, VALIDATED, VALIDATION_RUN, Tracking
+from flows.serve import champion_bento
+from flows.ship import require_shippable
+from flows.tracking import (
+    BUNDLE,
+    CHALLENGER,
+    CHAMPION,
+    CHAMPION_THEN,
+    VALIDATED,
+    VALIDATION_RUN,
+    Tracking,
+)
 from flows.train import _alone, replace_predictor, train
-from predictor.errors import ConfigError, GateError
+from predictor.errors import BundleError, ConfigError, GateError, TrackingError
 from tests.helpers import make_pool
 
 pytestmark = pytest.mark.slow
@@ -48,17 +59,87 @@ def test_a_version_that_is_refused_later_is_not_shipped(config, monkeypatch):
         set_tag(client, name, number, key, value)
 
     monkeypatch.setattr(mlflow.MlflowClient, "set_model_version_tag", noted)
-    validate(config)
-    assert tagged == [VALIDATION_RUN, VALIDATED]  # a kill between the two leaves no verdict without its run
-    assert choose(config, tracking) == version
+    assert validate(config).version == version
+    assert tagged[-1] == VALIDATED  # a kill before it leaves no verdict without its run
+    require_shippable(tracking, version, named=False)
+    artifacts = config.home / "artifacts"
+    artifacts.rename(config.home / "away")
+    with pytest.raises(TrackingError, match="train again"):
+        validate(config)
+    shutil.rmtree(artifacts)  # the refused run has written its config
+    (config.home / "away").rename(artifacts)
+    require_shippable(tracking, version, named=False)  # an outage is no verdict
     tracking.point(CHAMPION, version)
     strict = Config.model_validate(config.model_dump() | {"gate": LAX | {"mean_skill": 2.0}})
     with pytest.raises(GateError, match="mean_skill"):
-        validate(strict)
-    assert not {VALIDATED, VALIDATION_RUN} & set(tracking.tags(version))
+        validate(strict, version=version)
+    assert not {VALIDATED, VALIDATION_RUN, CHAMPION_THEN} & set(tracking.tags(version))
     with pytest.raises(GateError, match="run validate"):
-        choose(config, tracking)
+        require_shippable(tracking, version, named=True)
     assert tracking.version_of(CHAMPION) == version  # what is served stays
+
+
+def test_lost_files_are_found_and_fitted_anew(config):
+    first, tracking = train(config), Tracking(config)
+    assert tracking.holds(first.version)
+    (config.home / "artifacts").rename(config.home / "lost")
+    assert not tracking.holds(first.version)
+    again = train(config)
+    assert again.version != first.version
+    assert tracking.holds(again.version)
+    shutil.rmtree(config.home / "artifacts")
+    (config.home / "lost").rename(config.home / "artifacts")
+
+
+@pytest.fixture
+def versions(tmp_path):
+    """A registry of its own with versions 1 to 3 and nothing behind them."""
+    tracking = Tracking(Config(home=tmp_path))
+    tracking.client.create_registered_model(tracking.model)
+    for _ in range(3):
+        tracking.client.create_model_version(tracking.model, "models:/m-none")
+    return tracking
+
+
+def passed(tracking, version, champion=""):
+    tracking.tag(version, **{CHAMPION_THEN: champion, VALIDATION_RUN: "r", VALIDATED: "d"})
+
+
+def test_what_another_run_trained_meanwhile_does_not_matter(versions):
+    versions.point(CHAMPION, "1")
+    passed(versions, "2", champion="1")
+    versions.point(CHALLENGER, "3")
+    require_shippable(versions, "2", named=False)
+    with pytest.raises(GateError, match="version 3 .*not validated"):
+        require_shippable(versions, "3", named=False)
+
+
+def test_what_another_run_shipped_meanwhile_is_not_undone(versions):
+    passed(versions, "2", champion="1")
+    versions.point(CHAMPION, "3")
+    with pytest.raises(GateError, match=r"overtaken: the champion was version 1 .* is version 3 now"):
+        require_shippable(versions, "2", named=False)
+    require_shippable(versions, "2", named=True)
+
+
+def test_a_rollback_is_not_undone_unless_a_person_says_so(versions):
+    passed(versions, "2", champion="1")
+    versions.tag("2", **{BUNDLE: "optscale:2"})
+    versions.point(CHAMPION, "2")
+    require_shippable(versions, "2", named=False)  # the champion's bundle may be built anew
+    versions.point(CHAMPION, "1")
+    with pytest.raises(GateError, match="shipped before, and the champion is version 1 now"):
+        require_shippable(versions, "2", named=False)
+    require_shippable(versions, "2", named=True)
+
+
+def test_a_champion_without_a_bundle_on_this_machine_says_what_to_do(versions):
+    versions.point(CHAMPION, "1")
+    with pytest.raises(BundleError, match="never shipped.*optscale ship --version 1"):
+        champion_bento(versions)
+    versions.tag("1", **{BUNDLE: "optscale:elsewhere"})
+    with pytest.raises(BundleError, match="optscale:elsewhere is not on this machine.*bentoml import"):
+        champion_bento(versions)
 
 
 def test_a_number_that_another_run_has_now_is_fitted_again(config):
