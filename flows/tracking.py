@@ -58,9 +58,9 @@ class Tracking:
             mlflow.set_experiment(name)
 
     @contextmanager
-    def run(self, name: str, table: ScoreTable | None = None, digest: str = "") -> Iterator[str]:
+    def run(self, name: str, table: ScoreTable | None = None, digest: str = "", **tags: str) -> Iterator[str]:
         """A run with the config as parameters and the pool as its dataset; yields the run's id."""
-        with self._answering(), mlflow.start_run(run_name=name) as run:
+        with self._answering(), mlflow.start_run(run_name=name, tags=tags) as run:
             mlflow.log_params(_flatten(self.config.model_dump(mode="json")))
             mlflow.log_dict(self.config.model_dump(mode="json"), "config.json")
             if table is not None:

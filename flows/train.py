@@ -18,6 +18,7 @@ from flows.config import Config
 from flows.evaluate import choose_family
 from flows.model_card import model_card
 from flows.tracking import Tracking, scratch
+from models import backbone
 from models.backbone import digest_text
 from predictor.errors import ConfigError, PoolError
 from predictor.network.card import CARD, REFIT, PriorModel
@@ -92,7 +93,9 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
     settings = digest_text(repr(parts))
     # Checkpoints are named by all that they depend on, so only the very same run resumes them.
     checkpoints = config.home.resolve() / "checkpoints" / f"{digest}-{settings}"
-    with _alone(checkpoints), tracking.run("train", table, digest) as run_id, scratch() as folder:
+    computed = backbone.arithmetic(config.predictor.dtype)
+    run = tracking.run("train", table, digest, computed_in=f"{computed}; LoRA trains in float32")
+    with _alone(checkpoints), run as run_id, scratch() as folder:
         predictor = fit_predictor(
             config, pool, table, checkpoints, lambda step, values: tracking.metrics(values, step)
         )

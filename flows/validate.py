@@ -32,6 +32,7 @@ from flows.tracking import (
     scratch,
 )
 from flows.train import STATES
+from models import backbone
 from predictor.certificate import Certificate
 from predictor.contract import require_same_contract
 from predictor.errors import ContractError, GateError
@@ -135,7 +136,9 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
     pool = Pool.open(config.pool_location)
     contract = pool.manifest.contract.fingerprint
     table = load_scores(pool, config.folds)
-    with scratch() as folder, tracking.run("validate", table, pool.manifest.digest) as run_id:
+    computed = backbone.arithmetic(config.predictor.dtype)
+    run = tracking.run("validate", table, pool.manifest.digest, computed_in=computed)
+    with scratch() as folder, run as run_id:
         predictor = Predictor.load(
             tracking.download(version, Path(folder)), cache=config.home.resolve() / STATES
         )

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from transformers.utils import logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from models.settings import DTYPE
 from models.tokenizer import first_line
 from predictor.errors import ConfigError, ModelError
 
@@ -64,15 +65,27 @@ def resolve_device(device: str | None) -> str:
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
     """The torch dtype for a setting: ``auto`` is bfloat16 where the hardware multiplies it natively.
 
-    A CPU without AVX512-BF16 or AMX emulates bfloat16 about eight times slower than float32.
+    ``$OPTSCALE_DTYPE`` (float32 or bfloat16) takes the place of ``auto``: the same on every
+    machine. A CPU without AVX512-BF16 or AMX emulates bfloat16 about eight times slower than float32.
     """
+    if dtype == "auto":
+        dtype = os.environ.get(DTYPE, "auto")
     if dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+        try:
+            return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+        except KeyError:
+            raise ConfigError(f"${DTYPE} is {dtype!r}: write float32, bfloat16 or auto") from None
     if device.startswith("cuda"):
         return torch.bfloat16
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     native = "avx512_bf16" in flags or "amx_bf16" in flags
     return torch.bfloat16 if native else torch.float32
+
+
+def arithmetic(dtype: str, device: str | None = None) -> str:
+    """What a model of this dtype setting computes in here, in words for a record."""
+    where = device or default_device()
+    return f"{str(resolve_dtype(dtype, where)).removeprefix('torch.')} on {where}"
 
 
 def locate(reference: str) -> str:

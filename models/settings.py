@@ -9,6 +9,8 @@ from predictor.settings import Settings, Uri, is_secret
 
 ConventionName = Literal["lines", "qwen", "math-shepherd"]
 EMBEDDED_PRM = "data/adapters/prm"
+DTYPE = "OPTSCALE_DTYPE"
+"""Environment variable with the dtype of all models whose own is ``auto``."""
 
 
 class LoraSettings(Settings):

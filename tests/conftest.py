@@ -16,6 +16,28 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp()
 for name in [n for n in os.environ if n.startswith("OPTSCALE_")]:
     del os.environ[name]
+os.environ["OPTSCALE_DTYPE"] = "float32"  # the same arithmetic on every processor
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Modules that are slow as a whole are not even imported for ``-m "not slow"``: torch alone takes long."""
+    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
+        return "\npytestmark = " in collection_path.read_text(encoding="utf-8") or None
+    return None
+
+
+def pytest_collection_modifyitems(items):
+    """One lane for the flows and one for the served gateway, whose servers are shared; others by file.
+
+    The longest first, so that the lanes end together.
+    """
+    for item in items:
+        folder, file = item.path.parent.name, item.path.stem
+        served = folder == "serving" and "served" in getattr(item, "fixturenames", ())
+        lane = "flows" if "prefect_server" in item.fixturenames else "served" if served else file
+        item.add_marker(pytest.mark.xdist_group(lane))
+    order = {"flows": 0, "served": 1}
+    items.sort(key=lambda item: order.get(item.get_closest_marker("xdist_group").args[0], 2))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,6 +53,14 @@ def home(tmp_path_factory):
     os.environ["OPTSCALE_HOME"] = str(folder)
     enter_home(Config(home=folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def trunk(tmp_path_factory):
+    """Folder of a backbone for predictors, of a few numbers: wherever a test is not about the real one."""
+    from tests.models.tiny import save_trunk
+
+    return save_trunk(tmp_path_factory.mktemp("trunk"))
 
 
 @pytest.fixture

@@ -18,17 +18,24 @@ from predictor.errors import CollectError, PoolError, TrackingError
 from predictor.question import Question
 from tests.helpers import make_pool
 from tests.models.faulty_server import FaultyServer
+from tests.models.tiny import save_qwen_tokenizer
 from tests.servers import free_port, running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def prefect_server():
-    from prefect.testing.utilities import prefect_test_harness
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Settings of a generator that misbehaves in some way, and of a reward model in order."""
+    server, tokenizer = FaultyServer(), save_qwen_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+    def settings(way):
+        reward = {"kind": "vllm", "base_url": server.url("plain"), "model": "m", "tokenizer": tokenizer}
+        generator = {"kind": "openai", "base_url": server.url(way), "model": "m"}
+        return {"generator": generator | ({} if way == "plain" else {"retries": 0}), "reward": reward}
+
+    yield settings
+    server.close()
 
 
 def mlflow_server(folder, port):
@@ -38,14 +45,15 @@ def mlflow_server(folder, port):
     return running(command, f"http://127.0.0.1:{port}/health", folder / "mlflow.log")
 
 
-def test_an_mlflow_server_that_goes_away_in_the_middle(tmp_path):
+def test_an_mlflow_server_that_goes_away_in_the_middle(trunk, tmp_path):
     from flows.train import train
 
     make_pool(tmp_path / "pool", questions=60)
     port = free_port()
     lora = {"rank": 2, "alpha": 4, "batch_size": 8, "max_steps": 6, "evaluate_every": 2, "patience": 9}
     tracking = {"uri": f"http://127.0.0.1:{port}", "timeout": 2}
-    config = Config.model_validate({"home": tmp_path, "predictor": {"lora": lora}, "tracking": tracking})
+    predictor = {"backbone": trunk, "rivals": ["lora"], "family": "beta", "lora": lora}
+    config = Config.model_validate({"home": tmp_path, "predictor": predictor, "tracking": tracking})
     with mlflow_server(tmp_path, port) as server:
 
         def kill_after_the_first_checkpoint():
@@ -73,14 +81,12 @@ def test_an_mlflow_server_that_is_silent_is_not_waited_for(tmp_path):
             Tracking(Config.model_validate({"home": tmp_path, "tracking": {"uri": uri, "timeout": 1}}))
 
 
-def test_a_disk_that_fills_costs_only_the_part_under_way(tmp_path):
+def test_a_disk_that_fills_costs_only_the_part_under_way(models, tmp_path):
     """In a process whose files may not grow beyond 4 kB, less than a part."""
-    server = FaultyServer()
     asked = [Question.ask(f"Compute {n} + 7 - {n}.", answer="7") for n in range(4)]
     write_questions(asked, tmp_path / "q.jsonl")
-    generator = {"kind": "openai", "base_url": server.url("plain"), "model": "m"}
     settings = {"questions": (str(tmp_path / "q.jsonl"),), "candidates": 3}
-    config = Config.model_validate({"home": tmp_path, "generator": generator, "collect": settings})
+    config = Config.model_validate({"home": tmp_path, "collect": settings, **models("plain")})
     file = tmp_path / "c.json"
     file.write_text(config.model_dump_json())
     collect = [sys.executable, "-m", "tests.flows.collect_bare", str(file)]
@@ -95,19 +101,16 @@ def test_a_disk_that_fills_costs_only_the_part_under_way(tmp_path):
     subprocess.run(collect, check=True, capture_output=True)
     rows = [(r["question_id"], r["candidate"]) for r in Pool.open(str(tmp_path / "pool")).rows()]
     assert sorted(rows) == sorted((q.id, k) for q in asked for k in range(3))
-    server.close()
 
 
-def test_a_part_that_the_pool_refuses_is_not_sampled_again(tmp_path, monkeypatch):
+def test_a_part_that_the_pool_refuses_is_not_sampled_again(models, tmp_path, monkeypatch):
     """Another collection was faster; what it added before a part began is left out of the part."""
     from flows import collect as module
 
-    server = FaultyServer()
     asked = [Question.ask(f"Compute {n} + 7 - {n}.", answer="7") for n in range(4)]
     write_questions(asked, tmp_path / "q.jsonl")
-    generator = {"kind": "openai", "base_url": server.url("plain"), "model": "m"}
     settings = {"questions": (str(tmp_path / "q.jsonl"),), "candidates": 3, "part_questions": 2}
-    config = Config.model_validate({"home": tmp_path, "generator": generator, "collect": settings})
+    config = Config.model_validate({"home": tmp_path, "collect": settings, **models("plain")})
     sample, other, sampled = module.sample_and_score, [], []
 
     def overtaken(questions, *rest):
@@ -127,19 +130,16 @@ def test_a_part_that_the_pool_refuses_is_not_sampled_again(tmp_path, monkeypatch
     with pytest.raises(PoolError, match="already holds"):
         module.collect(config)
     assert sampled == [asked[:2]]
-    server.close()
 
 
-def test_a_generator_that_fails_keeps_whole_parts_only(tmp_path):
+def test_a_generator_that_fails_keeps_whole_parts_only(models, tmp_path):
     """The pool takes no part with many failed candidates, and goes on when the server is well again."""
     from flows.collect import collect
 
-    server = FaultyServer()
     asked = [Question.ask(f"Compute {n} + 7 - {n}.", answer="7") for n in range(6)]
     write_questions(asked, tmp_path / "q.jsonl")
 
     def config(way):
-        generator = {"kind": "openai", "base_url": server.url(way), "model": "m", "retries": 0}
         settings = {
             "questions": (str(tmp_path / "q.jsonl"),),
             "candidates": 4,
@@ -147,7 +147,7 @@ def test_a_generator_that_fails_keeps_whole_parts_only(tmp_path):
             "parts_in_flight": 2,
             "retries": 0,
         }
-        return Config.model_validate({"home": tmp_path, "generator": generator, "collect": settings})
+        return Config.model_validate({"home": tmp_path, "collect": settings, **models(way)})
 
     for way in ("error", "empty", "half"):
         with pytest.raises(CollectError, match=r"12 of 12 candidates failed"):
@@ -156,4 +156,3 @@ def test_a_generator_that_fails_keeps_whole_parts_only(tmp_path):
     found = collect(config("plain"))
     assert (found.questions, found.candidates, found.failed) == (6, 24, 0)
     assert all(row["correct"] for row in Pool.open(str(tmp_path / "pool")).rows())
-    server.close()

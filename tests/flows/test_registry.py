@@ -21,16 +21,8 @@ from flows.train import _alone, replace_predictor, train
 from predictor.errors import BundleError, ConfigError, GateError, TrackingError
 from tests.helpers import make_pool
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 LAX = {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "refuted": 1e-9}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect_server():
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -124,6 +124,16 @@ def test_a_device_that_is_not_there_is_named(causal, device):
         generator(causal, device=device)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_environment_forces_the_arithmetic_of_models_that_name_none(monkeypatch, dtype):
+    monkeypatch.setenv("OPTSCALE_DTYPE", dtype)
+    assert backbone.resolve_dtype("auto", "cpu") == getattr(torch, dtype)
+    assert backbone.resolve_dtype("float32", "cpu") == torch.float32
+    monkeypatch.setenv("OPTSCALE_DTYPE", "float16")
+    with pytest.raises(ConfigError, match="OPTSCALE_DTYPE is 'float16'"):
+        backbone.resolve_dtype("auto", "cpu")
+
+
 @pytest.mark.parametrize("name", ["no.such", "re.such", ".such", ""])
 def test_a_package_that_is_not_there_is_named(name):
     with pytest.raises(ModelError, match="is not installed"):

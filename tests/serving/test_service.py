@@ -1,4 +1,4 @@
-"""The service in process, on a bundle with the real backbone."""
+"""The service in process."""
 
 import asyncio
 import json

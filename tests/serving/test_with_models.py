@@ -90,10 +90,10 @@ def test_what_is_not_understood_is_refused(settings, route, body, told):
     assert told.lower() in answer.json()["error"]["message"].lower()
 
 
-def test_the_gateway_answers_with_the_best_of_them(settings, tmp_path):
+def test_the_gateway_answers_with_the_best_of_them(settings, trunk, tmp_path):
     for part in ("bundle", "checkpoints", "served"):
         (tmp_path / part).mkdir()
-    make_bundle(tmp_path / "bundle", tmp_path / "checkpoints")
+    make_bundle(tmp_path / "bundle", tmp_path / "checkpoints", trunk)
     reward = load_reward_model(settings.reward)
     contract = ScoreContract(
         **load_generator(settings.generator).identity,
