@@ -21,6 +21,7 @@ from data.questions import read_questions
 from predictor.contract import ScoreContract
 from predictor.errors import ContractError, PoolError
 from predictor.question import Message, Question
+from predictor.validation import explain
 
 VERSION = b"1"
 PART_QUESTIONS = 256
@@ -112,7 +113,9 @@ def _contract(row: dict[str, Any], folder: Path) -> ScoreContract:
     try:
         return ScoreContract.model_validate_json(row["contract"])
     except ValidationError as error:
-        raise PoolError(f"{folder}, request {row['request_id']}: not a score contract: {error}") from error
+        raise PoolError(
+            f"{folder}, request {row['request_id']}: {explain(error.errors(), ScoreContract, 'contract')}"
+        ) from error
 
 
 def _question(row: dict[str, Any]) -> Question | None:

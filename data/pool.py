@@ -22,6 +22,7 @@ from predictor.contract import ScoreContract, require_same_contract
 from predictor.errors import PoolError
 from predictor.question import Message, Question
 from predictor.settings import Settings
+from predictor.validation import explain
 
 SCHEMA_VERSION = 1
 SCHEMA = pa.schema(
@@ -115,7 +116,7 @@ class Pool:
         try:
             return cls(location, Manifest.model_validate(document))
         except ValidationError as error:
-            raise PoolError(f"{path} is not a pool manifest: {error}") from error
+            raise PoolError(f"{path} is not a pool manifest: {explain(error.errors(), Manifest)}") from error
 
     @classmethod
     def exists(cls, location: str) -> bool:

@@ -347,6 +347,7 @@ def decide(
     from predictor.errors import ScoreError
     from predictor.policies import load_policy
     from predictor.prior import Prior
+    from predictor.validation import explain
 
     loaded = load_config(config, tuple(set_ or ()))
     chosen = load_policy(policy.read_bytes()) if policy else loaded.policy
@@ -357,7 +358,7 @@ def decide(
     try:
         believed = Prior.model_validate_json(prior) if prior else None
     except ValidationError as error:
-        raise ConfigError(f"not a prior: {error}") from error
+        raise ConfigError(f"not a prior: {explain(error.errors(), Prior, 'prior')}") from error
     _print(decide_(chosen, values, believed).model_dump())
 
 
