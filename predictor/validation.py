@@ -46,6 +46,8 @@ def _describe(found: Any, kind: Any, root: str) -> tuple[str, str]:
         return f"{place} ", f"is unknown; allowed: {known}" if known else "is not allowed"
     if found["type"] in {"missing", "union_tag_not_found"}:
         return f"{place} is missing", "" if found["type"] == "missing" else f"; {message}"
+    if given is None and place:
+        return f"{place} is null: ", message
     # A whole document is no help, and an address may hold a password.
     shown = isinstance(given, bool | int | float) or (isinstance(given, str) and "://" not in given)
     if shown and not (is_secret(place) or holds_secret(str(given))):
