@@ -86,6 +86,13 @@ def test_no_pool_question_was_trained_on():
         ("Answer: 1/0", "1/0", True),
         ("Answer: 1e10000000", "5", False),
         ("Answer: 1e-10000000", "5", False),
+        (r"\boxed{The answer is 42}", "42", True),
+        (r"\boxed{\text{The answer is } 41}", "42", False),
+        (r"\boxed{42}", r"so it is \boxed{42}.", True),
+        (r"\boxed{42}", "The answer is 42.", True),
+        (r"\boxed{\text{(C)}}", "(C)", True),
+        ("Answer: Evelyn", r"\text{Evelyn}", True),
+        ("Answer: 4", "['4']", False),
         ("Answer: " + "9" * 100_000, "5", False),
     ],
 )
