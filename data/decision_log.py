@@ -125,6 +125,8 @@ def _question(row: dict[str, Any]) -> Question | None:
 
 
 def _candidates(row: dict[str, Any], question: Question, contract: ScoreContract) -> list[Row]:
+    # Without text none can be judged; with it a candidate that has none is wrong, as in a collection.
+    answer = question.answer if row["messages"] else None
     return [
         make_row(
             question,
@@ -137,7 +139,7 @@ def _candidates(row: dict[str, Any], question: Question, contract: ScoreContract
             status=found["status"],
             step_scores=found["step_scores"],
             score=found["score"],
-            correct=None if found["completion"] is None else is_correct(found["completion"], question.answer),
+            correct=is_correct(found["completion"], answer),
             reward_tokens=found["reward_tokens"],
             seed=found["seed"],
             inclusion_probability=row["inclusion_probability"],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import to_jsonable_python
 
 from flows.config import Config, enter_home, load_config
 from predictor.errors import ConfigError, OptScaleError
@@ -72,7 +73,9 @@ def _run(flow: Any, *arguments: Any) -> Any:
 
 
 def _print(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str))
+    """As JSON: records as objects, and what is no number (NaN) as null."""
+    plain = to_jsonable_python(value, inf_nan_mode="null", fallback=lambda number: number.item())
+    typer.echo(json.dumps(plain, indent=2, allow_nan=False))
 
 
 @app.command()

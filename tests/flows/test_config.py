@@ -1,5 +1,7 @@
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -164,6 +166,24 @@ def test_several_losses_share_the_level_of_the_gate():
     gate = Config().gate
     assert thresholds(gate, 1)["refutation_p_value"] == gate.refuted
     assert thresholds(gate, 2)["refutation_p_value"] == gate.refuted / 2
+
+
+def test_what_commands_print_is_json(capsys):
+    from flows.validate import Validated
+
+    policy = FixedN(cap=4, target=0.7)
+    found = Validated("3", {"auc": float("nan"), "n": np.int64(2)}, [{"x": np.float64(0.5)}], policy)
+    cli._print(found._asdict() | {"folder": Path("a"), "big": float("inf"), "sure": np.bool_(True)})
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert FixedN(**told.pop("certificate")) == policy
+    assert told == {
+        "version": "3",
+        "metrics": {"auc": None, "n": 2},
+        "policies": [{"x": 0.5}],
+        "folder": "a",
+        "big": None,
+        "sure": True,
+    }
 
 
 def test_every_setting_is_documented():
