@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from predictor.answers import extract_answer
+from predictor.answers import extract_answer, reference_answer
 from predictor.question import normalise
 
 # No more digits than these: Fraction would take the power of "1e10000000" out, for minutes.
@@ -18,7 +18,7 @@ def is_correct(completion: str | None, reference: str | None) -> bool | None:
     if reference is None:
         return None
     answer = extract_answer(completion or "")
-    return answer is not None and _value(answer) == _value(reference)
+    return answer is not None and _value(answer) == _value(reference_answer(reference))
 
 
 def _value(text: str) -> Fraction | str:

@@ -21,6 +21,7 @@ from data.questions import read_questions
 from predictor.contract import ScoreContract
 from predictor.errors import ContractError, PoolError
 from predictor.question import Message, Question
+from predictor.validation import explain
 
 VERSION = b"1"
 PART_QUESTIONS = 256
@@ -112,7 +113,9 @@ def _contract(row: dict[str, Any], folder: Path) -> ScoreContract:
     try:
         return ScoreContract.model_validate_json(row["contract"])
     except ValidationError as error:
-        raise PoolError(f"{folder}, request {row['request_id']}: not a score contract: {error}") from error
+        raise PoolError(
+            f"{folder}, request {row['request_id']}: {explain(error.errors(), ScoreContract, 'contract')}"
+        ) from error
 
 
 def _question(row: dict[str, Any]) -> Question | None:
@@ -122,6 +125,8 @@ def _question(row: dict[str, Any]) -> Question | None:
 
 
 def _candidates(row: dict[str, Any], question: Question, contract: ScoreContract) -> list[Row]:
+    # Without text none can be judged; with it a candidate that has none is wrong, as in a collection.
+    answer = question.answer if row["messages"] else None
     return [
         make_row(
             question,
@@ -134,7 +139,7 @@ def _candidates(row: dict[str, Any], question: Question, contract: ScoreContract
             status=found["status"],
             step_scores=found["step_scores"],
             score=found["score"],
-            correct=None if found["completion"] is None else is_correct(found["completion"], question.answer),
+            correct=is_correct(found["completion"], answer),
             reward_tokens=found["reward_tokens"],
             seed=found["seed"],
             inclusion_probability=row["inclusion_probability"],

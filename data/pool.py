@@ -16,12 +16,14 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from filelock import FileLock
 from pydantic import ValidationError
 
 from predictor.contract import ScoreContract, require_same_contract
 from predictor.errors import PoolError
 from predictor.question import Message, Question
 from predictor.settings import Settings
+from predictor.validation import explain
 
 SCHEMA_VERSION = 1
 SCHEMA = pa.schema(
@@ -115,7 +117,7 @@ class Pool:
         try:
             return cls(location, Manifest.model_validate(document))
         except ValidationError as error:
-            raise PoolError(f"{path} is not a pool manifest: {error}") from error
+            raise PoolError(f"{path} is not a pool manifest: {explain(error.errors(), Manifest)}") from error
 
     @classmethod
     def exists(cls, location: str) -> bool:
@@ -222,6 +224,25 @@ class Pool:
                 require_same_contract(self.manifest.contract.fingerprint, foreign.pop(), path)
             yield table
 
+    def columns(self, *names: str) -> pa.Table:
+        """Some columns of all candidates, without reading the others; parts are not held to their checksums.
+
+        Raises
+        ------
+        PoolError
+            If a part is missing or cannot be read; names the file.
+        """
+        fs, root = _filesystem(self.location)
+        found = [pa.table({name: pa.array([], SCHEMA.field(name).type) for name in names})]
+        for part in self.manifest.parts:
+            path = str(root / "parts" / part.file)
+            try:
+                with fs.open_input_file(path) as file, pq.ParquetFile(file) as table:
+                    found.append(table.read(columns=list(names), use_threads=False).cast(found[0].schema))
+            except (OSError, pa.ArrowException) as error:
+                raise PoolError(f"pool part {path} cannot be read: {error}") from error
+        return pa.concat_tables(found)
+
     def rows(self) -> Iterator[Row]:
         """Every candidate, part by part."""
         for table in self.tables():
@@ -299,15 +320,15 @@ def _writer_lock(fs: pafs.FileSystem, root: PurePosixPath) -> Iterator[None]:
     if not isinstance(fs, pafs.LocalFileSystem):
         yield
         return
-    import fcntl
-
+    lock = FileLock(root / ".lock", fallback_to_soft=False)  # a soft lock would outlive its process
     try:
-        handle = open(root / ".lock", "w")  # noqa: PTH123, SIM115
+        lock.acquire()
     except OSError as error:
         raise PoolError(f"pool {root} cannot be written: {error}") from error
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def pending(questions: Iterable[Question], pool: Pool) -> list[Question]:

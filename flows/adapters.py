@@ -169,9 +169,7 @@ def quality(name: str, table: ScoreTable) -> dict[str, Any]:
     return {
         "questions with": name,
         "questions": len(table),
-        "single": found["accuracy_single"],
-        "best": found["accuracy_best"],
-        "any": found["accuracy_any"],
+        **{name: found.get(f"accuracy_{name}", float("nan")) for name in ("single", "best", "any")},
         "AUC within": auc,
         "right and wrong": int(both),
     }

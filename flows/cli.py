@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import to_jsonable_python
 
 from flows.config import Config, enter_home, load_config
 from predictor.errors import ConfigError, OptScaleError
@@ -39,12 +40,13 @@ class Format(StrEnum):
 
 
 class HowAggregated(StrEnum):
-    """Names of `predictor.contract.Aggregation`."""
+    """Names of `predictor.contract.Aggregation`, and ``given``."""
 
     mean = "mean"
     min = "min"
     last = "last"
     product = "product"
+    given = "given"
 
 
 def _load(file: Path | None, overrides: list[str] | None, pool: str | None = None) -> Config:
@@ -71,7 +73,9 @@ def _run(flow: Any, *arguments: Any) -> Any:
 
 
 def _print(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str))
+    """As JSON: records as objects, and what is no number (NaN) as null."""
+    plain = to_jsonable_python(value, inf_nan_mode="null", fallback=lambda number: number.item())
+    typer.echo(json.dumps(plain, indent=2, allow_nan=False))
 
 
 @app.command()
@@ -102,31 +106,36 @@ def collect(
 
 @app.command("import-pool")
 def import_pool(
-    format_: Annotated[Format, typer.Option("--format", help="Lines of scores, or the paper's files.")],
-    input_: Annotated[Path, typer.Option("--input", help="JSON lines or a JSON list; may be gzipped.")],
+    format_: Annotated[Format, typer.Option("--format", help="Records of scores, or the paper's files.")],
+    input_: Annotated[
+        Path, typer.Option("--input", help="JSON lines, a JSON list or Parquet; may be gzipped.")
+    ],
     pool: Annotated[str, typer.Option(help="Pool to make or to add to, a path or URI.")],
     prompts: Annotated[Path | None, typer.Option(help="Questions of an optscale file, in its order.")] = None,
     generator: Annotated[str, typer.Option(help="Who answered.")] = "unknown",
     reward_model: Annotated[str, typer.Option(help="Who scored.")] = "unknown",
     aggregation: Annotated[
-        HowAggregated, typer.Option(help="How step scores became the scores; last for last_scores.")
+        HowAggregated, typer.Option(help="How step scores become scores; given: by another rule.")
     ] = HowAggregated.mean,
-    scores_key: Annotated[str, typer.Option(help="Key of the list of scores, e.g. last_scores.")] = "scores",
+    scores_key: Annotated[
+        str, typer.Option(help="Key of the scores, e.g. last_scores or step_scores.")
+    ] = "scores",
 ) -> None:
     """Make a pool of scores that are on disk already, or add them to one.
 
     Questions that the pool holds are skipped, so an import that stopped goes on where it was.
     """
-    from data import importers
+    from data.importers import import_pool as import_
+    from data.importers import imported_contract
+    from data.scored import read_optscale, read_scores
 
     if prompts and format_ is Format.scores:
         raise ConfigError("--prompts goes with --format optscale; lines of scores hold their questions")
     if format_ is Format.scores:
-        entries = importers.read_scores(input_, scores_key)
+        entries = read_scores(input_, scores_key)
     else:
-        entries = importers.read_optscale(input_, prompts, scores_key)
-    contract = importers.imported_contract(generator, reward_model, aggregation)
-    _print(importers.import_pool(entries, pool, contract))
+        entries = read_optscale(input_, prompts, scores_key)
+    _print(import_(entries, pool, imported_contract(generator, reward_model, aggregation)))
 
 
 @app.command("import-log")
@@ -347,6 +356,7 @@ def decide(
     from predictor.errors import ScoreError
     from predictor.policies import load_policy
     from predictor.prior import Prior
+    from predictor.validation import explain
 
     loaded = load_config(config, tuple(set_ or ()))
     chosen = load_policy(policy.read_bytes()) if policy else loaded.policy
@@ -357,7 +367,7 @@ def decide(
     try:
         believed = Prior.model_validate_json(prior) if prior else None
     except ValidationError as error:
-        raise ConfigError(f"not a prior: {error}") from error
+        raise ConfigError(f"not a prior: {explain(error.errors(), Prior, 'prior')}") from error
     _print(decide_(chosen, values, believed).model_dump())
 
 

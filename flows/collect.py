@@ -133,20 +133,22 @@ def estimate(config: Config) -> dict[str, Any]:
     """
     questions = read_all_questions(config)
     pool = Pool.open(config.pool_location) if Pool.exists(config.pool_location) else None
-    new = (pending(questions, pool) if pool else questions)[: config.collect.limit]
+    waiting = pending(questions, pool) if pool else questions
+    new = waiting[: config.collect.limit]
     candidates = len(new) * config.collect.candidates
-    rows = list(pool.rows()) if pool else []
+    names = ("completion_tokens", "prompt_tokens", "reward_tokens")
+    sampled = pool.columns(*names).to_pydict() if pool else {name: [] for name in names}
     limit = config.generator.sampling.max_tokens
 
     def mean(column: str, otherwise: float) -> float:
-        return float(np.mean([r[column] for r in rows])) if rows else otherwise
+        return float(np.mean(sampled[column])) if sampled[column] else otherwise
 
     generated = candidates * mean("completion_tokens", limit)
     prompt = len(new) * mean("prompt_tokens", 100)
     judged = candidates * mean("reward_tokens", limit + 100)
     # Parts in flight share the time that each of them took.
     seconds = sum(p.seconds for p in pool.manifest.parts) / config.collect.parts_in_flight if pool else 0.0
-    rate = sum(r["completion_tokens"] for r in rows) / seconds if seconds else None
+    rate = sum(sampled["completion_tokens"]) / seconds if seconds else None
     prices = config.prices
     cost = (
         generated * prices.generator_per_million
@@ -155,7 +157,8 @@ def estimate(config: Config) -> dict[str, Any]:
     ) / 1e6
     return {
         "questions": len(new),
-        "already collected": len(questions) - len(new) if pool else 0,
+        "already collected": len(questions) - len(waiting),
+        "beyond the limit": len(waiting) - len(new),
         "candidates": candidates,
         "generated tokens": round(generated),
         "prompt tokens": round(prompt),

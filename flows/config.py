@@ -33,6 +33,7 @@ from predictor.errors import ConfigError
 from predictor.network.settings import PredictorSettings
 from predictor.policies import AnyPolicy, Value
 from predictor.settings import Settings, Uri, holds_secret
+from predictor.validation import explain
 from serving.settings import KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
 
 ROOT = Path(__file__).parent.parent
@@ -253,10 +254,7 @@ def load_config(file: str | Path | None = None, overrides: tuple[str, ...] = ())
         sourced = Sourced(**_parse_overrides(overrides))
         return Config.model_validate(sourced.model_dump())
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()
-        )
-        raise ConfigError(f"config{f' {file}' if file else ''}: {problems}") from error
+        raise ConfigError(f"config{f' {file}' if file else ''}: {explain(error.errors(), Config)}") from error
     except SettingsError as error:
         raise ConfigError(f"environment variables OPTSCALE_*: {error}: {error.__cause__}") from error
 

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data.pool import Pool
 from flows.config import ROOT, Config
 
@@ -54,7 +56,9 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     columns = {"candidates": "draws", "rounds": "rounds", "generator tokens": "tokens", "hits": "hits"}
     columns |= {"lost hits": "lost", "accuracy": "right"}
     head = f"{'policy on test questions':32s}" + "".join(f"{name:>8s}" for name in columns.values())
-    return [head, *(f"{row['policy']:32s}" + "".join(f"{row[key]:8.3g}" for key in columns) for row in rows)]
+    cells = [["–" if np.isnan(row[key]) else f"{row[key]:.3g}" for key in columns] for row in rows]
+    lines = zip((row["policy"] for row in rows), cells, strict=True)
+    return [head, *(f"{name:32s}" + "".join(f"{cell:>8s}" for cell in line) for name, line in lines)]
 
 
 def _summary(config: Config, found: dict[str, Any], seconds: float) -> None:

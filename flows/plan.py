@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from data.pool import Pool
 from data.questions import read_questions
 from data.scores import ScoreTable, load_scores
@@ -13,8 +15,9 @@ from predictor.contract import require_same_contract
 from predictor.decision import Policy
 from predictor.errors import ConfigError
 from predictor.planning import Donors, Forecast, Range, estimate
-from predictor.policies import FixedN, Predictive
+from predictor.policies import AnyPolicy, FixedN, Predictive
 from predictor.prior import Beliefs, Prior, fit_population
+from predictor.validation import explain
 
 Row = dict[str, Any]
 CONFIDENCES = (0.8, 0.9, 0.95)
@@ -84,9 +87,10 @@ def _policies(
             for confidence in confidences:
                 one = Predictive(target=target, confidence=confidence, cap=cap, batch=batch)
                 found.append(("predictive", one))
-    except ValueError as error:
+    except ValidationError as error:
+        problems = explain(error.errors(), AnyPolicy)
         raise ConfigError(
-            f"cannot plan for targets {targets} and confidences {confidences}: {error}"
+            f"cannot plan for targets {targets} and confidences {confidences}: {problems}"
         ) from error
     return found
 

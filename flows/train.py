@@ -1,20 +1,20 @@
 """Train: fit every kind of predictor, take what tune recommends, register the challenger."""
 
-import fcntl
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock, Timeout
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from data.pool import Pool
 from data.scores import ScoreTable, load_scores
-from flows.config import Config
+from flows.config import ROOT, Config
 from flows.evaluate import choose_family
 from flows.model_card import model_card
 from flows.tracking import Tracking, scratch
@@ -90,7 +90,7 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
     table = load_scores(pool, config.folds)
     tracking = Tracking(config)
     parts = (config.predictor.model_dump_json(), config.folds.model_dump_json(), config.policy.target)
-    settings = digest_text(repr(parts))
+    settings = digest_text(repr((*parts, code_digest())))
     # Checkpoints are named by all that they depend on, so only the very same run resumes them.
     checkpoints = config.home.resolve() / "checkpoints" / f"{digest}-{settings}"
     computed = backbone.arithmetic(config.predictor.dtype)
@@ -116,20 +116,33 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
 def _alone(checkpoints: Path) -> Iterator[None]:
     """Checkpoints of one run at a time, removed when it ends well; the kernel frees a killed one's lock."""
     checkpoints.mkdir(parents=True, exist_ok=True)
-    with (checkpoints / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"another run fits the same data and settings at this moment (in {checkpoints}): wait for "
-                "it, and this command takes what it fitted"
-            ) from error
+    lock = FileLock(checkpoints / ".lock", timeout=0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError(
+            f"another run fits the same data and settings at this moment (in {checkpoints}): wait for "
+            "it, and this command takes what it fitted"
+        ) from error
+    try:
         yield
         shutil.rmtree(checkpoints, ignore_errors=True)
+    finally:
+        lock.release()
+
+
+def code_digest(root: Path = ROOT) -> str:
+    """Sixteen hex digits of the sources that a fit depends on: a cached fit of other code is none."""
+    files = [file for room in ("data", "models", "predictor") for file in (root / room).rglob("*.py")]
+    files += [root / "flows" / name for name in ("evaluate.py", "train.py")]
+    found = hashlib.sha256()
+    for file in sorted(files):
+        found.update(f"{file.relative_to(root)}\n".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()[:16]
 
 
 def _cache_key(_: Any, arguments: dict[str, Any]) -> str:
-    """All that a fit depends on: data, predictor and folds, the code's version, and the registry."""
+    """All that a fit depends on: data, predictor and folds, the code, and the registry."""
     config, digest = arguments["config"], arguments["digest"]
     parts = (
         config.predictor,
@@ -137,7 +150,7 @@ def _cache_key(_: Any, arguments: dict[str, Any]) -> str:
         config.folds,
         config.tracking,
         config.tracking_uri,
-        version_of("optscale"),
+        code_digest(),
         digest,
     )
     return digest_text(repr(parts))

@@ -165,7 +165,8 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
         metrics["lost_hits"] = found.rows[0]["lost hits"]
         metrics["of_full_cap"] = found.rows[0]["of full cap"]
         metrics["refutation_p_value"] = min(found.refuted.values())
-        metrics["reward_auc_within"], _ = within_question_auc(test.scores, test.correct)
+        auc, both = within_question_auc(test.scores, test.correct)
+        metrics |= {"reward_auc_within": auc} if both else {}
         metrics |= selection_accuracy(test.scores, test.correct)
         page = Path(folder) / "report"
         page.mkdir()

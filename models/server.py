@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -25,6 +25,7 @@ from predictor.contract import Sampling
 from predictor.errors import ModelError
 from predictor.question import Message, Question
 from predictor.settings import Settings
+from predictor.validation import explain
 
 Asked = TypeVar("Asked")
 Found = TypeVar("Found")
@@ -182,4 +183,7 @@ class ModelServer:
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": {"message": str(error), "type": "invalid_request_error"}}, 400)
+    message = str(error)
+    if isinstance(error, ValidationError):
+        message = explain(error.errors()[:5], ChatBody | PoolingBody)
+    return JSONResponse({"error": {"message": message, "type": "invalid_request_error"}}, 400)

@@ -50,8 +50,9 @@ class ScoreContract(Settings):
     """Convention by which steps are split and marked, e.g. ``lines`` or ``qwen``."""
     span: Span = "all"
     """Which part of a completion is scored: after ``</think>``, before it, or both."""
-    aggregation: Aggregation
-    """How step scores become the candidate's score."""
+    aggregation: Aggregation | Literal["given"]
+    """How step scores become the candidate's score; ``given``: it came as it is, from another rule or from
+    a model that scores no steps."""
     decimals: int = Field(4, ge=1, le=9)
     """Decimals to which scores are rounded; finer differences are numerical noise."""
 
@@ -75,7 +76,7 @@ class ScoreContract(Settings):
         return round(aggregate(values, self.aggregation), self.decimals)
 
 
-def aggregate(steps: np.ndarray, how: Aggregation) -> float:
+def aggregate(steps: np.ndarray, how: Aggregation | Literal["given"]) -> float:
     """One score from the step scores (steps,), each in [0, 1]."""
     match how:
         case "mean":
@@ -86,6 +87,10 @@ def aggregate(steps: np.ndarray, how: Aggregation) -> float:
             return float(steps[-1])
         case "product":
             return float(steps.prod())
+        case "given":
+            raise ScoreError(
+                "the contract's scores were given: no rule is known that makes one of step scores"
+            )
 
 
 def require_scores(scores: ArrayLike, where: str) -> np.ndarray:

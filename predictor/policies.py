@@ -17,6 +17,7 @@ from predictor.errors import ConfigError
 from predictor.families import BINS
 from predictor.prior import Beliefs
 from predictor.settings import Settings
+from predictor.validation import explain
 
 
 class Wish(NamedTuple):
@@ -328,4 +329,4 @@ def load_policy(document: str | bytes) -> Policy:
     try:
         return _ADAPTER.validate_json(document)
     except ValidationError as error:
-        raise ConfigError(f"not a policy: {error}") from error
+        raise ConfigError(f"not a policy: {explain(error.errors(), AnyPolicy, 'policy')}") from error

@@ -30,11 +30,22 @@ def within_question_auc(scores: Array, correct: Array) -> tuple[float, int]:
 
 
 def selection_accuracy(scores: Array, correct: Array) -> dict[str, float]:
-    """Share of right answers: a single sample, the best-scored of all, and any of all (a ceiling)."""
-    right = np.nan_to_num(correct)
-    _, chosen = best_of(scores)
+    """Share of right answers: a single sample, the best-scored of all, and any of all (a ceiling).
+
+    Over the questions of which it is known of each candidate whether it is right; empty where there is none.
+
+    Parameters
+    ----------
+    scores, correct : (questions, n); NaN beyond what was drawn, and where it is not known.
+    """
+    known = ~np.isnan(correct)
+    judged = known.any(axis=1) & (known | np.isnan(scores)).all(axis=1)
+    if not judged.any():
+        return {}
+    known, right = known[judged], np.nan_to_num(correct[judged])
+    _, chosen = best_of(scores[judged])
     return {
-        "accuracy_single": float(right.mean()),
+        "accuracy_single": float((right.sum(axis=1) / known.sum(axis=1)).mean()),
         "accuracy_best": float(pick(right, chosen).mean()),
         "accuracy_any": float(right.max(axis=1).mean()),
     }

@@ -9,9 +9,11 @@ from typing import Annotated, Any, Protocol
 from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from predictor.errors import ContractError, OptScaleError
+from predictor.validation import explain, place_of
 from serving.chat import ChatRequest, ChatResponse, ErrorResponse, ModelCard, ModelList, stream
 from serving.gateway import Gateway, Outcome, Refused
 from serving.schemas import (
@@ -32,6 +34,14 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 _Questions = Annotated[
     list[Asked], Body(embed=True, max_length=MAX_QUESTIONS, examples=[[{"question": EXAMPLE}]])
 ]
+
+
+class _Predict(BaseModel):
+    questions: list[Asked]
+
+
+_BODY = ChatRequest | DecideRequest | _Predict
+"""What a request's errors are about."""
 
 
 class Desk(Protocol):
@@ -138,10 +148,9 @@ async def _on_refused(request: Request, error: Refused) -> Response:
 
 @app.exception_handler(RequestValidationError)
 async def _on_invalid(request: Request, error: RequestValidationError) -> Response:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in {"body", "request"})
-    message = first["msg"].removeprefix("Value error, ")
-    return _problem(400, f"{place}: {message}" if place else message, "invalid_request_error", place or None)
+    found = [{**e, "loc": [p for p in e["loc"] if p not in {"body", "request"}]} for e in error.errors()[:5]]
+    place = place_of(found[0]["loc"], _BODY)
+    return _problem(400, explain(found, _BODY), "invalid_request_error", place or None)
 
 
 @app.exception_handler(OptScaleError)

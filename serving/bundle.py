@@ -27,6 +27,7 @@ from predictor.errors import BundleError, ConfigError
 from predictor.policies import AnyPolicy
 from predictor.prior import Prior
 from predictor.settings import Settings
+from predictor.validation import explain
 from serving.settings import KEYS, KEYS_FILE, GatewaySettings
 
 TOKENIZER = "reward_tokenizer"
@@ -95,7 +96,10 @@ class Bundle(Settings):
             card = BundleCard.model_validate_json(file.read_bytes())
         except FileNotFoundError as error:
             raise BundleError(f"no bundle at {path}: bundle.json is missing; ship one first") from error
-        except (ValidationError, ConfigError) as error:
+        except ValidationError as error:
+            problems = explain(error.errors(), BundleCard)
+            raise BundleError(f"{file} is not a bundle's card: {problems}") from error
+        except ConfigError as error:
             raise BundleError(f"{file} is not a bundle's card: {error}") from error
         load_family(Path(path))
         if card.certificate is not None:

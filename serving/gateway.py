@@ -22,6 +22,7 @@ from predictor.decision import decide
 from predictor.errors import ConfigError, OptScaleError
 from predictor.policies import AnyPolicy
 from predictor.prior import Prior
+from predictor.validation import explain
 from serving import metrics
 from serving.best_of_n import SEEDS, Believer, BestOfN
 from serving.bundle import BundleCard
@@ -306,5 +307,5 @@ def _bad(message: str, param: str) -> Refused:
 
 def _first_line(error: BaseException) -> str:
     if isinstance(error, ValidationError):
-        return str(error.errors()[0]["msg"])
+        return explain(error.errors()[:1], AnyPolicy)
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
-from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml._internal.server.http import instruments, traffic
 
 from predictor.errors import BundleError
 from predictor.prior import Prior
@@ -24,11 +22,22 @@ from serving.door import OPEN, Door, log_as_json, read_keys
 from serving.schemas import EXAMPLE, MAX_QUESTIONS, Asked
 from serving.settings import override
 
+try:
+    from bentoml._internal.configuration.containers import BentoMLContainer
+    from bentoml._internal.server.http import instruments, traffic
+    from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
+    from bentoml._internal.server.http.traffic import TimeoutMiddleware
+except ImportError as error:
+    raise BundleError(
+        f"bentoml {bentoml.__version__} has not the parts that this service puts its own in place of "
+        f"({error}); install bentoml>=1.4.20,<1.5"
+    ) from error
+
 UNLIMITED = 1e9  # seconds: BentoML wants a number; a request's own deadline ends it
 REMEMBERED = 4096
 
 
-class TimeLimit(traffic.TimeoutMiddleware):
+class TimeLimit(TimeoutMiddleware):
     """BentoML's, but for services without one.
 
     It keeps a timer for each request, with the request's trace, for as long as the limit is: an hour's
@@ -46,7 +55,7 @@ traffic.TimeoutMiddleware = TimeLimit
 ROUTES = OPEN | {"/metrics", "/foretell"} | {getattr(route, "path", "") for route in app.routes}
 
 
-class TrafficMetrics(instruments.RunnerTrafficMetricsMiddleware):
+class TrafficMetrics(RunnerTrafficMetricsMiddleware):
     """BentoML's, but for paths that there are.
 
     It stands before the door and keeps series for each path it ever saw: anybody could fill the memory.

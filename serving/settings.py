@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
 from predictor.errors import ConfigError
 from predictor.settings import Settings
+from predictor.validation import explain
 
 KEYS, KEYS_FILE = "OPTSCALE_API_KEYS", "OPTSCALE_API_KEYS_FILE"
 """Environment variables with the door's API keys, commas between, and with the name of a file of them."""
@@ -93,7 +94,9 @@ def override(settings: GatewaySettings | None) -> GatewaySettings | None:
         more = yaml.safe_load(Path(file).read_text())
         base = settings.model_dump(mode="json") if settings else {}
         return GatewaySettings.model_validate(_merge(base, more if isinstance(more, dict) else {}))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except ValidationError as error:
+        raise ConfigError(f"${OVERRIDES}, {file}: {explain(error.errors(), GatewaySettings)}") from error
+    except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"${OVERRIDES}, {file}: {error}") from error
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.importers import _records
 from data.pool import Pool
+from data.records import read_records
 from data.scores import load_scores
 from flows.config import ROOT, Config, load_config
 from flows.evaluate import certify_policy, choose_family
@@ -71,7 +71,7 @@ def own(config: Config) -> None:
 
 def published(file: Path) -> None:
     """Draws against the best blind schedule at equal rounds, by prior: the population's, the known law."""
-    records = [record for _, record in _records(file)]
+    records = [record for _, record in read_records(file)]
     scores = np.array([r["scores"] for r in records])
     keys = [str(r.get("unique_id", r.get("problem"))) for r in records]
     fifth = np.array([int(hashlib.sha256(k.encode()).hexdigest(), 16) % FIFTHS for k in keys])

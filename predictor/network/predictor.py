@@ -39,6 +39,7 @@ from predictor.network.regression import make_priors
 from predictor.network.settings import PredictorSettings
 from predictor.prior import Prior, fit_population, log_evidence
 from predictor.question import Question
+from predictor.validation import explain
 
 GUARD = "guard"
 """Folder of a stored predictor with what tells a question unlike those of training."""
@@ -254,7 +255,8 @@ def _read_card(path: Path) -> PredictorCard:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelError(f"no predictor at {path}: {CARD} is missing") from error
     except ValidationError as error:
-        raise ModelError(f"{path / CARD} is not a predictor's card: {error}") from error
+        problems = explain(error.errors(), PredictorCard)
+        raise ModelError(f"{path / CARD} is not a predictor's card: {problems}") from error
 
 
 def _build(settings: PredictorSettings, population: Prior) -> PriorNetwork:

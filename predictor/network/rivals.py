@@ -69,6 +69,8 @@ def fit_rivals(
     target : score that counts as a hit.
     directory : checkpoints of LoRA.
     cache : folder that keeps frozen states between runs.
+    log : told of steps of training, each figure with the name of the kind that is trained before it: another
+        may be recommended.
     """
     kinds = [k for k in KINDS if k in settings.rivals or k == settings.kind]
     if not kinds:
@@ -90,7 +92,7 @@ def fit_rivals(
                 contract=contract,
                 data_digest=data_digest,
                 directory=directory,
-                log=log,
+                log=lambda step, values: log(step, {f"lora.{name}": v for name, v in values.items()}),
             )
             priors = model.predict(tune[0])
         else:

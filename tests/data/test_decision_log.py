@@ -30,15 +30,17 @@ ASKED = [Question.ask(f"Compute {n} + 1.", answer=str(n + 1), group="sum") for n
 
 
 class Arithmetic:
-    """Answers, scores and foretells without a network."""
+    """Answers, scores and foretells without a network; the first ``fails`` candidates have no text."""
 
-    def __init__(self, seconds=0.0):
-        self.seconds = seconds
+    def __init__(self, seconds=0.0, fails=0):
+        self.seconds, self.fails = seconds, fails
 
     async def sample(self, question, count, seed, sampling, more, observe):
         await asyncio.sleep(self.seconds)
         right = question.answer or "7"
-        return [Candidate(f"hm\nAnswer: {right}", 10 + k, 5, "complete", seed + k) for k in range(count)]
+        found = [Candidate(f"hm\nAnswer: {right}", 10 + k, 5, "complete", seed + k) for k in range(count)]
+        without, self.fails = min(self.fails, count), max(self.fails - count, 0)
+        return [c._replace(text=None) if k < without else c for k, c in enumerate(found)]
 
     async def score(self, items, observe):
         return [StepScores([0.25, 0.75], 30) for _ in items]
@@ -47,9 +49,9 @@ class Arithmetic:
         return Prior.centred(0.5, 0.2)
 
 
-def write_log(folder, asks, text=False, contract=CONTRACT, seconds=0.0, rows=3):
+def write_log(folder, asks, text=False, contract=CONTRACT, seconds=0.0, rows=3, fails=0):
     async def main():
-        world = Arithmetic(seconds)
+        world = Arithmetic(seconds, fails)
         best_of_n = BestOfN(world, world, world, contract, Prior.centred(0.5, 0.2))
         log = DecisionLog(folder, LogSettings(rows=rows, seconds=0.05))
         async with log.running():
@@ -101,6 +103,17 @@ def test_a_log_without_text_takes_the_questions_from_a_file(tmp_path):
         (q.answer, None, None) for q in ASKED[:4]
     }
     assert {row["group"] for row in rows} == {"sum"}
+
+
+def test_a_failed_candidate_of_a_question_with_an_answer_is_wrong(tmp_path):
+    write_questions(ASKED[:1], tmp_path / "q.jsonl")
+    for text, expected in ((True, {("complete", True), ("failed", False)}), (False, {None})):
+        write_log(tmp_path / f"log{text}", [(ASKED[0], True)], text=text, fails=1)
+        location = str(tmp_path / f"pool{text}")
+        assert import_log(tmp_path / f"log{text}", location, tmp_path / "q.jsonl")["questions"] == 1
+        rows = list(Pool.open(location).rows())
+        assert {row["status"] for row in rows} == {"complete", "failed"}
+        assert {(row["status"], row["correct"]) if text else row["correct"] for row in rows} == expected
 
 
 def test_scores_of_another_contract_stay_outside(tmp_path):

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from data import importers
 from data.folds import FoldSettings
-from data.importers import import_pool, imported_contract, read_optscale, read_scores
+from data.importers import import_pool, imported_contract
 from data.pool import Pool
+from data.scored import read_optscale, read_scores
 from data.scores import load_scores
 from flows import cli
 from predictor.contract import Aggregation
@@ -75,7 +76,7 @@ def test_a_line_keeps_all_it_has(tmp_path):
     two = {"question": "3?", "level": 3, "answer": "so\n#### 3", "completions": ["#### 3"], "scores": [1]}
     three = {"prompt": "4?", "group": "g", "subject": "no", "scores": [0], "correct": [True]}
     done = import_pool(read_scores(write(tmp_path, one, two, three)), str(tmp_path / "p"), CONTRACT)
-    assert (done["tokens_known"], done["answer_known"], done["correct_known"]) == (False, False, True)
+    assert not any(done[f"{what}_known"] for what in ("tokens", "answer", "correct"))
     table = load_scores(Pool.open(str(tmp_path / "p")), FoldSettings())
     asked = {q.text: (q.group, q.source, q.answer) for q in table.questions}
     assert asked == {
@@ -84,8 +85,9 @@ def test_a_line_keeps_all_it_has(tmp_path):
         "4?": ("g", "s", None),
     }
     found = [r for r in rows(tmp_path / "p") if r["source"] == "mine"]
-    assert [r["status"] for r in found] == ["complete", "failed", "complete", "failed"]
-    assert [r["score"] for r in found] == [0.9, None, 0.1235, None]
+    assert [r["status"] for r in found] == ["complete", "failed", "complete", "complete"]
+    assert [r["score"] for r in found] == [0.9, None, 0.1235, 0.7]
+    assert (done["without_score"], done["misses"], done["empty_completions"]) == (1, 1, 1)
     assert [r["correct"] for r in found] == [True, False, None, False]
     assert [r["completion_tokens"] for r in found] == [3, 4, 5, 0]
     assert [(r["reward_tokens"], r["prompt_tokens"]) for r in found] == [(7, 6), (0, 6), (8, 6), (0, 6)]
@@ -162,15 +164,29 @@ def test_released_files_import_with_their_prompts(tmp_path):
     [
         ("{", PoolError, "line 1 is not JSON"),
         ('"text"', PoolError, "line 1 is not a JSON object"),
-        ('{"question": ""}', QuestionError, "line 1: question: Value error, the question is empty"),
+        ('{"question": ""}', QuestionError, "line 1: the question is empty"),
         ('{"text": "hm", "scores": [1]}', QuestionError, "line 1 has none of the keys"),
         (
             '{"question": "q", "sores": [1]}',
             ScoreError,
-            "no list 'scores' among question, sores; --scores-key",
+            "no 'scores' among question, sores; .*--scores-key",
         ),
-        ('{"question": "q", "scores": 0.5}', ScoreError, "line 1: no list 'scores'"),
-        ('{"question": "q", "scores": []}', ScoreError, "line 1: scores is .*at least 1"),
+        ('{"question": "q", "scores": "0.5"}', ScoreError, "line 1: scores is '0.5'; give a list"),
+        ('{"question": "q", "scores": []}', ScoreError, "line 1: scores: .*at least 1"),
+        ('{"question": "q", "correct": [1]}', ScoreError, "no 'scores' among.*--scores-key correct"),
+        ('{"question": "q", "scores": [1], "correct": [2]}', PoolError, "line 1: correct.0 is 2: .*boolean"),
+        ('{"question": "q", "scores": [1], "correct": true}', PoolError, "line 1: correct is True: .*list"),
+        ('{"question": "q", "scores": [1], "tokens": [null]}', PoolError, "completion_tokens.0 is null: "),
+        ('{"question": "q", "scores": [1], "status": ["stop"]}', PoolError, "status.0 is 'stop': .*'cut'"),
+        ('{"question": "q", "scores": [[0.5, 2]]}', ScoreError, "scores.0.1 is 2: .*Map raw rewards"),
+        ('{"question": "q", "scores": [-3.5]}', ScoreError, "scores.0 is -3.5: .*Map raw rewards"),
+        ('{"question": "q", "scores": [0.5, [0.5]]}', ScoreError, "scores.0 is 0.5: .*valid list"),
+        ('{"question": "q", "scores": [1], "answer": ["4", "5"]}', QuestionError, "answer is a list of 2; "),
+        (
+            '{"question": {"0": "q"}, "scores": {"0": 1}}',
+            QuestionError,
+            "question is .*, not text; .*rows",
+        ),
         ('{"question": "q", "scores": [0.5, NaN]}', ScoreError, r"line 1: scores.1 is nan"),
         ('{"question": "q", "scores": [1e999]}', ScoreError, r"scores.0 is inf"),
         ('{"question": "q", "scores": [0.5, 1.5]}', ScoreError, r"scores.1 is 1.5: .*\[0, 1\]"),
@@ -216,9 +232,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
             "line 2 asks 'b', but position 2 of .* asks 'c'",
         ),
         ([item(scores=[1])], None, PoolError, "no problem text; .*--prompts"),
-        ([item("a", last_scores=[1])], None, ScoreError, "no list 'scores' among problem, last_scores"),
+        ([item("a", last_scores=[1])], None, ScoreError, "no list 'scores' among problem, last_scores; --sc"),
         ([item("a", "b", scores=[1])], None, PoolError, "scores is for 1 questions; problem must be"),
-        ([item("a", scores=1)], None, ScoreError, "no list 'scores'"),
+        ([item("a", scores=1)], None, ScoreError, "scores is 1; give a list"),
+        (
+            [{"score": {"problem": ["a", "b"], "scores": [[1], [2]]}}],
+            None,
+            ScoreError,
+            "line 1, question 2: scores.0 is 2",
+        ),
         ([item("a", scores=[2])], None, ScoreError, "scores.0 is 2"),
         ([item("a", scores=[1], completions=["x", "y"])], None, PoolError, "completions has 2 entries"),
         ([{"question": "q", "scores": [1]}], None, PoolError, "line 1 has no object 'score'"),
@@ -247,11 +269,16 @@ def test_the_command_makes_a_pool(tmp_path):
     assert json.loads(done.output) == {
         "questions": 3,
         "candidates": 6,
+        "without_score": 0,
+        "misses": 0,
+        "empty_completions": 0,
+        "one_candidate": 0,
         "skipped": 0,
         "repeated": 0,
         "tokens_known": False,
         "answer_known": False,
         "correct_known": False,
+        "not_read": {},
         "contract": contract.fingerprint,
     }
     assert Pool.open(str(tmp_path / "p")).manifest.contract == contract
@@ -260,4 +287,4 @@ def test_the_command_makes_a_pool(tmp_path):
 
 
 def test_the_command_knows_every_aggregation():
-    assert tuple(cli.HowAggregated) == get_args(Aggregation)
+    assert tuple(cli.HowAggregated) == (*get_args(Aggregation), "given")

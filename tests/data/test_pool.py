@@ -1,10 +1,13 @@
+import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -159,6 +162,46 @@ pool.append(score_rows(make_questions(1, start=int(sys.argv[1])), make_contract(
     assert [process.wait() for process in started] == [0, 0, 0]
     assert len(Pool.open(str(tmp_path / "p")).question_ids) == 3
     assert not list((tmp_path / "p").glob("*.tmp"))
+
+
+def test_a_writer_that_is_killed_frees_the_pool(pool):
+    script = f"""
+import time
+from data.pool import _filesystem, _writer_lock
+with _writer_lock(*_filesystem({pool.location!r})):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with open(f"{pool.location}/.lock") as handle, pytest.raises(BlockingIOError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as earlier releases lock it
+    process.kill()
+    process.wait()
+    pool.append(score_rows(make_questions(1, start=900), pool.manifest.contract))
+
+
+def test_no_module_asks_for_what_unix_alone_has():
+    sources = [file for room in ("data", "flows", "models", "predictor", "serving") for file in glob(room)]
+    assert not [f for f in sources if re.search(r"^\s*(import|from) fcntl", f.read_text(), re.MULTILINE)]
+
+
+def glob(room):
+    return Path(__file__).parents[2].joinpath(room).rglob("*.py")
+
+
+def test_columns_are_those_of_the_rows(pool):
+    names = ("completion_tokens", "question_id")
+    rows = list(pool.rows())
+    assert pool.columns(*names).to_pydict() == {name: [row[name] for row in rows] for name in names}
+    with open(part_file(pool, 1), "r+b") as file:
+        file.truncate(100)
+    with pytest.raises(PoolError, match=os.path.basename(part_file(pool, 1))):
+        pool.columns(*names)
+
+
+def test_columns_of_an_empty_pool_are_empty(tmp_path, contract):
+    assert Pool.create(str(tmp_path / "p"), contract).columns("score").num_rows == 0
 
 
 @pytest.mark.parametrize("column", ["completion", "answer"])

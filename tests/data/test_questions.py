@@ -1,7 +1,13 @@
+import gzip
 import json
+import math
 import random
 from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,9 +16,10 @@ from pydantic import ValidationError
 from data import arithmetic
 from data.answers import extract_answer, is_correct
 from data.folds import FoldSettings
-from data.importers import read_scores
 from data.questions import read_questions, write_questions
+from data.scored import read_scores
 from predictor.errors import QuestionError
+from predictor.question import Message, Question
 from tests.helpers import make_questions
 
 kinds = st.tuples(st.integers(2, 7), st.integers(1, 4))
@@ -79,6 +86,13 @@ def test_no_pool_question_was_trained_on():
         ("Answer: 1/0", "1/0", True),
         ("Answer: 1e10000000", "5", False),
         ("Answer: 1e-10000000", "5", False),
+        (r"\boxed{The answer is 42}", "42", True),
+        (r"\boxed{\text{The answer is } 41}", "42", False),
+        (r"\boxed{42}", r"so it is \boxed{42}.", True),
+        (r"\boxed{42}", "The answer is 42.", True),
+        (r"\boxed{\text{(C)}}", "(C)", True),
+        ("Answer: Evelyn", r"\text{Evelyn}", True),
+        ("Answer: 4", "['4']", False),
         ("Answer: " + "9" * 100_000, "5", False),
     ],
 )
@@ -90,10 +104,44 @@ def test_the_last_answer_counts():
     assert extract_answer("Answer: 1\nAnswer: 2") == "2"
 
 
-def test_question_sets_round_trip(tmp_path):
-    asked = make_questions(5)
-    write_questions(asked, tmp_path / "q.jsonl")
-    assert [q.id for q in read_questions(tmp_path / "q.jsonl")] == [q.id for q in asked]
+turns = st.lists(
+    st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=st.text(min_size=1)),
+    min_size=1,
+    max_size=4,
+).filter(lambda turns: turns[-1].content.strip())
+# An answer is what is behind its mark, without white space around.
+answers = st.text().filter(lambda text: text == text.strip() != "" and "####" not in text)
+questions = st.builds(
+    Question,
+    messages=turns.map(tuple),
+    answer=st.none() | answers,
+    source=st.text(),
+    group=st.none() | st.text(),
+)
+
+
+@given(st.lists(questions, min_size=1, max_size=4, unique_by=lambda question: question.id))
+def test_question_sets_round_trip(asked):
+    with TemporaryDirectory() as folder:
+        write_questions(asked, Path(folder) / "q.jsonl")
+        assert read_questions(Path(folder) / "q.jsonl") == asked
+
+
+@pytest.mark.parametrize("form", ["lines", "list", "gz lines", "gz list", "parquet"])
+def test_a_question_set_has_any_form_that_its_prompts_have(tmp_path, form):
+    asked = [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(600)]
+    as_lines = "".join(json.dumps(record) + "\n" for record in asked)
+    content = (json.dumps(asked, indent=1) if form.endswith("list") else as_lines).encode()
+    file = tmp_path / "set.jsonl"
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(asked), file)
+    else:
+        file.write_bytes(gzip.compress(content) if form.startswith("gz") else content)
+    found = read_questions(file)
+    assert [(q.text, q.answer, q.source) for q in found] == [
+        (record["question"], record["answer"], "set") for record in asked
+    ]
+    assert read_questions(file.rename(tmp_path / "set.jsonl.gz")) == found
 
 
 @pytest.mark.parametrize(
@@ -105,14 +153,20 @@ def test_question_sets_round_trip(tmp_path):
         ('{"question": "x", "answer": "\\ud83d"}', "line 2 is not JSON.*surrogates"),
         ('{"messages": []}', "none of the keys"),
         ('{"messages": null}', "none of the keys"),
-        ('{"question": "x", "group": [1]}', "line 2: group"),
+        ('{"question": "x", "group": [1]}', "line 2: group is a list of 1; give one text"),
+        ('{"question": "x", "answer": ["4", "5"]}', "line 2: answer is a list of 2; .*null: one reference"),
+        ('{"question": "x", "answer": {"value": 4}}', "line 2: answer is {'value': 4}; "),
+        ('{"question": "x", "answer": Infinity}', "line 2: answer is inf; "),
+        ('{"question": "x", "source": {}}', "line 2: source is {}; "),
+        ('{"messages": [{"role": "boss", "content": "x"}]}', "line 2: messages.0.role is 'boss': .*'user'"),
+        ('{"messages": [{"role": "user", "content": "x", "name": "y"}]}', "messages.0.name is unknown; allo"),
+        ('{"question": {"0": "x"}}', "line 2: question is {'0': 'x'}, not text; .*orient='records'"),
         ("[1]", "line 2 is not a JSON object"),
         ('{"text": "hm"}', "none of the keys"),
         ('{"question": ""}', "the question is empty"),
         ('{"question": "  "}', "the question is empty"),
         ('{"question": 5}', "line 2"),
         ('{"question": null}', "line 2"),
-        ('{"messages": [{"role": "boss", "content": "x"}]}', "line 2"),
         ('{"question": "first"}', "question 2 repeats question 1"),
     ],
 )
@@ -129,12 +183,20 @@ def test_a_bad_line_is_named(tmp_path, line, message):
         ({"answer": "3 + 4 = 7\n#### 7"}, ("7", None)),
         ({"answer": 7, "group": 3}, ("7", "3")),
         ({"answer": " ", "group": None}, (None, None)),
+        ({"answer": ["4"], "subject": "Sums", "level": 3}, ("4", "Sums")),
+        ({"answer": [[4]], "group": math.nan, "level": 3.0}, ("4", "3")),
+        ({"answer": [], "level": "hard"}, (None, "hard")),
+        ({"answer": math.nan}, (None, None)),
+        ({"answer": 4.0}, ("4", None)),
+        ({"answer": 0.5}, ("0.5", None)),
+        ({"answer": True}, ("true", None)),
+        ({"answer": "['4']"}, ("['4']", None)),
     ],
 )
 def test_answers_and_groups_are_read_as_imports_read_them(tmp_path, given, kept):
     file = tmp_path / "q.jsonl"
     file.write_text(json.dumps({"question": "3 + 4?", "scores": [1], **given}))
-    (asked,), ((imported, _),) = read_questions(file), read_scores(file)
+    (asked,), ((imported, *_),) = read_questions(file), read_scores(file)
     assert (asked.answer, asked.group) == (imported.answer, imported.group) == kept
 
 

@@ -1,5 +1,7 @@
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -30,7 +32,21 @@ def test_later_sources_win(tmp_path, monkeypatch):
         ("policy.round_price=-1", "round_price"),
         ("folds.train=0.9", "sum to"),
         ("generator.sampling.temperature=-1", "temperature"),
-        ("policy.kind=magic", "policy"),
+        (
+            "policy.kind=magic",
+            r"config: policy\.kind is 'magic': allowed: fixed, schedule, optscale, .*value$",
+        ),
+        ("policy.round_price=-2", r"config: policy\.round_price is -2: .* greater than or equal to 0$"),
+        (
+            "policy={kind: fixed, cpa: 4}",
+            r"policy\.cpa is unknown; allowed: target, cap, .*kind$",
+        ),
+        ("generator={kind: vllm}", r"config: generator\.kind is 'vllm': allowed: local, openai$"),
+        ("generator={kind: openai, model: m}", r"config: generator\.base_url is missing$"),
+        ("reward={kind: vllm, batch_size: many}", r"reward\.batch_size is 'many': .*integer"),
+        ("gateway={generator: {}}", r"gateway\.generator\.model is missing; gateway\.reward is missing$"),
+        ("collect.limt=4", r"collect\.limt is unknown; allowed: questions, candidates, .*limit"),
+        ("serve=http://user:secret@host", r"serve: (?!.*secret)"),
         ("nonsense", "section.key=value"),
         ("policy=[", "--set policy=.*not YAML"),
         ("policy=" + "[" * 100_000, "not YAML"),
@@ -150,6 +166,24 @@ def test_several_losses_share_the_level_of_the_gate():
     gate = Config().gate
     assert thresholds(gate, 1)["refutation_p_value"] == gate.refuted
     assert thresholds(gate, 2)["refutation_p_value"] == gate.refuted / 2
+
+
+def test_what_commands_print_is_json(capsys):
+    from flows.validate import Validated
+
+    policy = FixedN(cap=4, target=0.7)
+    found = Validated("3", {"auc": float("nan"), "n": np.int64(2)}, [{"x": np.float64(0.5)}], policy)
+    cli._print(found._asdict() | {"folder": Path("a"), "big": float("inf"), "sure": np.bool_(True)})
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert FixedN(**told.pop("certificate")) == policy
+    assert told == {
+        "version": "3",
+        "metrics": {"auc": None, "n": 2},
+        "policies": [{"x": 0.5}],
+        "folder": "a",
+        "big": None,
+        "sure": True,
+    }
 
 
 def test_every_setting_is_documented():

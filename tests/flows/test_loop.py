@@ -95,7 +95,8 @@ def test_training_is_tracked_and_registered(looped):
     assert run.data.params["predictor.lora.rank"] == "2"
     assert run.data.tags["computed_in"].startswith("float32 on ")
     assert run.inputs.dataset_inputs[0].dataset.digest == trained.digest
-    assert client.get_metric_history(trained.run_id, "eval_loss")
+    assert client.get_metric_history(trained.run_id, "lora.eval_loss")
+    assert trained.kind == "lora" or not run.data.metrics.keys() & {"eval_loss", "tune_loss", "train_loss"}
     model = mlflow.pyfunc.load_model(f"models:/{config.tracking.model}@challenger")
     answer = model.predict(["Compute 3 plus 9."])
     assert set(answer.columns) == {"mean", "std", "prior"}

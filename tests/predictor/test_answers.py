@@ -16,6 +16,17 @@ from predictor.answers import extract_answer
         (r"\boxed{3} and cut: \boxed{\frac{1}{", "3"),
         (r"Answer: 4, no: \boxed{5", r"4, no: \boxed{5"),
         ("\\boxed{" * 20_000, None),
+        ("\\boxed{" + "\\text{" * 20_000 + "}" * 20_001, "\\text{" * 19_997 + "}" * 19_997),
+        (r"\boxed{The answer is 42}", "42"),
+        (r"\boxed{\text{The final answer is: }42.}", "42"),
+        (r"\boxed{So, the correct answer is (B).}", "(B)"),
+        (r"\boxed{\text{Answer: } \frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\text{The answer is \textbf{east}}}", "east"),
+        (r"\boxed{\text{Evelyn}}", "Evelyn"),
+        (r"\boxed{10\text{ cm}}", "10 cm"),
+        (r"\boxed{The answer is}", "The answer is"),
+        (r"\boxed{that the answer is 4 is wrong}", "that the answer is 4 is wrong"),
+        (r"\boxed{answered}", "answered"),
     ],
 )
 def test_the_last_box_that_is_closed_counts_whatever_braces_it_has(completion, answer):

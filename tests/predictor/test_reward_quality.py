@@ -26,6 +26,14 @@ def test_questions_without_both_kinds_say_nothing():
     assert questions == 0
 
 
+def test_accuracy_without_known_answers_is_missing():
+    scores = np.array([[0.2, 0.9], [0.8, 0.1], [0.5, np.nan]])
+    assert selection_accuracy(scores, np.full((3, 2), np.nan)) == {}
+    # What is known in part says nothing of the best or of any; what was not drawn is not wrong.
+    found = selection_accuracy(scores, np.array([[0, np.nan], [0, 1.0], [1.0, np.nan]]))
+    assert found == {"accuracy_single": 0.75, "accuracy_best": 0.5, "accuracy_any": 1.0}
+
+
 def test_selection_lies_between_a_single_sample_and_the_ceiling():
     scores, correct = np.array([[0.2, 0.9], [0.8, 0.1]]), np.array([[0, 1.0], [0, 1.0]])
     assert selection_accuracy(scores, correct) == {

@@ -10,6 +10,7 @@ from predictor.errors import ConfigError, ModelError
 from predictor.network import frozen
 from predictor.network.frozen import FrozenStates
 from predictor.network.predictor import Predictor
+from predictor.network.rivals import fit_rivals
 from predictor.network.settings import HeadSettings, PredictorSettings
 from tests.predictor.test_kinds import ENDLESS, cut, fold
 
@@ -42,6 +43,25 @@ def test_a_hidden_layer_starts_alike_in_every_fit(fitted):
     first, second = ([p for n, p in model.network.named_parameters() if "head" in n] for model in fitted)
     assert len(first) > 2
     assert all((one == other).all() for one, other in zip(first, second, strict=True))
+
+
+def test_what_one_kind_s_training_tells_is_not_said_of_another(fitted, tmp_path):
+    logged = {}
+    model = fit_rivals(
+        fold(16, 0),
+        fold(8, 1),
+        fitted[0].card.settings.model_copy(
+            update={"kind": "population", "rivals": ("population", "lora"), "family": "beta"}
+        ),
+        target=0.8,
+        contract="c",
+        data_digest="d",
+        directory=tmp_path,
+        log=lambda step, values: logged.update(values),
+    )
+    assert (model.card.kind, model.card.results) == ("population", {})
+    assert {"lora.train_loss", "lora.eval_loss"} <= logged.keys()
+    assert all(name.startswith("lora.") for name in logged)
 
 
 def test_a_stored_network_is_whole_or_an_error(fitted, tmp_path):

@@ -195,3 +195,16 @@ print(decide(Value(target=0.9, cap=8), [0.5], bundle.population()).action, "torc
     told = subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
     assert told[0] in {"sample", "accept", "give"}
     assert told[-1] == "False"
+
+
+def test_a_bentoml_without_what_is_replaced_is_named():
+    code = (
+        "from bentoml._internal.server.http import traffic; del traffic.TimeoutMiddleware\n"
+        "import serving.service"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("predictor.errors.BundleError: bentoml ")
+    assert "TimeoutMiddleware" in last
+    assert last.endswith("install bentoml>=1.4.20,<1.5")
