@@ -3,12 +3,13 @@
 import mlflow
 import pytest
 
+from data.pool import Pool
 from flows.config import Config
 from flows.ship import choose
 from flows.tracking import CHALLENGER, CHAMPION, VALIDATED, VALIDATION_RUN, Tracking
 from flows.train import _alone, replace_predictor, train
 from predictor.errors import ConfigError, GateError
-from tests.helpers import make_pool
+from tests.helpers import make_contract, make_pool, make_questions, score_rows
 
 pytestmark = pytest.mark.slow
 LAX = {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "refuted": 1e-9}
@@ -59,6 +60,23 @@ def test_a_version_that_is_refused_later_is_not_shipped(config, monkeypatch):
     with pytest.raises(GateError, match="run validate"):
         choose(config, tracking)
     assert tracking.version_of(CHAMPION) == version  # what is served stays
+
+
+def test_scores_that_are_all_alike_are_validated(config, tmp_path):
+    """A pool that tells nothing: there is no share of what knowing the laws would save."""
+    from flows.validate import validate
+
+    contract = make_contract()
+    rows = score_rows(make_questions(60), contract)
+    Pool.create(str(tmp_path / "pool"), contract).append([row | {"score": 0.95} for row in rows])
+    alike = Config.model_validate(config.model_dump() | {"home": tmp_path})
+    train(alike)
+    found = validate(alike)
+    assert "prior_gap_closed" not in found.metrics
+    assert "lost_hits" in found.metrics
+    run_id = Tracking(alike).tags(found.version)[VALIDATION_RUN]
+    assert "prior_gap_closed" not in mlflow.get_run(run_id).data.metrics
+    assert "would save nothing" in (tmp_path / "report" / "model-card.md").read_text()
 
 
 def test_a_number_that_another_run_has_now_is_fitted_again(config):
