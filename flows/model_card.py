@@ -39,7 +39,7 @@ def model_card(
     """
     contract, names = manifest.contract, ("train", "tune", "calibration", "test")
     folds = ", ".join(f"{name} {int(np.sum(table.folds == name))}" for name in names)
-    settings = card.settings
+    settings, trained = card.settings, int(np.sum(table.folds == "train"))
     lines = [
         "---",
         "library_name: optscale",
@@ -54,7 +54,7 @@ def model_card(
         "",
         f"Pool `{card.data_digest}`: {len(table)} questions, {int(table.drawn.sum())} candidates. Folds by "
         f"{config.folds.by}: {folds}. It was fitted on {card.questions} questions"
-        + (" of the train and tune folds." if card.kind != "lora" else " of the train fold."),
+        + (" of the train fold." if card.questions <= trained else " of the train and tune folds."),
         "",
         f"Score contract `{contract.fingerprint}`: generator {contract.generator} "
         f"({contract.generator_revision}), reward model {contract.reward_model} "

@@ -63,8 +63,8 @@ class PriorValue(Settings):
     """Tokens a question that the predictor itself reads."""
     hit_difference: tuple[float, float, float]
     """Hits a question more than with the population's prior."""
-    gap_closed: tuple[float, float, float]
-    """Share of the tokens that knowing the law would save; NaN where that saves nothing."""
+    gap_closed: tuple[float, float, float] | None
+    """Share of the tokens that knowing the law would save; None where that saves nothing to speak of."""
     break_even: float | None
     """Tokens a candidate from which the predictor pays for its reading; None if it saves nothing."""
 
@@ -83,12 +83,15 @@ class PriorValue(Settings):
             if self.break_even is not None
             else "as it saves no candidates, it pays at no length of candidate"
         )
-        share = "none" if np.isnan(self.gap_closed[0]) else f"{_range(self.gap_closed, 100)} %"
+        if self.gap_closed is None:
+            known = "Knowing each question's law would save nothing"
+        else:
+            known = f"Of what knowing each question's law would save it has {_range(self.gap_closed, 100)} %"
         return (
             f"At {self.rounds_allowed:g} rounds and equal hits, the predictor saves {_range(self.saved)} "
             f"tokens a question against the population's prior ({self.tokens[POPULATION]:.0f} tokens) and "
             f"reads {self.reading:.0f} itself: {mean:+.1f} in all ({low:+.1f} to {high:+.1f}). {verdict}; "
-            f"{worth}. Of what knowing each question's law would save it has {share}. Hits differ by "
+            f"{worth}. {known}. Hits differ by "
             f"{_range(self.hit_difference, 100)} points and rounds are {self.rounds[PREDICTOR]:.2f} to "
             f"{self.rounds[POPULATION]:.2f}; a point counts {self.hit_price / 100:.0f} tokens, a tenth of a "
             f"round {self.round_price / 10:.0f}. {self.questions} questions."
@@ -133,7 +136,7 @@ def prior_value(
         return equal
 
     most = saved(done[KNOWN])
-    gain = bootstrap(saved(ours))
+    gain, closed = bootstrap(saved(ours)), _triple(bootstrap(saved(ours), most))
     told = np.concatenate([rows for _, rows in splits])
     length = _length(config, table.select(np.isin(np.arange(len(table)), told)))
     return PriorValue(
@@ -148,7 +151,7 @@ def prior_value(
         round_price=float(round_price.mean()),
         reading=reading,
         hit_difference=_triple(bootstrap(ours.hits - flat.hits)),
-        gap_closed=_triple(bootstrap(saved(ours), most)) if most.mean() > 0 else (np.nan, np.nan, np.nan),
+        gap_closed=closed if most.mean() > 0 and np.isfinite(closed).all() else None,
         break_even=reading * length / gain.mean if gain.mean > 0 else None,
     )
 

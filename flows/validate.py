@@ -177,7 +177,8 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
         unseen: tuple[Fold, ...] = ("tune",) if predictor.card.kind == "lora" else ("train", "tune")
         whole = table.full(config.policy.cap)
         value = worth(config, whole, unseen, believe, found.population, predictor.tokens_read)
-        metrics["prior_gap_closed"] = value.gap_closed[0]
+        if value.gap_closed is not None:
+            metrics["prior_gap_closed"] = value.gap_closed[0]
         (page / "prior-value.json").write_text(value.model_dump_json(indent=1))
         intervals = prior_intervals(test, found.beliefs, found.population)
         card = model_card(config, predictor.card, pool.manifest, table, intervals, value.statement)

@@ -103,17 +103,13 @@ def fit(
         use_cpu=not torch.cuda.is_available() and "WORLD_SIZE" in os.environ,  # else none knows of another
     )
 
-    def of_pass(output: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """The mean loss; of a step's several passes the trainer adds up what it is given."""
-        return loss(output, labels) / (1 if num_items_in_batch is None else settings.accumulation)
-
-    trainer = Trainer(
+    trainer = _Trainer(
+        loss,
         model=model,
         args=arguments,
         train_dataset=train,
         eval_dataset=sorted(tune, key=lambda e: len(e["input_ids"])),  # least padding
         data_collator=collate,
-        compute_loss_func=of_pass,
         callbacks=[EarlyStoppingCallback(settings.patience), _LogCallback(log)],
     )
     # Training may do harm where data are few: the start is kept unless a look at tune is better.
@@ -182,6 +178,21 @@ def _unfit(directory: str | Path, model: nn.Module, reason: object) -> str:
         f"adapter {str(directory)!r} does not fit the {type(model).__name__} ({told}). Name the one that was "
         "made for this backbone, or none (adapter: null)"
     )
+
+
+class _Trainer(Trainer):
+    """Of each pass the mean loss, in training and at looks at tune; a step has the mean of its passes."""
+
+    def __init__(self, loss: Callable[[Any, Tensor], Tensor], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.loss = loss
+        self.model_accepts_loss_kwargs = False  # else it takes what is given for a part of the step's sum
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        labels = inputs.pop("labels")
+        output = model(**inputs)
+        value = self.loss(output, labels)
+        return (value, output) if return_outputs else value
 
 
 class _LogCallback(TrainerCallback):

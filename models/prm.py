@@ -85,10 +85,11 @@ def prm_loss(output: tuple[Tensor, Tensor, Tensor], labels: Tensor) -> Tensor:
     """Cross-entropy of the step labels, and of the tokens of right steps.
 
     The second term keeps teaching the model to work steps out, which its judgement rests on; a label
-    alone says in one bit what the right digits say token by token.
+    alone says in one bit what the right digits say token by token. A batch without a right step has the
+    first term alone.
     """
     logits, likelihood, place = output
     known = labels != IGNORED
     judged = binary_cross_entropy_with_logits(logits.float()[known], labels[known].float())
     right = labels[place[:, 0], place[:, 1]] == 1
-    return judged - likelihood[right].mean()
+    return judged - likelihood[right].sum() / right.sum().clamp(min=1)

@@ -6,6 +6,7 @@ masses, so they hold far outside the interval (mu = 9, sigma = .5) and for narro
 standard deviation of the scores; `moments` turns one into the other.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -122,9 +123,24 @@ def fit(
 
     mu_grid, sigma_grid, mass_grid, steps = _coarse_grid()
     best = objective(mu_grid, sigma_grid, mass_grid).argmax(axis=1)
-    mu, log_sigma = mu_grid[0, best], sigma_grid[0, best]
+    starts = [(mu_grid[0, best], sigma_grid[0, best])]
+    if precision.any():
+        # Scores that nearly agree have a narrow peak beside the prior's: between the grid's points.
+        deviation = np.sqrt(np.maximum(second - first**2, 0.0))[:, 0]
+        starts.append((first[:, 0], np.log(np.clip(deviation, *SIGMA_RANGE))))
+    found = np.array([_zoom(objective, *start, steps) for start in starts])  # (starts, 3, Q)
+    top = found[:, 2].argmax(axis=0)
+    mu, log_sigma, _ = found[top, :, np.arange(len(top))].T
+    return mu, np.exp(log_sigma)
+
+
+def _zoom(
+    objective: Callable[[Array, Array, Array], Array], mu: Array, log_sigma: Array, steps: Array
+) -> tuple[Array, Array, Array]:
+    """The peak (mu, log sigma, height; each (Q,)) next to a start, found in ever smaller windows."""
     around_mu, around_sigma, aslant = (o.ravel() for o in np.meshgrid(_OFFSETS, _OFFSETS, (0.0, 2.0)))
     window = np.ones_like(mu)
+    rows = np.arange(len(mu))
     for _ in range(_ZOOMS):
         wider = window[:, None] * steps[1] * around_sigma
         sigma_near = np.clip(log_sigma[:, None] + wider, *np.log(SIGMA_RANGE))
@@ -134,9 +150,8 @@ def fit(
         along = end + (mu[:, None] - end) * np.exp(aslant * (sigma_near - log_sigma[:, None]))
         along = np.clip(along, *MU_RANGE)
         mu_near = np.clip(along + window[:, None] * steps[0] * around_mu, *MU_RANGE)
-        mass = log_mass(mu_near, np.exp(sigma_near))
-        best = objective(mu_near, sigma_near, mass).argmax(axis=1)
-        rows = np.arange(len(best))
+        heights = objective(mu_near, sigma_near, log_mass(mu_near, np.exp(sigma_near)))
+        best = heights.argmax(axis=1)
         moved_mu = np.abs(mu_near - along)[rows, best] / steps[0]
         moved_sigma = np.abs(sigma_near[rows, best] - log_sigma) / steps[1]
         mu, log_sigma = mu_near[rows, best], sigma_near[rows, best]
@@ -145,7 +160,7 @@ def fit(
         window = np.where(inside, window * _SHRINK, np.minimum(window * 2, 1.0))
         if window.max() < _FINE:
             break
-    return mu, np.exp(log_sigma)
+    return mu, log_sigma, heights[rows, best]
 
 
 _OFFSETS = np.linspace(-1, 1, 7)

@@ -212,7 +212,7 @@ def own_pool_states(location: str = "data/pool") -> None:
         rank = spearmanr(table.scores.mean(axis=1), Beliefs.of(priors).moments[0]).statistic
         print(
             f"{' + '.join(chosen)}, {shape}: rank correlation {rank:.3f}, log score {told.hit.mean():.4f}, "
-            f"of what knowing the law would save {value.gap_closed[0]:.3f}",
+            f"of what knowing the law would save {(value.gap_closed or (np.nan,))[0]:.3f}",
             flush=True,
         )
 

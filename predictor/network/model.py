@@ -81,10 +81,8 @@ class PriorNetwork(nn.Module):
         correlation = torch.tensor([population.correlation]).atanh()
         offset = torch.cat([torch.tensor(population.location), spread, correlation])
         self.register_buffer("offset", offset.float())
-        points = get_family(population.family).points
-        grid = zip(points.min(0), points.max(0), strict=True)
-        limits = torch.tensor([*grid, _LOG_SPREAD, _LOG_SPREAD, _ATANH_CORRELATION])
-        self.register_buffer("limits", limits.T.float(), persistent=False)
+        limits = torch.tensor(output_limits(get_family(population.family)))
+        self.register_buffer("limits", limits.float(), persistent=False)
 
     def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(batch, 2 x depths x hidden size): mean and last token of each layer read."""
@@ -199,6 +197,12 @@ def make_labels(family: Family, scores: NDArray[Any]) -> Tensor:
     likelihood = torch.tensor(family.log_likelihood(scores, others=True), dtype=torch.float32)
     count = torch.tensor((scores == scores).sum(1), dtype=torch.float32)
     return torch.cat([likelihood, count[:, None]], dim=1)
+
+
+def output_limits(family: Family) -> NDArray[np.float64]:
+    """(2, 5) least and largest output that predictions are made of: beyond, they are clipped."""
+    grid = zip(family.points.min(axis=0), family.points.max(axis=0), strict=True)
+    return np.array([*grid, _LOG_SPREAD, _LOG_SPREAD, _ATANH_CORRELATION]).T
 
 
 def to_normals(output: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

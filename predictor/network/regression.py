@@ -13,15 +13,15 @@ from itertools import product
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize
 from scipy.special import logit
 
 from predictor.families import get_family
-from predictor.network.model import EvidenceLoss, to_normals
-from predictor.prior import Prior, log_evidence, posterior_moments, posterior_weights
+from predictor.network.model import output_limits, to_normals
+from predictor.prior import Prior, evidence_slopes, log_evidence, posterior_moments, posterior_weights
 from predictor.settings import Settings
 
 Array = NDArray[np.float64]
@@ -30,6 +30,8 @@ _SAMPLE = 2400  # questions on which weights are chosen
 _MANY = 4000  # questions on which noise is chosen, and the map is fitted
 _NEIGHBOURS = 5
 _MOVE = 0.1  # standard deviation of the prior on an entry of `fit_map`
+_STEPS = 40  # of the optimiser, at most
+_CHUNK = 256  # questions whose weights are held at once
 _FEWEST = 8  # questions without which a group can be left out to learn how far predictions reach
 
 
@@ -117,10 +119,11 @@ def fit_map(left_out: Array, target: Array, likelihood: Array, population: Prior
 
     It starts from the coordinates told and the one covariance that remains (error on questions left
     out, and the posterior's own), and moves from there as far as the evidence of left-out questions asks
-    for against a normal prior on each entry: where questions are harder to tell, spread is larger.
+    for against a normal prior on each entry: where questions are harder to tell, spread is larger. The
+    evidence is that of the outputs as predictions clip them, and the start stays where none is better.
     """
-    rows = _some(np.arange(len(left_out)), _MANY)
-    terms = torch.tensor(_terms(left_out[rows], left_out), dtype=torch.float32)
+    rows, family = _some(np.arange(len(left_out)), _MANY), get_family(population.family)
+    terms, limits = _terms(left_out[rows], left_out), output_limits(family)
     start = np.zeros((terms.shape[1], 5))
     scale = np.maximum(left_out.std(axis=0), 1e-6)
     start[0, :2], start[1, 0], start[2, 1] = left_out.mean(axis=0)[:2], scale[0], scale[1]
@@ -129,20 +132,25 @@ def fit_map(left_out: Array, target: Array, likelihood: Array, population: Prior
     spread = np.sqrt(np.maximum(np.diag(rest), 1e-4))
     start[0, 2:4] = np.log(spread)
     start[0, 4] = np.arctanh(np.clip(rest[0, 1] / spread.prod(), -0.95, 0.95))
-    seen = np.maximum(likelihood[rows] - likelihood[rows].max(axis=1, keepdims=True), -1e4)
-    labels = torch.tensor(np.column_stack([seen, np.ones(len(rows))]), dtype=torch.float32)
-    moved = torch.zeros(start.shape, requires_grad=True)
-    first, loss = torch.tensor(start, dtype=torch.float32), EvidenceLoss(get_family(population.family))
-    optimizer = torch.optim.LBFGS([moved], max_iter=40, line_search_fn="strong_wolfe")
+    start[0, 2:] = np.clip(start[0, 2:], *limits[:, 2:])  # beyond the limits nothing has a slope
 
-    def step() -> Any:
-        optimizer.zero_grad()
-        value = loss(terms @ (first + moved), labels) + moved.square().sum() / (2 * _MOVE**2 * len(rows))
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
+    def loss(moved: Array) -> tuple[float, Array]:
+        """Minus the log evidence and the log prior, a question, and the slopes (45,)."""
+        output = terms @ (start + moved.reshape(start.shape))
+        clipped = np.clip(output, *limits)
+        evidence, slopes = np.empty(len(rows)), np.empty_like(output)
+        for part in np.array_split(np.arange(len(rows)), -(-len(rows) // _CHUNK)):
+            location, spread, related = clipped[part, :2], np.exp(clipped[part, 2:4]), clipped[part, 4]
+            evidence[part], slopes[part] = evidence_slopes(
+                family, location, spread, np.tanh(related), likelihood[rows[part]]
+            )
+        gained = (terms.T @ np.where(clipped == output, slopes, 0.0)).ravel()
+        value = moved @ moved / (2 * _MOVE**2) - evidence.sum()
+        return value / len(rows), (moved / _MOVE**2 - gained) / len(rows)
 
-    optimizer.step(step)  # type: ignore[no-untyped-call]
-    return start + moved.detach().double().numpy()
+    still = np.zeros(start.size)
+    found = minimize(loss, still, jac=True, method="L-BFGS-B", options={"maxiter": _STEPS})
+    return start + found.x.reshape(start.shape) if found.fun < loss(still)[0] else start
 
 
 def _terms(told: Array, left_out: Array) -> Array:

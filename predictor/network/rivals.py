@@ -1,5 +1,6 @@
 """Fit every kind of predictor, and recommend the cheapest that does as well as the best."""
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,11 @@ from predictor.network.settings import Kind, PredictorSettings
 from predictor.prior import Prior, log_evidence, stack_log_weights
 from predictor.question import Question
 
+logger = logging.getLogger(__name__)
+
 Array = NDArray[np.float64]
+_CHECKED = 1000  # questions that a refit is checked on
+_AMISS = 2.0  # standard errors below the population's prior from which a fit has gone wrong
 Fold = tuple[Sequence[Question], Array]
 """Questions, and their scores (questions, n)."""
 
@@ -62,7 +67,8 @@ def fit_rivals(
 ) -> PriorModel:
     """Fit the kinds of ``settings.rivals`` on train, compare on tune, return the recommended one.
 
-    A kind without a trained network is then fitted again on train and tune together, its strength kept.
+    A kind without a trained network is then fitted again on train and tune together, its strength kept; what
+    was compared stays where that goes wrong (`refit`).
 
     Parameters
     ----------
@@ -119,7 +125,8 @@ def fit_rivals(
     chosen = recommend(rivals) if settings.kind == "auto" else settings.kind
     model = models[chosen]
     if isinstance(model, KernelPredictor):
-        model = refit(model, [*train[0], *tune[0]], np.concatenate([train[1], tune[1]]), features)
+        scores = np.concatenate([train[1], tune[1]])
+        model = refit(model, [*train[0], *tune[0]], scores, features) or model
     model.card = model.card.model_copy(update={"rivals": tuple(rivals)})
     return model
 
@@ -129,8 +136,13 @@ def refit(
     questions: Sequence[Question],
     scores: Array,
     features: NDArray[np.float32] | None = None,
-) -> KernelPredictor:
-    """The same kind, as strong, fitted on these questions; ``features`` where they are read already."""
+) -> KernelPredictor | None:
+    """The same kind, as strong, fitted on these questions; ``features`` where they are read already.
+
+    No fold is left to compare it on. So each question's prior, as the others tell it, is held against the
+    population's: where it is worse by more than two standard errors, the fit has gone wrong, which is logged,
+    and there is None. By how much it is better is ``left_out_gain`` of the card's results (nats a question).
+    """
     read = model.card.kind in STATES_OF
     if read and features is None and model.states is not None:
         features = model.states.read(questions)
@@ -146,8 +158,30 @@ def refit(
         states=model.states,
         strength=card.strength,
     )
-    again.card = again.card.model_copy(update={"rivals": card.rivals, "results": card.results})
+    gain, error = _left_out_gain(again, questions, scores, features if read else None)
+    if not gain >= -_AMISS * error:
+        logger.warning(
+            "predictor %s, fitted again on %d questions, foretells them worse than one prior for all (%.3g ± "
+            "%.2g nats a question): it is left out, and what was fitted on %d stays. Look for scores or "
+            "questions that were added and are unlike the others",
+            *(card.kind, len(questions), gain, error, card.questions),
+        )
+        return None
+    results = {**card.results, "left_out_gain": gain}
+    again.card = again.card.model_copy(update={"rivals": card.rivals, "results": results})
     return again
+
+
+def _left_out_gain(
+    model: KernelPredictor, questions: Sequence[Question], scores: Array, features: Any
+) -> tuple[float, float]:
+    """Log evidence more than under the population's prior, a question, and its standard error."""
+    rows = np.linspace(0, len(questions) - 1, min(len(questions), _CHECKED)).astype(int)
+    asked = [questions[row] for row in rows.tolist()]
+    priors = model.predict_from(asked, None if features is None else features[rows])
+    population = model.card.population
+    likelihood = get_family(population.family).log_likelihood(scores[rows], others=True)
+    return _paired(log_evidence(priors, likelihood) - log_evidence([population] * len(rows), likelihood))
 
 
 def compare(told: dict[Kind, Told], seconds: dict[Kind, float]) -> list[Rival]:

@@ -211,7 +211,9 @@ def test_a_bad_first_line_is_named_and_nothing_is_written(tmp_path, line, error,
     assert os.listdir(tmp_path) == ["s.jsonl"]
 
 
-@pytest.mark.parametrize("content", [None, gzip.compress(b"x" * 999, mtime=0)[:-9], b"\x1f\x8bno", b'{"a": "\xff"}'])
+@pytest.mark.parametrize(
+    "content", [None, gzip.compress(b"x" * 999, mtime=0)[:-9], b"\x1f\x8bno", b'{"a": "\xff"}']
+)
 def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
     file = tmp_path / "s.jsonl"
     if content is not None:

@@ -7,7 +7,7 @@ from data.pool import Pool, make_row
 from data.scores import load_scores
 from flows.config import Config
 from flows.model_card import model_card
-from flows.prior_value import KNOWN, POPULATION, PREDICTOR, Course, _mixture, prior_value
+from flows.prior_value import KNOWN, POPULATION, PREDICTOR, Course, PriorValue, _mixture, prior_value
 from predictor.network.card import PredictorCard, Rival
 from predictor.network.settings import PredictorSettings
 from predictor.prior import Beliefs, Prior, fit_population
@@ -20,12 +20,16 @@ LAWS = {"easy": (30.0, 2.0), "middling": (8.0, 2.0), "hopeless": (80.0, 20.0)}
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     """Questions that say which of three laws their scores follow; a config that aims at .9 of 12."""
-    home = tmp_path_factory.mktemp("value")
-    rng, contract, rows = np.random.default_rng(0), make_contract(), []
-    for number in range(300):
+    rng = np.random.default_rng(0)
+    return make_setting(tmp_path_factory.mktemp("value"), 300, lambda kind: rng.beta(*LAWS[kind], 12))
+
+
+def make_setting(home, count, draw):
+    contract, rows = make_contract(), []
+    for number in range(count):
         kind = list(LAWS)[number % 3]
         question = Question.ask(f"An {kind} question, number {number}.", answer="1")
-        for candidate, score in enumerate(rng.beta(*LAWS[kind], 12)):
+        for candidate, score in enumerate(draw(kind)):
             values = {"candidate": candidate, "round": 0, "completion": None, "completion_tokens": 20}
             values |= {"prompt_tokens": 9, "status": "complete", "step_scores": None, "correct": None}
             values |= {"score": round(float(score), 4), "reward_tokens": 30, "seed": 0}
@@ -66,6 +70,15 @@ def test_a_predictor_that_knows_saves_and_one_that_repeats_the_population_does_n
     assert idle.break_even is None
     assert idle.gap_closed[0] == 0
     assert "It does not pay here" in idle.statement
+
+
+@pytest.mark.parametrize("score", [0.0, 0.5, 0.95, 1.0])
+def test_where_all_scores_are_alike_knowing_them_saves_nothing(score, tmp_path):
+    alike = make_setting(tmp_path, 60, lambda kind: np.full(12, score))
+    value = account(alike, lambda question, population: population, reading=1.0)
+    assert value.gap_closed is None
+    assert "Knowing each question's law would save nothing" in value.statement
+    assert PriorValue.model_validate_json(value.model_dump_json()) == value
 
 
 def test_a_hit_costs_what_the_mixture_would_pay_for_it():

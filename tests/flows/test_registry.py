@@ -5,6 +5,7 @@ import shutil
 import mlflow
 import pytest
 
+from data.pool import Pool
 from flows.config import Config
 from flows.serve import champion_bento
 from flows.ship import require_shippable
@@ -19,7 +20,7 @@ from flows.tracking import (
 )
 from flows.train import _alone, replace_predictor, train
 from predictor.errors import BundleError, ConfigError, GateError, TrackingError
-from tests.helpers import make_pool
+from tests.helpers import make_contract, make_pool, make_questions, score_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 LAX = {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "refuted": 1e-9}
@@ -132,6 +133,23 @@ def test_a_champion_without_a_bundle_on_this_machine_says_what_to_do(versions):
     versions.tag("1", **{BUNDLE: "optscale:elsewhere"})
     with pytest.raises(BundleError, match="optscale:elsewhere is not on this machine.*bentoml import"):
         champion_bento(versions)
+
+
+def test_scores_that_are_all_alike_are_validated(config, tmp_path):
+    """A pool that tells nothing: there is no share of what knowing the laws would save."""
+    from flows.validate import validate
+
+    contract = make_contract()
+    rows = score_rows(make_questions(60), contract)
+    Pool.create(str(tmp_path / "pool"), contract).append([row | {"score": 0.95} for row in rows])
+    alike = Config.model_validate(config.model_dump() | {"home": tmp_path})
+    train(alike)
+    found = validate(alike)
+    assert "prior_gap_closed" not in found.metrics
+    assert "lost_hits" in found.metrics
+    run_id = Tracking(alike).tags(found.version)[VALIDATION_RUN]
+    assert "prior_gap_closed" not in mlflow.get_run(run_id).data.metrics
+    assert "would save nothing" in (tmp_path / "report" / "model-card.md").read_text()
 
 
 def test_a_number_that_another_run_has_now_is_fitted_again(config):

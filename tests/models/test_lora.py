@@ -162,6 +162,24 @@ def test_a_step_of_several_passes_is_that_of_one_pass_over_all(tmp_path):
     assert step(4, 2) == pytest.approx(step(8, 1), rel=1e-5)
 
 
+@pytest.mark.parametrize("accumulation", [1, 2, 3])
+def test_losses_are_means_whatever_the_passes_of_a_step(accumulation, tmp_path):
+    def squares(output, labels):
+        return (output - labels) ** 2
+
+    def run(loss, directory):
+        settings = LoraSettings(batch_size=2, accumulation=accumulation, epochs=1, targets=("q_proj",))
+        more = {"collate": collate, "settings": settings, "directory": directory}
+        return lora.fit(lora.attach(Net(), settings), examples(10), examples(11), loss=loss, **more)
+
+    tune = collate(examples(11))  # a batch of 8 and one of 3
+    expected = squares(Net()(tune["input_ids"]), tune["labels"]).mean().item()
+    found = run(lambda *pair: squares(*pair).mean(), tmp_path / "a")
+    assert found["start_tune_loss"] == pytest.approx(expected)
+    # Five passes: the last step has fewer than the others.
+    assert run(lambda output, labels: 0 * output.mean() + 1, tmp_path / "b")["train_loss"] == pytest.approx(1)
+
+
 def test_a_saved_adapter_names_no_folder_of_the_machine(tmp_path):
     model = lora.attach(Net(), LoraSettings(rank=2, targets=("q_proj",)))
     model.peft_config["default"].base_model_name_or_path = str(tmp_path)

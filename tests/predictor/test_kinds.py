@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from predictor.errors import ConfigError, ModelError
-from predictor.network import kernel_predictor, rivals
+from predictor.network import kernel_predictor, regression, rivals
 from predictor.network.predictor import Predictor
 from predictor.network.settings import PredictorSettings
 from predictor.question import Question
@@ -75,6 +75,25 @@ def test_what_is_compared_is_what_is_told(kind, tmp_path, monkeypatch):
     assert (model.card.strength == 1) == (kind == "population")
     if kind in ("ridge", "stack"):
         assert model.predict([ENDLESS]) == [model.card.population]
+
+
+@pytest.mark.parametrize("kind", ["words", "ridge"])
+def test_a_refit_that_goes_wrong_leaves_what_was_compared(kind, tmp_path, monkeypatch, caplog):
+    train, tune = fold(60, 0), fold(20, 1)
+    good = fit(kind, train, tune, tmp_path)
+    assert good.card.questions == 80
+    assert good.card.results["left_out_gain"] > 0
+    assert not caplog.records
+    fit_map = regression.fit_map
+    wrong = lambda told, *rest: fit_map(told, *rest) + (3.0 if len(told) == 80 else 0.0)  # noqa: E731
+    monkeypatch.setattr(regression, "fit_map", wrong)
+    kept = fit(kind, train, tune, tmp_path)
+    assert kept.card.questions == 60
+    assert kept.card.rivals[0].evidence == good.card.rivals[0].evidence
+    (record,) = caplog.records
+    assert f"predictor {kind}, fitted again on 80 questions" in record.getMessage()
+    whole = ([*train[0], *tune[0]], np.concatenate([train[1], tune[1]]))
+    assert rivals.refit(good, *whole) is None
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from scipy import stats
 
 from predictor.errors import ConfigError, ScoreError
 from predictor.families import get_family
-from predictor.prior import Prior, fit_population, log_evidence, posterior_moments
+from predictor.prior import Prior, evidence_slopes, fit_population, log_evidence, posterior_moments
 
 BETA = get_family("beta")
 
@@ -99,3 +99,25 @@ def test_scores_narrow_the_posterior_around_their_law():
 def test_no_questions_have_no_population(scores):
     with pytest.raises(ScoreError, match="no questions"):
         fit_population(scores)
+
+
+@given(
+    st.tuples(
+        st.floats(-6, 6), st.floats(-7, 3), st.floats(-2.5, 1.5), st.floats(-2.5, 1.5), st.floats(-1.8, 1.8)
+    ),
+    st.lists(st.floats(0, 1), max_size=9),
+)
+def test_evidence_and_its_slopes_are_those_of_priors(output, scores):
+    likelihood = BETA.log_likelihood([[*scores, np.nan]])
+
+    def evidence(output):
+        spread, correlation = np.exp(output[2:4]), float(np.tanh(output[4]))
+        prior = Prior(location=tuple(output[:2]), spread=tuple(spread), correlation=correlation)
+        return log_evidence([prior], likelihood)[0]
+
+    at = np.array([output])
+    found, slopes = evidence_slopes(BETA, at[:, :2], np.exp(at[:, 2:4]), np.tanh(at[:, 4]), likelihood)
+    assert found[0] == pytest.approx(evidence(at[0]), rel=1e-9, abs=1e-9)
+    steps = 1e-5 * np.eye(5)
+    climbed = [(evidence(at[0] + step) - evidence(at[0] - step)) / 2e-5 for step in steps]
+    assert slopes[0] == pytest.approx(climbed, rel=1e-4, abs=1e-4)

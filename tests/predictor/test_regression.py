@@ -1,10 +1,16 @@
 """Regression on kernels: closed forms against brute force, reach, and what is stored."""
 
+from itertools import product
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from predictor.errors import ScoreError
 from predictor.families import get_family
+from predictor.network import regression
 from predictor.network.card import Rival
 from predictor.network.regression import (
     Reach,
@@ -133,6 +139,102 @@ def test_spread_is_larger_where_questions_are_harder_to_tell():
         for c in (covariance, alike)
     ]
     assert evidence[0] > evidence[1] + 0.02
+
+
+def noisy(draws, count, seed):
+    """Of each question few scores, and features that tell of its mean."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count, 5))
+    mean = 1 / (1 + np.exp(-features[:, 0] - rng.normal(0, 0.4, count)))
+    return features, rng.beta(12 * mean[:, None], 12 * (1 - mean[:, None]), (count, draws))
+
+
+def perfect(seed):
+    """Many questions have scores of 1 alone: laws at the grid's rim."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(120, 4))
+    sure = rng.random(120) < 1 / (1 + np.exp(-2 * features[:, 0]))
+    return features, np.where(sure[:, None], 1.0, rng.beta(5, 2, (120, 16)))
+
+
+@pytest.mark.parametrize("family", ["beta", "truncnorm"])
+@pytest.mark.parametrize(
+    ("features", "scores"),
+    [noisy(2, 60, 1), noisy(2, 200, 0), perfect(1), perfect(2)],
+    ids=["few", "more", "perfect", "perfect again"],
+)
+def test_what_is_told_of_left_out_questions_is_better_than_one_prior_for_all(features, scores, family):
+    population, likelihood = fit_population(scores, family), get_family(family).log_likelihood(scores)
+    _, _, found = fitted(features, likelihood, population)
+    location, covariance = found.normals(found.arrays["left_out"])
+    priors = make_priors(location, np.zeros(len(location)), covariance, population)
+    told, flat = (log_evidence(p, likelihood).mean() for p in (priors, [population] * len(priors)))
+    assert told > flat
+
+
+@pytest.mark.parametrize("shape", ["linear", "distance"])
+def test_views_that_tell_the_same_together_tell_as_much_as_each(shape):
+    """Three networks that see the same of a question, in all mixtures of their kernels."""
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(120, 6))
+    mean = 1 / (1 + np.exp(-1.5 * hidden[:, 0]))
+    scores = rng.beta(5 * mean[:, None], 5 * (1 - mean[:, None]), (120, 8))
+    population, likelihood = fit_population(scores), get_family("beta").log_likelihood(scores)
+    own = []
+    for _ in range(3):  # a few of a network's numbers are far larger than the rest
+        seen = (hidden @ rng.normal(size=(6, 60)) + rng.normal(size=(120, 60))) * rng.lognormal(0, 2, 60)
+        own.append(Dense.fit("states", shape, seen).own())
+    own = [kernel / np.diag(kernel).mean() for kernel in own]
+    grid = [weights for weights in product((0.0, 0.3, 1.0), repeat=3) if 1.0 in weights]
+    evidence = []
+    for kernels, weights in ((own, grid), *(([kernel], [(1.0,)]) for kernel in own)):
+        shape_ = choose(kernels, weights, targets(population, likelihood))
+        found = Regression.fit(kernels, shape_, likelihood, population)
+        location, covariance = found.normals(found.arrays["left_out"])
+        priors = make_priors(location, np.zeros(120), covariance, population)
+        evidence.append(log_evidence(priors, likelihood).mean())
+    assert evidence[0] > max(evidence[1:]) - 0.05
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 99), reach=st.sampled_from([0.01, 0.3, 3.0, 100.0]))
+def test_the_map_is_fitted_on_the_evidence_of_its_predictions(seed, reach):
+    """As they are clipped: with steps far too large as well."""
+    _, scores = noisy(3, 12, seed)
+    population, likelihood = fit_population(scores), get_family("beta").log_likelihood(scores)
+    left_out = targets(population, likelihood) + np.random.default_rng(seed).normal(0, 0.02, (12, 4))
+    away = np.random.default_rng(seed).normal(0, reach, 45)
+
+    def told(moved):
+        found = Regression(
+            Shape(weights=(1.0,), noise=(1.0,) * 4), {"left_out": left_out, "map": moved}
+        ).normals(left_out)
+        return log_evidence(make_priors(found[0], np.zeros(12), found[1], population), likelihood).mean()
+
+    losses = []
+
+    def minimise(loss, still, **_):
+        losses.extend([loss(still)[0], loss(away)[0] - away @ away / (2 * 0.1**2 * 12)])
+        return SimpleNamespace(x=away, fun=np.inf)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(regression, "minimize", minimise)
+        start = regression.fit_map(left_out, targets(population, likelihood), likelihood, population)
+    assert losses[0] == pytest.approx(-told(start))
+    assert losses[1] == pytest.approx(-told(start + away.reshape(9, 5)), rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e9])
+def test_the_map_stays_where_the_optimiser_finds_nothing_better(value, points, monkeypatch):
+    features, _, population, likelihood = points
+    found = []
+    for result in (
+        SimpleNamespace(x=np.full(45, value), fun=value),
+        SimpleNamespace(x=np.zeros(45), fun=-1e9),
+    ):
+        monkeypatch.setattr(regression, "minimize", lambda *_, result=result, **__: result)
+        found.append(fitted(features, likelihood, population)[2].arrays["map"])
+    assert found[0] == pytest.approx(found[1])
 
 
 def test_priors_widen_to_the_populations():

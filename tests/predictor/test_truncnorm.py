@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import minimize
@@ -75,6 +75,34 @@ def test_likelihood_is_as_high_as_an_optimiser_finds(scores):
     start = [np.clip(scores.mean(), *truncnorm.MU_RANGE), np.log(max(scores.std(), 0.01))]
     found = minimize(cost, start, bounds=box, method="L-BFGS-B")
     assert cost([mu, np.log(sigma)]) <= found.fun + 0.05
+
+
+@settings(max_examples=30)
+@example([0.9609375, 0.97265625, 0.96875], (1.03, 0.29), 0.1)
+@example([0.62890625] * 3, (0.77, 0.175), 0.1)
+@example([0.1, 0.5, 0.9], (0.55, 0.005), 0.01)
+@given(
+    st.lists(unit, min_size=1, max_size=5)
+    | st.tuples(unit, st.floats(0, 0.02)).map(
+        lambda law: [max(law[0] - law[1] * step, 0) for step in range(3)]
+    ),
+    st.tuples(st.floats(0, 1.2), st.floats(0.005, 0.5)),
+    st.sampled_from([0.02, 0.05, 0.1, 0.2]),
+)
+def test_map_is_as_likely_as_an_optimiser_finds_from_many_starts(scores, prior, tau):
+    """Scores that nearly agree make a peak beside the prior's: the higher one is the estimate."""
+    scores = np.array(scores)
+    (mu,), (sigma,) = truncnorm.fit(scores.mean(), (scores**2).mean(), len(scores), *prior, 1 / tau**2)
+
+    def cost(p):
+        away = (p[0] - prior[0]) ** 2 + (np.exp(p[1]) - prior[1]) ** 2
+        return -logpdf(scores, p[0], np.exp(p[1])).sum() + away / (2 * tau**2)
+
+    box = [truncnorm.MU_RANGE, tuple(np.log(truncnorm.SIGMA_RANGE))]
+    widths = (max(scores.std(), 0.005), 0.005, prior[1])
+    starts = [prior, *((scores.mean(), width) for width in widths)]
+    found = [minimize(cost, [mu, np.log(width)], bounds=box, method="L-BFGS-B").fun for mu, width in starts]
+    assert cost([mu, np.log(sigma)]) <= min(found) + 1e-3
 
 
 def test_map_moves_from_prior_to_data_as_scores_come_in():
