@@ -20,7 +20,7 @@ from flows.model_card import model_card
 from flows.tracking import Tracking, scratch
 from models.backbone import digest_text
 from predictor.errors import ConfigError, PoolError
-from predictor.network.card import CARD, REFIT, PriorModel
+from predictor.network.card import CARD, REFIT, PredictorCard, PriorModel
 from predictor.network.kernel_predictor import KernelPredictor
 from predictor.network.rivals import fit_rivals, refit
 
@@ -77,8 +77,8 @@ def fit_predictor(
 def fit_all(model: PriorModel, table: ScoreTable) -> KernelPredictor | None:
     """The same predictor on all questions of the pool, for questions that are not in it.
 
-    None where a network was trained: it needs a fold to stop early on. Validation and certificates never
-    see it, since it has read calibration and test questions.
+    None where a network was trained: it needs a fold to stop early on. Validation and certificates refuse
+    it, since it has read calibration and test questions.
     """
     return refit(model, table.questions, table.scores) if isinstance(model, KernelPredictor) else None
 
@@ -135,6 +135,7 @@ def _cache_key(_: Any, arguments: dict[str, Any]) -> str:
         config.tracking,
         config.tracking_uri,
         version_of("optscale"),
+        tuple(PredictorCard.model_fields),  # an older card may lack what validation asks for
         digest,
     )
     return digest_text(repr(parts))
