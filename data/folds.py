@@ -1,6 +1,7 @@
 """Folds: which questions fit, which tune, which certify, which report.
 
-A question's fold is a hash of its id (or of its group), so it never changes sides as the pool grows.
+A question's fold is a hash of its id (or of its group), so it changes no sides as the pool grows,
+as long as the shares stay as they are.
 """
 
 import hashlib
@@ -21,9 +22,9 @@ class FoldSettings(Settings):
     tune: float = Field(0.1, gt=0, lt=1)
     """Early stopping, prior strength, choices."""
     calibration: float = Field(0.225, gt=0, lt=1)
-    """Opened once, for the certificate."""
+    """For the certificate alone; each further one on the same questions wears its promise out."""
     test: float = Field(0.225, gt=0, lt=1)
-    """Reported on, never selected on."""
+    """Reported on, and asked by the gate whether a predictor is promoted; nothing else is chosen on it."""
     by: Literal["question", "group"] = "question"
     """Hash the question id, or the group, so that a whole group lies on one side."""
 

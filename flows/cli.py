@@ -78,6 +78,11 @@ def _print(value: Any) -> None:
     typer.echo(json.dumps(plain, indent=2, allow_nan=False))
 
 
+def _warn(line: str) -> None:
+    if line:
+        typer.secho(line, fg="yellow", err=True)
+
+
 @app.command()
 def run(config: ConfigFile = None, set_: Set = None) -> None:
     """The whole loop: seed the pool, collect fresh questions, train, validate, ship, ask."""
@@ -202,8 +207,9 @@ def replay(
 ) -> None:
     """What policies would have drawn, hit and answered on the pool's test questions."""
     from flows import report
-    from flows.demo import table
+    from flows.demo import table, verdict_lines
     from flows.examine import examine
+    from flows.unread import told
     from predictor.policies import load_policy
 
     loaded = _load(config, set_, pool)
@@ -212,11 +218,13 @@ def replay(
         _make_folder(output)
     found_pool, found = examine(loaded, predictor, shown)
     if output:
-        report.write(output, loaded, found_pool, found, {}, None)
+        report.write(output, loaded, found_pool, found, {})
     if as_json:
         _print(found.rows)
     else:
-        typer.echo("\n".join([found.certificate.statement, "", *table(found.rows)]))
+        typer.echo("\n".join([*verdict_lines(loaded, found.certificate, found.rows, found.refuted), ""]))
+        typer.echo("\n".join(table(found.rows)))
+    _warn(told(found.left_out))
 
 
 @app.command()
@@ -229,6 +237,7 @@ def certify(
 ) -> None:
     """The cheapest policy that keeps its promise on calibration questions, and the certificate as JSON."""
     from flows.examine import examine
+    from flows.unread import told
 
     if output:
         _make_folder(output.parent)
@@ -237,6 +246,7 @@ def certify(
     if output:
         output.write_text(document + "\n")
     typer.echo(document)
+    _warn(told(found.left_out))
 
 
 @app.command()

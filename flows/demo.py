@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from data.pool import Pool
 from flows.config import ROOT, Config
+from flows.verdict import verdict
+from predictor.certificate import Certificate
 
 POOL = ROOT / "data" / "pool"
 FRESH_QUESTIONS = 12
@@ -55,10 +58,18 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     """The policies as lines of text."""
     columns = {"candidates": "draws", "rounds": "rounds", "generator tokens": "tokens", "hits": "hits"}
     columns |= {"lost hits": "lost", "accuracy": "right"}
-    head = f"{'policy on test questions':32s}" + "".join(f"{name:>8s}" for name in columns.values())
+    head = f"{'policy on test questions':37s}" + "".join(f"{name:>8s}" for name in columns.values())
     cells = [["–" if np.isnan(row[key]) else f"{row[key]:.3g}" for key in columns] for row in rows]
     lines = zip((row["policy"] for row in rows), cells, strict=True)
-    return [head, *(f"{name:32s}" + "".join(f"{cell:>8s}" for cell in line) for name, line in lines)]
+    return [head, *(f"{name:37s}" + "".join(f"{cell:>8s}" for cell in line) for name, line in lines)]
+
+
+def verdict_lines(
+    config: Config, certificate: Certificate, rows: list[dict[str, Any]], refuted: Mapping[str, float]
+) -> list[str]:
+    """The verdict, and what was promised, as lines of text."""
+    found = verdict(certificate, rows, refuted, config.gate.level(max(len(refuted), 1)))
+    return [found.headline, found.told, certificate.statement]
 
 
 def _summary(config: Config, found: dict[str, Any], seconds: float) -> None:
@@ -67,9 +78,13 @@ def _summary(config: Config, found: dict[str, Any], seconds: float) -> None:
         f"\ncollected {collected.questions} fresh questions x {config.collect.candidates} candidates, "
         f"{collected.tokens} tokens, {collected.failed} without a score"
     )
+    # The gate has let it pass: test questions do not refute what was promised.
+    for line in verdict_lines(config, validated.certificate, validated.policies, {}):
+        _say(f"\n{line}")
+    _say("")
     for name, value in validated.metrics.items():
         _say(f"  {name:24s} {value:8.3f}")
-    _say(f"\n{validated.certificate.statement}\n")
+    _say("")
     for line in table(validated.policies):
         _say(line)
     answer = shipped.answer

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from data.scores import ScoreTable
-from flows.comparison import Row, averaged, by_target, compare
+from flows.comparison import Row, averaged, by_target, compare, currency
 from flows.config import Config
 from predictor.assumptions import Finding, check
-from predictor.certificate import Certificate, certify, cost, ladders, refuted, thin
+from predictor.certificate import Certificate, certify, ladders, refuted, thin
 from predictor.correctness import Correctness, reliability, training_rows
 from predictor.decision import Policy
 from predictor.empirical import fit_empirical
@@ -40,7 +40,7 @@ class Assessment(NamedTuple):
     refuted: dict[str, float]
     """For each certified loss, the chance of so many on test questions if the promise held."""
     findings: list[Finding]
-    """Of all questions of the pool."""
+    """Of all questions of the table that was assessed."""
     families: list[FamilyFit]
     """Fitted on train, compared on tune."""
     correctness: Correctness | None
@@ -51,6 +51,10 @@ class Assessment(NamedTuple):
     """How often sets of `PLANNED` test questions took what the plan for them had said, at 95 %."""
     targets: list[Row]
     """On train and tune: what stopping at each of several targets would cost and save, whatever the law."""
+    left_out: Mapping[str, int] = {}
+    """Calibration and test questions that the predictor had read, and that are in nothing here."""
+    told_by: str = "the population's prior alone, without a predictor"
+    """Where the priors are from."""
 
 
 def choose_family(config: Config, train: ScoreTable, tune: ScoreTable) -> tuple[str, list[FamilyFit]]:
@@ -75,9 +79,9 @@ def assess(
 ) -> Assessment:
     """Certify on calibration, then look at test: whatever the priors are, the same examination.
 
-    ``table`` is the whole pool; questions with fewer candidates than the cap take no part but in the
-    findings. ``believe`` gives the priors of a fold's questions, ``more`` are policies to show beside,
-    ``tokens_read`` tells what a prior costs.
+    ``table`` is the pool, without what may not be looked at; questions with fewer candidates than the cap
+    take no part but in the findings. ``believe`` gives the priors of a fold's questions, ``more`` are
+    policies to show beside, ``tokens_read`` tells what a prior costs.
 
     Raises
     ------
@@ -163,11 +167,7 @@ def certify_policy(
 ) -> Certificate:
     """Order policies on tune, test them on calibration; ``beliefs`` are those of the two folds."""
     settings, policy = config.certify, config.policy
-    tokens = float(tune.candidates(policy.cap).tokens.mean())
-
-    def price(found: Outcome) -> float:
-        return cost(found, tokens, settings.round_candidates)
-
+    tokens, price = float(tune.candidates(policy.cap).tokens.mean()), currency(config, tune)
     first, sequences = policy, list[list[AnyPolicy]]()
     if settings.choose:
         first = FixedN(target=policy.target, cap=policy.cap)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from data.pool import Pool
 from data.scores import load_scores
@@ -18,10 +19,12 @@ def examine(
 ) -> tuple[Pool, Assessment]:
     """What `validate` finds, with the population's prior, or with a predictor's from a directory.
 
+    Calibration and test questions that the predictor was fitted on are left out.
+
     Raises
     ------
     PoolError, ContractError, ConfigError, ModelError
-        If the pool or the predictor cannot be read, do not go together, or a fold is too small.
+        If the pool or the predictor cannot be read, do not go together, or a fold is too small or all read.
     """
     pool = Pool.open(config.pool_location)
     table = load_scores(pool, config.folds)
@@ -33,14 +36,22 @@ def examine(
         )
     contract = pool.manifest.contract.fingerprint
     family, families = choose_family(config, train, tune)
+    more_told: dict[str, Any] = {}
     if predictor_dir is None:
         population, tokens_read = fit_population(train.scores, family), lambda question: 0
         believe = lambda fold: Beliefs.of([population] * len(fold))  # noqa: E731
     else:
+        from flows.unread import leave_out_read
         from predictor.network.predictor import Predictor
 
         predictor = Predictor.load(predictor_dir)
         require_same_contract(predictor.card.contract, contract, "replay")
+        table, left_out = leave_out_read(table, predictor.card)
+        more_told = {
+            "left_out": left_out,
+            "told_by": f"the {predictor.card.kind} predictor in {predictor_dir}",
+        }
         population, tokens_read = predictor.card.population, predictor.tokens_read
         believe = lambda fold: Beliefs.of(predictor.predict(fold.questions))  # noqa: E731
-    return pool, assess(config, contract, table, believe, population, families, more, tokens_read)
+    found = assess(config, contract, table, believe, population, families, more, tokens_read)
+    return pool, found._replace(**more_told)

@@ -1,10 +1,12 @@
 """What a predictor's priors are worth in decisions: tokens saved against the population's prior.
 
 The same policies (`Value`, over a grid of prices) decide with three beliefs: the population's prior, the
-predictor's, and each question's own law, which nobody can know. For each, the mixture of policies with the
-fewest tokens that hits as often in as few rounds is found on some questions; what is told is what these
-mixtures then did on others. There they do not hit equally often: a hit or a round more or less counts as many
-tokens as the population's mixture would pay for it (the linear programme's shadow prices).
+predictor's, and each question's own law, which nobody can know. Fixed schedules, which read no prior, stand
+beside them for every belief: without a predictor one would take them where they are cheaper. For each, the
+mixture of policies with the fewest tokens that hits as often in as few rounds is found on some questions;
+what is told is what these mixtures then did on others. There they do not hit equally often: a hit or a round
+more or less counts as many tokens as the population's mixture would pay for it (the linear programme's
+shadow prices).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from data.scores import ScoreTable
+from flows.comparison import schedules
 from flows.config import Config
+from predictor.decision import Policy
 from predictor.policies import Value
 from predictor.prior import Beliefs
 from predictor.replay import Interval, bootstrap, outcomes
@@ -41,7 +45,10 @@ class Course(NamedTuple):
 
 
 class PriorValue(Settings):
-    """The account, on test questions; intervals are of 95 %, questions resampled in pairs."""
+    """The account, on questions on which no mixture was found.
+
+    Intervals are of 95 %, questions resampled in pairs, mixtures and shadow prices held as they were found.
+    """
 
     questions: int
     rounds_allowed: float
@@ -53,8 +60,8 @@ class PriorValue(Settings):
     hits: dict[str, float]
     rounds: dict[str, float]
     saved: tuple[float, float, float]
-    """Tokens a question that the predictor saves against the population's prior at equal hits and rounds:
-    mean, low, high."""
+    """Tokens a question that the predictor saves against the population's prior and fixed schedules at equal
+    hits and rounds: mean, low, high."""
     hit_price: float
     """Tokens that one hit more costs, as it was counted."""
     round_price: float
@@ -89,9 +96,9 @@ class PriorValue(Settings):
             known = f"Of what knowing each question's law would save it has {_range(self.gap_closed, 100)} %"
         return (
             f"At {self.rounds_allowed:g} rounds and equal hits, the predictor saves {_range(self.saved)} "
-            f"tokens a question against the population's prior ({self.tokens[POPULATION]:.0f} tokens) and "
-            f"reads {self.reading:.0f} itself: {mean:+.1f} in all ({low:+.1f} to {high:+.1f}). {verdict}; "
-            f"{worth}. {known}. Hits differ by "
+            f"tokens a question against the population's prior and fixed schedules "
+            f"({self.tokens[POPULATION]:.0f} tokens) and reads {self.reading:.0f} itself: {mean:+.1f} in all "
+            f"({low:+.1f} to {high:+.1f}). {verdict}; {worth}. {known}. Hits differ by "
             f"{_range(self.hit_difference, 100)} points and rounds are {self.rounds[PREDICTOR]:.2f} to "
             f"{self.rounds[POPULATION]:.2f}; a point counts {self.hit_price / 100:.0f} tokens, a tenth of a "
             f"round {self.round_price / 10:.0f}. {self.questions} questions."
@@ -114,7 +121,8 @@ def prior_value(
     on average. The hits wanted are nearly those of the whole cap.
     """
     grid = _policies(config, table)
-    courses = {name: _courses(config, grid, table, belief, orders) for name, belief in beliefs.items()}
+    fixed = _courses(config, schedules(config.policy.target, config.policy.cap), table, None, orders)
+    courses = {n: _courses(config, grid, table, belief, orders) + fixed for n, belief in beliefs.items()}
     parts: dict[str, list[Course]] = {name: [] for name in beliefs}
     prices, wanted = [], []
     for rows, told in splits:
@@ -161,29 +169,27 @@ def _length(config: Config, table: ScoreTable) -> float:
     return max(float(table.candidates(config.policy.cap).tokens.mean()), 1.0)
 
 
-def _policies(config: Config, table: ScoreTable) -> dict[str, Value]:
+def _policies(config: Config, table: ScoreTable) -> list[Value]:
     length = _length(config, table)
     common: dict[str, Any] = {
         "target": config.policy.target,
         "cap": config.policy.cap,
         "candidate_tokens": length,
     }
-    return {
-        f"{token}/{wait}": Value(token_price=token / length, round_price=wait, **common)
+    return [
+        Value(token_price=token / length, round_price=wait, **common)
         for token in TOKEN_PRICES
         for wait in ROUND_PRICES
-    }
+    ]
 
 
 def _courses(
-    config: Config, policies: Mapping[str, Value], table: ScoreTable, beliefs: Beliefs, orders: int
+    config: Config, policies: Sequence[Policy], table: ScoreTable, beliefs: Beliefs | None, orders: int
 ) -> list[Course]:
-    """Each policy's course, and that of the whole cap in one round."""
+    """Each policy's course."""
     shown = table.candidates(config.policy.cap)
-    found = outcomes(policies, shown, beliefs, orders, target=config.policy.target).values()
-    courses = [Course(o.tokens, o.hit, o.rounds) for o in found]
-    hits = (shown.scores.max(axis=1) >= config.policy.target).astype(float)
-    return [*courses, Course(shown.tokens.sum(axis=1), hits, np.ones(len(table)))]
+    found = outcomes(dict(enumerate(policies)), shown, beliefs, orders, target=config.policy.target).values()
+    return [Course(o.tokens, o.hit, o.rounds) for o in found]
 
 
 def _take(course: Course, rows: NDArray[np.int64]) -> Course:
@@ -205,7 +211,7 @@ def _mixture(courses: list[Course], hits: float, rounds: float) -> tuple[Array, 
         b_eq=[1.0],
         bounds=(0, 1),
     )
-    return found.x, -found.ineqlin.marginals  # the whole cap in one round always fits
+    return found.x, -found.ineqlin.marginals  # the whole cap in one round, a schedule, always fits
 
 
 def _mix(courses: list[Course], weights: Array) -> Course:

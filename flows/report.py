@@ -18,8 +18,9 @@ from flows.comparison import SCHEDULE, SHIPPED, Row
 from flows.config import Config
 from flows.evaluate import PLANNED, Assessment
 from flows.plan import plan_like_pool
-from predictor.decision import State
-from predictor.replay import Replay, replay
+from flows.unread import told as left_out
+from flows.verdict import verdict
+from predictor.replay import pick, replay, round_ends
 
 EXAMPLES = 10
 GREY, BLUE, ORANGE = "#9aa5b1", "#2563eb", "#ea7317"
@@ -39,13 +40,11 @@ def write(
     pool: Pool,
     found: Assessment,
     metrics: dict[str, float],
-    version: str | None,
     worth: str | None = None,
 ) -> None:
     """Write ``report.html`` and the plot ``frontier.png`` into ``folder``.
 
-    ``version`` is the registered predictor's; None where the population's prior alone was used. ``worth``
-    says what its priors are worth in decisions.
+    ``worth`` says what the predictor's priors are worth in decisions.
     """
     with plt.rc_context(PLOT_STYLE):
         front = frontier(found)
@@ -71,8 +70,11 @@ def write(
         digest=pool.manifest.digest,
         found=found,
         metrics=metrics,
-        version=version,
         worth=worth,
+        verdict=verdict(
+            found.certificate, found.rows, found.refuted, config.gate.level(max(len(found.refuted), 1))
+        ),
+        left_out=left_out(found.left_out),
         rows={row["policy"]: row for row in found.rows},
         shipped=SHIPPED,
         schedule=SCHEDULE,
@@ -170,39 +172,27 @@ def reliability(found: Assessment) -> Figure:
 
 def examples(config: Config, found: Assessment) -> list[Row]:
     """Questions from easy to hard, their scores in the order drawn, and the moment of each decision."""
-    scores = found.test.scores[:, : config.policy.cap]
-    order = np.nanmean(scores, axis=1).argsort()[::-1]
+    shown = found.test.candidates(config.policy.cap)
+    order = shown.scores.mean(axis=1).argsort()[::-1]
     chosen = order[np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int)]
-    shown = []
-    for place in chosen:
-        row = slice(place, place + 1)
-        rounds = decisions(found, scores[row], row)
-        course = rounds[-1][1]
-        right = found.test.correct[place, course.chosen[0]]
-        shown.append(
-            {
-                "question": found.test.questions[place].text,
-                "group": found.test.questions[place].group or "",
-                "scores": [float(s) for s in scores[place]],
-                "drawn": int(course.drawn[0]),
-                "ends": [ended for ended, _ in rounds],
-                "best": float(course.best[0]) if course.drawn[0] else None,
-                "right": None if np.isnan(right) else bool(right),
-                "lost": bool(scores[place].max() >= config.policy.target and not course.hit[0]),
-            }
-        )
-    return shown
-
-
-def decisions(found: Assessment, scores: Any, row: slice) -> list[tuple[int, Replay]]:
-    """Candidates drawn at the end of each round, and the whole course beside the last of them."""
-    course = replay(found.policy, scores, found.beliefs[row])
-    ends, drawn = [], 0
-    while drawn < course.drawn[0]:
-        plan = found.policy.plan(State(scores, np.array([drawn]), found.beliefs[row]))
-        drawn += min(int(plan.more[0]), found.policy.cap - drawn)
-        ends.append(drawn)
-    return [(end, course) for end in ends or [0]]
+    asked, believed = shown.select(chosen), found.beliefs[chosen]
+    course = replay(found.policy, asked.scores, believed, asked.tokens)
+    right = pick(asked.correct, course.chosen)
+    return [
+        {
+            "question": found.test.questions[place].text,
+            "group": found.test.questions[place].group or "",
+            "scores": asked.scores[k].tolist(),
+            "drawn": int(course.drawn[k]),
+            "ends": round_ends(
+                found.policy, asked.scores[[k], : found.policy.cap], believed[[k]], asked.tokens[[k]]
+            ),
+            "best": float(course.best[k]),
+            "right": None if np.isnan(right[k]) else bool(right[k]),
+            "lost": bool(asked.scores[k].max() >= config.policy.target > course.best[k]),
+        }
+        for k, place in enumerate(chosen)
+    ]
 
 
 def by_group(found: Assessment) -> list[Row]:

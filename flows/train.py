@@ -79,7 +79,7 @@ def fit_all(model: PriorModel, table: ScoreTable) -> KernelPredictor | None:
     """The same predictor on all questions of the pool, for questions that are not in it.
 
     None where a network was trained, which needs a fold to stop early on, and where the fit goes wrong.
-    Validation and certificates never see it, since it has read calibration and test questions.
+    Validation and certificates refuse it, since it has read calibration and test questions.
     """
     return refit(model, table.questions, table.scores) if isinstance(model, KernelPredictor) else None
 

@@ -32,6 +32,8 @@ from flows.tracking import (
     scratch,
 )
 from flows.train import STATES
+from flows.unread import leave_out_read
+from flows.unread import told as told_left_out
 from models import backbone
 from predictor.certificate import Certificate
 from predictor.contract import require_same_contract
@@ -147,6 +149,9 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
         except ContractError:
             logger.exception("the challenger speaks of other scores")
             raise
+        table, left_out = leave_out_read(table, predictor.card)
+        if left_out:
+            logger.warning("%s", told_left_out(left_out))
         train, tune = table.fold("train"), table.fold("tune")
         _, families = choose_family(config, train, tune)
         told = dict(zip([q.id for q in table.questions], predictor.predict(table.questions), strict=True))
@@ -159,7 +164,7 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
             predictor.card.population,
             families,
             tokens_read=predictor.tokens_read,
-        )
+        )._replace(left_out=left_out, told_by=f"predictor version {version}")
         test = found.test
         metrics = prior_metrics(test, found.beliefs, found.population)
         metrics["lost_hits"] = found.rows[0]["lost hits"]
@@ -183,7 +188,7 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
         intervals = prior_intervals(test, found.beliefs, found.population)
         card = model_card(config, predictor.card, pool.manifest, table, intervals, value.statement)
         (page / "model-card.md").write_text(card)
-        report.write(page, config, pool, found, metrics, version, value.statement)
+        report.write(page, config, pool, found, metrics, value.statement)
         tracking.metrics(metrics)
         tracking.table(found.rows, "policies.json")
         for file in sorted(page.iterdir()):

@@ -95,22 +95,28 @@ def require_risk(epsilon: Mapping[Loss, float], delta: float) -> None:
             raise ConfigError(f"{name} is {value}; it must lie strictly between 0 and 1")
 
 
+def aims(target: float) -> list[float]:
+    """Targets at or above the one promised for.
+
+    A policy that aims higher keeps answers that a first hit would lose.
+    """
+    higher = np.round((target + (1 - target) * np.array([0.25, 0.5, 0.75])) * BINS) / BINS
+    return np.unique([target, *higher[higher < 1]]).tolist()  # a score of 1 shares the last bin
+
+
 def ladders(
     target: float, cap: int, candidate_tokens: float, round_candidates: float, above: bool = True
 ) -> list[list[AnyPolicy]]:
     """The policies that compete: a sequence a target, value of information at rising token prices.
 
-    ``above`` adds targets above the one promised for: that is how a policy keeps answers that a first
-    hit would lose. ``round_candidates`` is the price of a round, in candidates of average length.
+    ``above`` adds targets above the one promised for. ``round_candidates`` is the price of a round, in
+    candidates of average length.
     """
-    steps = np.array([0.0, 0.25, 0.5, 0.75]) if above else np.zeros(1)
-    higher = np.round((target + (1 - target) * steps[1:]) * BINS) / BINS
-    targets = np.unique([target, *higher[higher < 1]])  # a score of 1 shares the last bin
     prices = np.geomspace(1e-5, 0.05, 20) / candidate_tokens
     return [
         [
             Value(
-                target=float(aim),
+                target=aim,
                 cap=cap,
                 token_price=float(price),
                 candidate_tokens=candidate_tokens,
@@ -118,7 +124,7 @@ def ladders(
             )
             for price in prices
         ]
-        for aim in targets
+        for aim in (aims(target) if above else [target])
     ]
 
 

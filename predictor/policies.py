@@ -43,7 +43,7 @@ class _Parts(Settings):
     stop_on_hit: bool = True
     """Stop at the first round with a score of at least the target."""
     give_up: float = Field(0.0, ge=0, lt=1)
-    """Stop where the chance of a hit within the cap is at most this; 0 never gives up."""
+    """Stop where the chance of a hit within the cap is at most this; 0 leaves giving up to the rule."""
 
     @model_validator(mode="after")
     def _floor_within_cap(self) -> Self:
@@ -102,7 +102,7 @@ class FixedN(_Parts):
 
 
 class Schedule(_Parts):
-    """A blind schedule: rounds that grow by a factor up to the cap, whatever the scores are.
+    """A fixed schedule: rounds that grow by a factor up to the cap or the first hit; it reads no prior.
 
     It is the line that any cleverer rule has to beat.
     """

@@ -97,6 +97,23 @@ def replay(
     return Replay(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
 
+def round_ends(
+    policy: Policy, scores: Array, beliefs: Beliefs | None = None, tokens: Array | None = None
+) -> list[int]:
+    """Candidates drawn at the end of each round of one question, scores and tokens (1, n) in the order drawn.
+
+    The last may be more than n: then the policy asks for candidates that are not there.
+    """
+    ends, drawn = list[int](), 0
+    while drawn < scores.shape[1]:
+        more = int(policy.plan(State(scores, np.array([drawn]), beliefs, tokens)).more[0])
+        if not more:
+            break
+        drawn += more
+        ends.append(drawn)
+    return ends
+
+
 def _replay(
     policy: Policy, scores: Array, beliefs: Beliefs | None, tokens: Array | None, memo: Memo | None
 ) -> Replay:

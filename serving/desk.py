@@ -10,9 +10,10 @@ import numpy as np
 from predictor.contract import require_same_contract
 from predictor.decision import Decision, State, decide
 from predictor.errors import ConfigError, OptScaleError
-from predictor.policies import Predictive
+from predictor.policies import Predictive, Value
 from predictor.prior import Beliefs, Prior
 from predictor.question import Question
+from predictor.replay import round_ends
 from serving import metrics
 from serving.bundle import Bundle
 from serving.gateway import Gateway, Refused
@@ -83,7 +84,7 @@ class Desk:
             prior=prior,
             contract=self.fingerprint,
             chance_correct=self._chance_correct(decision, prior),
-            promise=self.card.certificate and self.card.certificate.statement,
+            promise=self._promise(request, question, prior),
         )
 
     def describe(self) -> Description:
@@ -114,6 +115,27 @@ class Desk:
             raise
         except Exception as error:
             raise Refused(503, f"the predictor does not answer: {error!r}", "upstream_error") from error
+
+    def _promise(self, request: DecideRequest, question: Question | None, prior: Prior) -> str | None:
+        """What the certificate says, where the policy stands as it did on calibration questions.
+
+        There it had the predictor's own prior, scores of the contract in the order drawn, failed candidates
+        in their place, token counts where the pool has them, and as many candidates as it had asked for.
+        """
+        certificate, policy = self.card.certificate, self.card.policy
+        if certificate is None or certificate.policy != policy:
+            return None
+        if question is None or request.contract is None or request.failed:
+            return None
+        if request.scores:
+            counted = self.card.tokens_per_candidate > 0
+            if isinstance(policy, Value) and (request.tokens is not None) != counted:
+                return None
+            tokens = None if request.tokens is None else np.array([request.tokens], float)
+            ends = round_ends(policy, np.array([request.scores]), Beliefs.of([prior]), tokens)
+            if len(request.scores) not in ends:
+                return None
+        return certificate.statement
 
     def _chance_correct(self, decision: Decision, prior: Prior) -> float | None:
         if self.card.correctness is None or decision.best is None:

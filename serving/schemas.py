@@ -104,7 +104,9 @@ class DecideRequest(Asked):
     )
     failed: int = Field(0, ge=0, le=MAX_SCORES, description="Candidates drawn without a score.")
     contract: str | None = Field(
-        None, description="Fingerprint the scores were made under; checked where it is given."
+        None,
+        description="Fingerprint the scores were made under; checked where it is given. Without it nothing "
+        "is promised.",
     )
 
 
@@ -116,7 +118,12 @@ class DecideResponse(Decision):
     chance_correct: float | None = Field(
         None, description="Chance that the best answer so far is right; null where it is not known."
     )
-    promise: str | None = Field(None, description="The certificate's statement on the policy.")
+    promise: str | None = Field(
+        None,
+        description="What the certificate says of the policy; null where this request is not what was "
+        "certified: a prior of the client's own, no question, no contract, `failed` above 0, no tokens for a "
+        "policy that weighs them, or candidates that it had not asked for.",
+    )
 
 
 class Description(BaseModel):

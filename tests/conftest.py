@@ -20,7 +20,7 @@ os.environ["OPTSCALE_DTYPE"] = "float32"  # the same arithmetic on every process
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Modules that are slow as a whole are not even imported for ``-m "not slow"``: torch alone takes long."""
+    """Modules that are slow as a whole are not even imported for ``-m "not slow"``."""
     if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
         return "\npytestmark = " in collection_path.read_text(encoding="utf-8") or None
     return None

@@ -1,20 +1,28 @@
 """What a stored predictor is, whatever stands behind it."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
+from pydantic import Field, ValidationError
+
+from predictor.errors import ModelError
 from predictor.network.settings import Kind, PredictorSettings
 from predictor.prior import Prior
 from predictor.question import Question
 from predictor.settings import Settings
+from predictor.validation import explain
 
 KINDS: tuple[Kind, ...] = ("population", "description", "words", "ridge", "stack", "lora")
 """From the cheapest to the dearest to ask."""
 CARD = "predictor.json"
 """File of a stored predictor that makes it one: it is written last."""
+READ = "read.txt"
+"""File beside the card with the ids of the questions that the predictor has read, one a line."""
 _FILES = (
     CARD,
+    READ,
     "family.json",
     "regression.json",
     "regression.safetensors",
@@ -65,6 +73,54 @@ class PredictorCard(Settings):
     """Questions that it was fitted on."""
     rivals: tuple[Rival, ...] = ()
     """What else was fitted, and how each did."""
+    read: frozenset[str] | None = Field(None, exclude=True, repr=False)
+    """Ids of all questions whose scores it was fitted, stopped early, or made strong on; kept in `READ`. None
+    where that is not known: made before it was kept."""
+    read_digest: str | None = None
+    """Digest of ``read``: a file that was cut or left behind is noticed."""
+
+    def having_read(self, ids: Iterable[str]) -> Self:
+        """The card of a predictor that has read the questions of these ids too."""
+        read = (self.read or frozenset()).union(ids)
+        return self.model_copy(update={"read": read, "read_digest": _digest(read)})
+
+    def write(self, directory: Path) -> None:
+        """Write the card, and before it what was read: a folder with a card is a predictor."""
+        if self.read is not None:
+            (directory / READ).write_text("".join(f"{key}\n" for key in sorted(self.read)))
+        (directory / CARD).write_text(self.model_dump_json(indent=1))
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """The card of the predictor in a folder.
+
+        Raises
+        ------
+        ModelError
+            If there is none, or it cannot be read, or the ids of the questions read are not its own.
+        """
+        try:
+            card = cls.model_validate_json((directory / CARD).read_bytes())
+            if card.read_digest is None:
+                return card
+            read = frozenset((directory / READ).read_text().split())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ModelError(
+                f"no predictor at {directory}: {Path(error.filename).name} is missing"
+            ) from error
+        except ValidationError as error:
+            problems = explain(error.errors(), cls)
+            raise ModelError(f"{directory / CARD} is not a predictor's card: {problems}") from error
+        if _digest(read) != card.read_digest:
+            raise ModelError(
+                f"{directory / READ} does not hold the questions that the predictor was fitted on: copy the "
+                "folder again, or train one"
+            )
+        return card.model_copy(update={"read": read})
+
+
+def _digest(read: Iterable[str]) -> str:
+    return hashlib.sha256("".join(sorted(read)).encode()).hexdigest()[:16]
 
 
 def clear(directory: Path) -> None:

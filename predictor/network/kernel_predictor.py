@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from predictor.empirical import save_family
 from predictor.families import get_family
-from predictor.network.card import CARD, PredictorCard, clear
+from predictor.network.card import PredictorCard, clear
 from predictor.network.frozen import FrozenStates, encode, require_read
 from predictor.network.regression import (
     Kernels,
@@ -98,7 +98,7 @@ class KernelPredictor:
             data_digest=data_digest,
             results=results,
             questions=len(questions),
-        )
+        ).having_read(q.id for q in questions)
         if kind == "population":
             return cls(card)
         usable = np.ones(len(questions), bool) if features is None else np.isfinite(features).all(axis=1)
@@ -176,7 +176,7 @@ class KernelPredictor:
             for number, (_, found) in enumerate(stored):
                 arrays |= {f"view{number}.{name}": value for name, value in found.items()}
             save_file({n: _compact(v) for n, v in arrays.items()}, directory / "regression.safetensors")
-        (directory / CARD).write_text(self.card.model_dump_json(indent=1))
+        self.card.write(directory)
 
     def save_merged(self, directory: Path) -> None:
         """Write it with the backbone that it reads questions with."""

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -24,7 +23,7 @@ from models.lora import Log
 from predictor.empirical import fit_empirical, load_family, save_family
 from predictor.errors import ConfigError, ModelError
 from predictor.families import EMPIRICAL, FAMILIES, get_family
-from predictor.network.card import CARD, PredictorCard, PriorModel, clear
+from predictor.network.card import PredictorCard, PriorModel, clear
 from predictor.network.frozen import encode, require_read
 from predictor.network.kernel_predictor import KernelPredictor
 from predictor.network.model import (
@@ -39,7 +38,6 @@ from predictor.network.regression import make_priors
 from predictor.network.settings import PredictorSettings
 from predictor.prior import Prior, fit_population, log_evidence
 from predictor.question import Question
-from predictor.validation import explain
 
 GUARD = "guard"
 """Folder of a stored predictor with what tells a question unlike those of training."""
@@ -126,7 +124,7 @@ class Predictor:
             data_digest=data_digest,
             results=results,
             questions=len(examples[0]),
-        )
+        ).having_read(q.id for q in (*train[0], *tune[0]))
         read = _read_all(adapted, collate, encoded[0], settings.batch_size).numpy()
         guard = KernelPredictor.fit(
             "stack", *train, settings, contract=contract, data_digest=data_digest, features=read
@@ -143,7 +141,7 @@ class Predictor:
         with tempfile.TemporaryDirectory() as name:
             path = Path(name)
             fit_in_processes(train, tune, settings, target=path, **more)
-            card = PredictorCard.model_validate_json((path / CARD).read_bytes())
+            card = PredictorCard.open(path)
             network = PeftModel.from_pretrained(_build(card.settings, card.population), name)
             tokenizer = backbone.load_tokenizer(card.settings.backbone)
             guard = _load_guard(path)
@@ -196,7 +194,7 @@ class Predictor:
     def _write_rest(self, directory: Path) -> None:
         self.guard.save(directory / GUARD)
         save_family(self.card.settings.family, directory)
-        (directory / CARD).write_text(self.card.model_dump_json(indent=1))
+        self.card.write(directory)
 
     @classmethod
     def load(cls, directory: str | Path, device: str | None = None, cache: Path | None = None) -> PriorModel:
@@ -210,7 +208,7 @@ class Predictor:
             If the directory holds none, or its files do not fit together.
         """
         path = Path(directory)
-        card = _read_card(path)
+        card = PredictorCard.open(path)
         try:
             load_family(path)
             if card.kind != "lora":
@@ -243,20 +241,10 @@ class Predictor:
 
 def _load_guard(directory: Path) -> KernelPredictor:
     path = directory / GUARD
-    card = _read_card(path)
+    card = PredictorCard.open(path)
     if card.kind != "stack":
         raise ValueError(f"the guard is of kind {card.kind}")
     return KernelPredictor.load(path, card, reads=False)
-
-
-def _read_card(path: Path) -> PredictorCard:
-    try:
-        return PredictorCard.model_validate_json((path / CARD).read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelError(f"no predictor at {path}: {CARD} is missing") from error
-    except ValidationError as error:
-        problems = explain(error.errors(), PredictorCard)
-        raise ModelError(f"{path / CARD} is not a predictor's card: {problems}") from error
 
 
 def _build(settings: PredictorSettings, population: Prior) -> PriorNetwork:
@@ -288,7 +276,7 @@ def _read_all(network: Any, collate: QuestionCollator, encoded: Any, batch_size:
 
 
 def calibrate(priors: Sequence[Prior], scores: NDArray[Any], population: Prior) -> float:
-    """The strength under which scores (questions, n) that the fit has not seen are most likely.
+    """The strength under which scores (questions, n) that no weight was fitted on are most likely.
 
     Only of priors that were told of a question: the population's is fitted as it is, and stays at 1.
     """

@@ -116,7 +116,10 @@ def fit_rivals(
             on_tune = features[len(train[0]) :] if read and features is not None else None
             raw = fitted.predict_from(tune[0], on_tune)
             strength = calibrate(raw, tune[1], fitted.card.population)
-            fitted.card = fitted.card.model_copy(update={"strength": strength})
+            # Now its strength knows them, and so does the choice among kinds.
+            fitted.card = fitted.card.having_read(q.id for q in tune[0]).model_copy(
+                update={"strength": strength}
+            )
             priors = fitted.predict_from(tune[0], on_tune)  # what is compared is what it will tell
             model = fitted
         models[kind], told[kind] = model, tell(priors, tune[1], target)
@@ -169,6 +172,11 @@ def refit(
         return None
     results = {**card.results, "left_out_gain": gain}
     again.card = again.card.model_copy(update={"rivals": card.rivals, "results": results})
+    # Its strength is what other questions made it, and if nobody knows which, nobody knows what it has read.
+    unknown = {"read": None, "read_digest": None}
+    again.card = (
+        again.card.model_copy(update=unknown) if card.read is None else again.card.having_read(card.read)
+    )
     return again
 
 

@@ -1,0 +1,76 @@
+"""What a report says first, and that nothing is called saved without a certificate."""
+
+import numpy as np
+import pytest
+
+from flows import report
+from flows.config import load_config
+from flows.demo import verdict_lines
+from flows.examine import examine
+from predictor.policies import Value
+from predictor.replay import replay
+from tests.helpers import make_pool
+
+
+@pytest.fixture(scope="module")
+def examined(tmp_path_factory):
+    """A config that aims at .6, its pool, and what was found there: a certified policy."""
+    location = tmp_path_factory.mktemp("verdicts") / "pool"
+    make_pool(location, questions=160)
+    settings = ("policy.cap=6", "certify.orders=1", "certify.lost_hit=0.2", "certify.lost_accuracy=null")
+    config = load_config(None, (f"pool={location}", "policy.target=0.6", "predictor.family=beta", *settings))
+    pool, found = examine(config)
+    assert found.certificate.policy is not None
+    return config, pool, found
+
+
+def page_of(folder, config, pool, found):
+    report.write(folder, config, pool, found, {})
+    return (folder / "report.html").read_text()
+
+
+def test_without_a_certificate_nothing_is_saved_and_the_loss_is_told(examined, tmp_path):
+    config, pool, found = examined
+    none = found.certificate.model_copy(update={"policy": None})
+    page = page_of(tmp_path, config, pool, found._replace(certificate=none))
+    first = page[page.index("<h1") : page.index('<div class="cards">')]
+    assert "NOT CERTIFIED, DO NOT SHIP" in first
+    assert "saved" not in first
+    lost = f"hits lost on {100 * found.rows[0]['lost hits']:.1f} %"
+    assert lost in first
+    lines = verdict_lines(config, none, found.rows, found.refuted)
+    assert lines[0] == "NOT CERTIFIED, DO NOT SHIP"
+    assert lost in lines[1]
+    assert "saved" not in lines[1]
+
+
+def test_with_one_the_verdict_comes_first_and_the_schedule_beside(examined, tmp_path):
+    config, pool, found = examined
+    page = page_of(tmp_path, config, pool, found)
+    assert page.index("CERTIFIED: ") < page.index("fixed schedule") < page.index("What is promised")
+    refused = verdict_lines(config, found.certificate, found.rows, {"lost_hit": 1e-6})
+    assert refused[0] == "REFUTED, DO NOT SHIP"
+    assert "saved" not in refused[1]
+
+
+def test_no_hit_is_lost_where_all_candidates_were_drawn(examined):
+    """The policy aims higher than the target, and draws all six."""
+    config, _, found = examined
+    shown = report.examples(config, found._replace(policy=Value(target=0.995, cap=6, token_price=0.0)))
+    assert {e["drawn"] for e in shown} == {6}
+    assert max(max(e["scores"]) for e in shown) >= 0.6
+    assert not any(e["lost"] for e in shown)
+
+
+def test_the_moment_of_each_decision_is_that_of_a_policy_that_weighs_tokens(examined):
+    """Candidates of 10 to 15 tokens, first taken for one: their true price is seen as they come."""
+    config, _, found = examined
+    policy = Value(target=0.9, cap=6, token_price=0.03, candidate_tokens=1, round_price=0.001)
+    shown = report.examples(config, found._replace(policy=policy))
+    candidates = found.test.candidates(6)
+    course = replay(policy, candidates.scores, found.beliefs, candidates.tokens)
+    assert np.any(course.drawn != replay(policy, candidates.scores, found.beliefs).drawn)
+    drawn = {q.text: int(n) for q, n in zip(found.test.questions, course.drawn, strict=True)}
+    for example in shown:
+        assert example["drawn"] == example["ends"][-1] == drawn[example["question"]]
+        assert example["ends"] == sorted(set(example["ends"]))

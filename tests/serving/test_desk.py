@@ -1,0 +1,101 @@
+"""When `/decide` tells the promise, and when it must not."""
+
+import asyncio
+import json
+
+import pytest
+
+from predictor.certificate import Certificate
+from predictor.policies import FixedN, Value
+from predictor.prior import Prior
+from serving.bundle import Bundle
+from serving.desk import Desk
+from serving.schemas import DecideRequest
+from tests.serving.conftest import CONTRACT, make_card
+
+POLICY = Value(target=0.9, cap=12, token_price=2e-4, candidate_tokens=20, round_price=0.005)
+PRIOR = Prior.centred(0.8, 0.15)
+CERTIFICATE = Certificate(
+    contract=CONTRACT.fingerprint,
+    questions=100,
+    questions_digest="d",
+    epsilon={"lost_hit": 0.05},
+    delta=0.1,
+    target=0.9,
+    cap=12,
+    tried=(),
+    policy=POLICY,
+    questions_needed=None,
+    groups={},
+    statement="little is lost",
+)
+ASKED = {"question": "Compute 1 + 1.", "contract": CONTRACT.fingerprint}
+
+
+class Foretells:
+    async def prior(self, question):
+        return PRIOR
+
+    async def priors(self, questions):
+        return [PRIOR for _ in questions]
+
+    async def ready(self):
+        return True
+
+
+@pytest.fixture
+def decide(tmp_path):
+    def decide(certificate=CERTIFICATE, policy=POLICY, tokens_per_candidate=20.0, **request):
+        document = {"population": Prior.centred(0.5, 0.2).model_dump(mode="json")}
+        (tmp_path / "predictor.json").write_text(json.dumps(document))
+        changes = {"certificate": certificate, "tokens_per_candidate": tokens_per_candidate}
+        card = make_card(policy=policy).model_copy(update=changes)
+        desk = Desk(Bundle(path=tmp_path, card=card), None, Foretells())
+        return asyncio.run(desk.decide(DecideRequest.model_validate(request)))
+
+    return decide
+
+
+def walk(decide, **more):
+    """Every answer on the way to the end, drawing what is asked for and nothing else."""
+    scores, answers = [], [decide(**ASKED, scores=[], **more)]
+    while answers[-1].action == "sample":
+        scores += [0.5] * answers[-1].more
+        answers.append(decide(**ASKED, scores=scores, tokens=[20] * len(scores), **more))
+    return answers
+
+
+def test_what_was_certified_is_promised_from_the_first_candidate_to_the_last(decide):
+    answers = walk(decide)
+    assert len(answers) > 2
+    assert {answer.promise for answer in answers} == {"little is lost"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"question": None, "prior": PRIOR.model_dump(mode="json")},
+        {"question": None},
+        {"contract": None},
+        {"failed": 1},
+        {"tokens": None},
+        {"tokens_per_candidate": 0.0},
+        {"scores": [0.5], "tokens": [20]},
+        {"scores": [0.95] + [0.5] * 9, "tokens": [20] * 10},
+        {"certificate": None},
+        {"certificate": CERTIFICATE.model_copy(update={"policy": None})},
+        {"certificate": CERTIFICATE.model_copy(update={"policy": FixedN(target=0.9, cap=12)})},
+    ],
+)
+def test_nothing_is_promised_of_what_was_not_certified(decide, changes):
+    first = decide(**ASKED).more
+    assert first > 1
+    plain = {**ASKED, "scores": [0.5] * first, "tokens": [20] * first}
+    assert decide(**plain).promise == "little is lost"
+    assert decide(**plain | changes).promise is None
+
+
+def test_a_pool_without_token_counts_is_certified_without_them(decide):
+    first = decide(**ASKED).more
+    answer = decide(**ASKED, scores=[0.5] * first, tokens_per_candidate=0.0)
+    assert answer.promise == "little is lost"
