@@ -24,7 +24,7 @@ class FoldSettings(Settings):
     calibration: float = Field(0.225, gt=0, lt=1)
     """For the certificate alone; each further one on the same questions wears its promise out."""
     test: float = Field(0.225, gt=0, lt=1)
-    """Reported on, and asked by the gate whether a predictor may be promoted; nothing else is chosen on it."""
+    """Reported on; the gate asks it whether a predictor may be promoted, and nothing else is chosen on it."""
     by: Literal["question", "group"] = "question"
     """Hash the question id, or the group, so that a whole group lies on one side."""
 
