@@ -86,9 +86,10 @@ def _warn(line: str) -> None:
 @app.command()
 def run(config: ConfigFile = None, set_: Set = None) -> None:
     """The whole loop: seed the pool, collect fresh questions, train, validate, ship, ask."""
+    loaded = _load(config, set_)
     from flows.demo import run_demo
 
-    _run(run_demo, _load(config, set_))
+    _run(run_demo, loaded)
 
 
 @app.command()
@@ -102,10 +103,10 @@ def collect(
 
     Questions that the pool holds are skipped, so a run that was killed goes on where it was.
     """
+    loaded = _load(config, set_, pool)
     from flows.collect import collect as flow
     from flows.collect import estimate
 
-    loaded = _load(config, set_, pool)
     _print(estimate(loaded) if dry_run else _run(flow, loaded)._asdict())
 
 
@@ -167,9 +168,10 @@ def train(
     ] = None,
 ) -> None:
     """Fit predictors on the pool and register the one that tune questions recommend as the challenger."""
+    loaded = _load(config, set_, pool)
     from flows.train import train as flow
 
-    _print(_run(flow, _load(config, set_, pool), output)._asdict())
+    _print(_run(flow, loaded, output)._asdict())
 
 
 @app.command()
@@ -183,11 +185,12 @@ def validate(
     ] = None,
 ) -> None:
     """Hold a version against test questions; exits with 1 where the gate refuses it."""
+    loaded = _load(config, set_, pool)
     from flows.validate import validate as flow
 
     if output:
         _make_folder(output)
-    _print(_run(flow, _load(config, set_, pool), output, version)._asdict())
+    _print(_run(flow, loaded, output, version)._asdict())
 
 
 @app.command()
@@ -206,13 +209,13 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """What policies would have drawn, hit and answered on the pool's test questions."""
+    loaded = _load(config, set_, pool)
     from flows import report
     from flows.demo import table, verdict_lines
     from flows.examine import examine
     from flows.unread import told
     from predictor.policies import load_policy
 
-    loaded = _load(config, set_, pool)
     shown = {p.stem: load_policy(p.read_bytes()) for p in policy or ()}
     if output:
         _make_folder(output)
@@ -236,12 +239,13 @@ def certify(
     output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the certificate here.")] = None,
 ) -> None:
     """The cheapest policy that keeps its promise on calibration questions, and the certificate as JSON."""
+    loaded = _load(config, set_, pool)
     from flows.examine import examine
     from flows.unread import told
 
     if output:
         _make_folder(output.parent)
-    _, found = examine(_load(config, set_, pool), predictor)
+    _, found = examine(loaded, predictor)
     document = found.certificate.model_dump_json(indent=1)
     if output:
         output.write_text(document + "\n")
@@ -262,10 +266,11 @@ def plan(
     confidence: Annotated[list[float] | None, typer.Option(help="Default: .8, .9 and .95.")] = None,
 ) -> None:
     """What a set of questions will cost, before anything is generated: means and 95 % ranges."""
+    loaded = _load(config, set_, pool)
     from flows.plan import CONFIDENCES
     from flows.plan import plan as plan_
 
-    _print(plan_(_load(config, set_, pool), questions, predictor, target or (), confidence or CONFIDENCES))
+    _print(plan_(loaded, questions, predictor, target or (), confidence or CONFIDENCES))
 
 
 @app.command()
@@ -279,17 +284,19 @@ def ship(
     ] = None,
 ) -> None:
     """Build the serving bundle of a validated version, start it, ask it, promote it."""
+    loaded = _load(config, set_, pool)
     from flows.ship import ship as flow
 
-    _print(_run(flow, _load(config, set_, pool), version, version is not None)._asdict())
+    _print(_run(flow, loaded, version, version is not None)._asdict())
 
 
 @app.command()
 def retrain(config: ConfigFile = None, set_: Set = None, pool: PoolOption = None) -> None:
     """Collect, train, validate and ship, in this order."""
+    loaded = _load(config, set_, pool)
     from flows.retrain import retrain as flow
 
-    _print(_run(flow, _load(config, set_, pool))._asdict())
+    _print(_run(flow, loaded)._asdict())
 
 
 @app.command()
@@ -300,9 +307,10 @@ def schedule(
     set_: Set = None,
 ) -> None:
     """Serve `retrain` on a schedule against a Prefect server, one run at a time."""
+    loaded = _load(config, set_)
     from flows.schedule import serve_schedule
 
-    serve_schedule(_load(config, set_), cron, timezone)
+    serve_schedule(loaded, cron, timezone)
 
 
 @app.command()
@@ -315,9 +323,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
 ) -> None:
     """Serve the champion's bundle over HTTP until interrupted."""
+    loaded = _load(config, set_)
     from flows.serve import serve_bundle
 
-    serve_bundle(_load(config, set_), with_models, host)
+    serve_bundle(loaded, with_models, host)
 
 
 @app.command()
