@@ -50,6 +50,7 @@ class HowAggregated(StrEnum):
 
 
 def _load(file: Path | None, overrides: list[str] | None, pool: str | None = None) -> Config:
+    """The config, before anything that keeps state is imported: libraries look for its place at import."""
     more = (f"pool={json.dumps(pool)}",) if pool else ()  # whatever it looks like, it is text
     config = load_config(file, (*(overrides or ()), *more))
     enter_home(config)

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli
-from flows.config import Config, load_config
+from flows.config import Config, enter_home, load_config
 from predictor.errors import ConfigError, OptScaleError
 from predictor.policies import FixedN
 
@@ -265,3 +268,49 @@ def test_another_kind_leaves_the_defaults_of_the_usual_one_behind():
     assert config.policy == FixedN(cap=4, target=0.7)
     with pytest.raises(ConfigError, match="base_url"):
         load_config(None, ("generator={kind: openai, model: m}",))
+
+
+def test_a_user_without_a_home_has_the_state_folder(tmp_path, monkeypatch):
+    """As in a container whose user has no entry in the password file."""
+
+    def nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.setenv("HOME", "")  # put back afterwards
+    monkeypatch.delenv("HOME")
+    for name in ("OPTSCALE_HOME", "PREFECT_HOME", "BENTOML_HOME"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    enter_home(Config(home=tmp_path))
+    assert Path.home() == tmp_path
+
+
+def test_a_locale_without_a_character_gets_the_rest():
+    code = "from flows import cli; cli.app = lambda: print('hits ± 2, score ≥ .5'); cli.main()"
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=ascii_only, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == "hits ? 2, score ? .5"
+
+
+def test_serve_listens_where_it_says(monkeypatch, capsys):
+    """What takes the process over is BentoML; the line that it is started with is what counts."""
+    from flows import serve
+
+    started = []
+    monkeypatch.setattr(serve, "Tracking", lambda config: None)
+    monkeypatch.setattr(serve, "champion_bento", lambda tracking: "optscale:1")
+    monkeypatch.setattr(serve.os, "execv", lambda program, line: started.append(line[3:]))
+    serve.serve_bundle(Config())
+    assert started.pop() == ["serve", "optscale:1", "--host", "127.0.0.1", "--port", "3000"]
+    assert capsys.readouterr().err == "optscale:1 on http://127.0.0.1:3000\n"
+    serve.serve_bundle(Config(), host="0.0.0.0")
+    assert "--host 0.0.0.0" in " ".join(started.pop())
+    assert (
+        "WARNING: 0.0.0.0 can be reached from other machines and no API keys are set"
+        in capsys.readouterr().err
+    )
+    monkeypatch.setenv("OPTSCALE_API_KEYS", "k")
+    serve.serve_bundle(Config(), host="0.0.0.0")
+    assert "WARNING" not in capsys.readouterr().err
