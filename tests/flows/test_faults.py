@@ -42,7 +42,9 @@ def mlflow_server(folder, port):
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{folder}/m.db", "--workers", "1"]
     command += ["--artifacts-destination", f"{folder}/artifacts"]
-    return running(command, f"http://127.0.0.1:{port}/health", folder / "mlflow.log")
+    # Its job runner would install packages and keep the machine busy.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return running(command, f"http://127.0.0.1:{port}/health", folder / "mlflow.log", environment)
 
 
 def test_an_mlflow_server_that_goes_away_in_the_middle(trunk, tmp_path):
