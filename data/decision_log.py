@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from data.answers import is_correct
-from data.pool import Pool, Row, make_row
+from data.pool import Pool, Row, make_row, read_parquet
 from data.questions import read_questions
 from predictor.contract import ScoreContract
 from predictor.errors import ContractError, PoolError
@@ -92,7 +91,7 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
         raise PoolError(f"{folder} holds no decision log (*.parquet); is it the gateway's log.folder?")
     for file in files:
         try:
-            table = pq.read_table(file)
+            table = read_parquet(file.read_bytes())
         except (OSError, pa.ArrowException) as error:
             raise PoolError(f"{file} cannot be read: {error}") from error
         version = (table.schema.metadata or {}).get(b"version")

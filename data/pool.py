@@ -216,7 +216,7 @@ class Pool:
                     f"pool part {path} is not the file that was written ({len(content)} bytes, "
                     "other checksum): it was cut short or changed; restore it from a copy"
                 )
-            table = pq.read_table(pa.BufferReader(content))
+            table = read_parquet(content)
             if not table.schema.equals(SCHEMA):
                 raise PoolError(f"pool part {path} has another schema than version {SCHEMA_VERSION}")
             foreign = set(table["contract"].unique().to_pylist()) - {self.manifest.contract.fingerprint}
@@ -253,6 +253,14 @@ class Pool:
         document = manifest.model_dump_json(indent=1).encode()
         _write_aside(fs, str(root / "manifest.json"), document)
         self.manifest = manifest
+
+
+def read_parquet(content: bytes) -> pa.Table:
+    """A small Parquet file that is in memory, read without a thread.
+
+    Those that Arrow's own reader starts may outlast it, and abort a process that ends soon after (exit 134).
+    """
+    return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
 
 
 def question_of(row: Row) -> Question:

@@ -71,6 +71,26 @@ def test_a_row_with_a_hole_is_refused_and_nothing_is_written(pool):
     assert sorted(os.listdir(f"{pool.location}/parts")) == files
 
 
+READ = """
+import sys
+from pathlib import Path
+import psutil
+from data.decision_log import _rows
+from data.pool import Pool
+before = psutil.Process().num_threads()
+assert list(Pool.open(sys.argv[1]).rows()) and list(_rows(Path(sys.argv[2])))
+print(psutil.Process().num_threads() - before)
+"""
+
+
+def test_reading_starts_no_thread(pool, tmp_path):
+    """Arrow's own may outlast what it reads, and abort a short run when it ends."""
+    table = pa.table({"a": [1]}).replace_schema_metadata({"version": "1"})
+    pq.write_table(table, tmp_path / "1-1-1.parquet")
+    command = [sys.executable, "-c", READ, pool.location, str(tmp_path)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "0\n"
+
+
 def test_a_truncated_part_is_named(pool):
     path = part_file(pool, 1)
     with open(path, "r+b") as file:
