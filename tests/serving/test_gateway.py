@@ -144,6 +144,16 @@ def test_wishes_are_heard(client):
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages"),
         ({"messages": [{"role": "user", "content": "x" * 30_000}]}, "messages"),
         ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": 5}]}, '"param": "messages.0.content"'),
+        (
+            {"messages": [{"role": "user", "content": 5}]},
+            "content is 5: Input should be a valid string or Inp",
+        ),
+        ({"stop": 5}, '"param": "stop"'),
+        (
+            {"extra_body": {"optscale": {"speed": 5}}},
+            "speed is unknown; allowed: target, confidence, deadline",
+        ),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
     ],
 )
