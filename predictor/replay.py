@@ -10,6 +10,7 @@ from predictor.errors import ConfigError
 from predictor.prior import Beliefs
 
 Name = TypeVar("Name", bound=Hashable)
+_AT_ONCE = 1_000_000  # questions drawn again at once, over all resamples
 
 
 class Candidates(NamedTuple):
@@ -259,9 +260,12 @@ def bootstrap(
     below = np.ones_like(top) if weights is None else weights[known]
     if not top.size or not below.sum():
         return Interval(np.nan, np.nan, np.nan)
-    chosen = np.random.default_rng(seed).integers(0, top.size, (resamples, top.size))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        means = top[chosen].sum(axis=1) / below[chosen].sum(axis=1)
+    rng, means, rows = np.random.default_rng(seed), np.empty(resamples), max(_AT_ONCE // top.size, 1)
+    for start in range(0, resamples, rows):
+        part = means[start : start + rows]
+        chosen = rng.integers(0, top.size, (len(part), top.size))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            part[:] = top[chosen].sum(axis=1) / below[chosen].sum(axis=1)
     low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(top.sum() / below.sum()), float(low), float(high))
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -100,6 +102,29 @@ def test_bootstrap_interval_covers_a_mean_as_often_as_it_says():
         low, high = bootstrap(rng.normal(1.0, 2.0, 80), resamples=400, seed=seed)[1:]
         covered += low <= 1.0 <= high
     assert 0.9 <= covered / 200 <= 0.985
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 60), st.integers(1, 300), st.booleans())
+def test_bootstrap_draws_the_same_however_many_at_once(count, at_once, ratio):
+    values, weights = np.random.default_rng(count).normal(2.0, 1.0, (2, count))
+    chosen = np.random.default_rng(3).integers(0, count, (101, count))  # all at once
+    below = weights if ratio else np.ones(count)
+    means = values[chosen].sum(axis=1) / below[chosen].sum(axis=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(bootstrap.__globals__, "_AT_ONCE", at_once)
+        found = bootstrap(values, weights if ratio else None, resamples=101, seed=3)
+    assert found == (values.sum() / below.sum(), *np.nanquantile(means, [(1 - 0.95) / 2, (1 + 0.95) / 2]))
+
+
+def test_bootstrap_of_many_questions_needs_little_memory():
+    values = np.random.default_rng(0).normal(size=6000)
+    tracemalloc.start()
+    try:
+        bootstrap(values)
+        assert tracemalloc.get_traced_memory()[1] < 50e6  # all resamples at once: 300 MB
+    finally:
+        tracemalloc.stop()
 
 
 def test_bootstrap_of_a_ratio_and_of_nothing():
