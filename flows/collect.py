@@ -208,6 +208,20 @@ def may_try_again(task: Any, run: Any, state: Any) -> bool:
     return not isinstance(state.data, PoolError)
 
 
+def computed_in(config: Config) -> dict[str, str]:
+    """What generator and reward model compute in: scores differ a little between kinds of arithmetic."""
+    found = {}
+    for name, settings in (("generator", config.generator), ("reward model", config.reward)):
+        if settings.kind == "local":
+            from models import backbone
+
+            device = backbone.resolve_device(settings.device)
+            found[f"{name} computed in"] = backbone.arithmetic(settings.dtype, device)
+        else:
+            found[f"{name} computed in"] = "what its server does"
+    return found
+
+
 @flow(name="collect")
 def collect(config: Config) -> Collected:
     """Collect every question that the pool does not hold yet; a killed run goes on where it was."""
@@ -246,7 +260,8 @@ def collect(config: Config) -> Collected:
                 under_way.append(work.submit(*asked))
         while under_way:
             finish(under_way.popleft().result())
-    create_table_artifact(table=[total._asdict()], key="collected", description="what was collected")
+    row = {**total._asdict(), **computed_in(config)}
+    create_table_artifact(table=[row], key="collected", description="what was collected")
     logger.info("collected %s", total)
     return total
 

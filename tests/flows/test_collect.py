@@ -3,7 +3,7 @@
 import pytest
 
 from data.questions import write_questions
-from flows.collect import estimate
+from flows.collect import computed_in, estimate
 from flows.config import Config
 from tests.helpers import make_pool, make_questions
 
@@ -36,3 +36,13 @@ def test_a_dry_run_reads_no_text_of_the_pool(config, monkeypatch):
     assert told["generated tokens"] == round(28 * sum(tokens) / len(tokens))
     assert told["prompt tokens"] == 7 * 12
     assert told["minutes"] == round(told["generated tokens"] / sum(tokens) / 60, 1)
+
+
+def test_a_record_says_what_was_computed_in():
+    told = computed_in(Config())
+    assert all(
+        told[f"{name} computed in"].startswith("float32 on ") for name in ("generator", "reward model")
+    )
+    generator = {"kind": "openai", "base_url": "http://h/v1", "model": "m"}
+    there = computed_in(Config.model_validate({"generator": generator}))
+    assert there["generator computed in"] == "what its server does"
