@@ -81,7 +81,7 @@ def check(config: Config, tag: str) -> dict[str, Any]:
     """Serve the bento from another directory and ask it; returns the decision it gave."""
     with Server(tag, timeout=config.serve.start_timeout) as server:
         (prediction,) = server.post("/predict", {"questions": [{"question": EXAMPLE}]})
-        asked = {"prior": prediction["prior"], "scores": [0.5], "contract": prediction["contract"]}
+        asked = {"question": EXAMPLE, "scores": [], "contract": prediction["contract"]}
         answer = server.post("/decide", {"request": asked})
     if answer["action"] not in {"sample", "accept", "give up"}:
         raise BundleError(f"{tag} decided {answer!r}")

@@ -26,6 +26,7 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """One lane for the flows and one for the served gateway, whose servers are shared; others by file.
 

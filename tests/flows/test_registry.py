@@ -89,8 +89,9 @@ def versions(tmp_path):
     """A registry of its own with versions 1 to 3 and nothing behind them."""
     tracking = Tracking(Config(home=tmp_path))
     tracking.client.create_registered_model(tracking.model)
-    for _ in range(3):
-        tracking.client.create_model_version(tracking.model, "models:/m-none")
+    with tracking.run("nothing") as run:
+        for _ in range(3):
+            tracking.client.create_model_version(tracking.model, f"runs:/{run}/predictor", run_id=run)
     return tracking
 
 
