@@ -37,7 +37,7 @@ run: $(READY) ## the whole loop on the embedded models: collect, train, validate
 
 # Two lanes (tests/conftest.py), a thread each: more threads than cores would wait for each other.
 test: $(READY) ## the tests, in two lanes
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(LANES) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(LANES) --dist loadscope --no-loadscope-reorder
 
 quick: $(READY) ## tests without a model, a server or a flow
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow"

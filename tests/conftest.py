@@ -26,19 +26,24 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """One lane for the flows and one for the served gateway, whose servers are shared; others by file.
+# Files of one lane run in one process, one after the other: they share a server. (xdist has groups of its own,
+# which version 3.8 does not see with pytest 9.2.)
+LANES = {
+    **dict.fromkeys(("flows/test_faults", "flows/test_loop", "flows/test_registry"), "flows"),
+    **dict.fromkeys(("serving/test_faults", "serving/test_gateway"), "served"),
+}
 
-    The longest first, so that the lanes end together.
-    """
-    for item in items:
-        folder, file = item.path.parent.name, item.path.stem
-        served = folder == "serving" and "served" in getattr(item, "fixturenames", ())
-        lane = "flows" if "prefect_server" in item.fixturenames else "served" if served else file
-        item.add_marker(pytest.mark.xdist_group(lane))
-    order = {"flows": 0, "served": 1}
-    items.sort(key=lambda item: order.get(item.get_closest_marker("xdist_group").args[0], 2))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Lanes(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition(".py::")[0].removeprefix("tests/")
+            return LANES.get(file, file)
+
+    return Lanes(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
