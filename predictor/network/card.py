@@ -1,6 +1,7 @@
 """What a stored predictor is, whatever stands behind it."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, Self
@@ -18,8 +19,8 @@ KINDS: tuple[Kind, ...] = ("population", "description", "words", "ridge", "stack
 """From the cheapest to the dearest to ask."""
 CARD = "predictor.json"
 """File of a stored predictor that makes it one: it is written last."""
-READ = "read.txt"
-"""File beside the card with the ids of the questions that the predictor has read, one a line."""
+READ = "read.json"
+"""File beside the card with the ids of the questions that the predictor has read."""
 _FILES = (
     CARD,
     READ,
@@ -87,7 +88,7 @@ class PredictorCard(Settings):
     def write(self, directory: Path) -> None:
         """Write the card, and before it what was read: a folder with a card is a predictor."""
         if self.read is not None:
-            (directory / READ).write_text("".join(f"{key}\n" for key in sorted(self.read)))
+            (directory / READ).write_text(json.dumps(sorted(self.read), indent=0))
         (directory / CARD).write_text(self.model_dump_json(indent=1))
 
     @classmethod
@@ -103,7 +104,7 @@ class PredictorCard(Settings):
             card = cls.model_validate_json((directory / CARD).read_bytes())
             if card.read_digest is None:
                 return card
-            read = frozenset((directory / READ).read_text().split())
+            read = frozenset(map(str, _ids(directory / READ)))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ModelError(
                 f"no predictor at {directory}: {Path(error.filename).name} is missing"
@@ -117,6 +118,15 @@ class PredictorCard(Settings):
                 "folder again, or train one"
             )
         return card.model_copy(update={"read": read})
+
+
+def _ids(file: Path) -> list[str]:
+    """What the file holds; nothing where it is no list, so that its digest is another."""
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError:
+        return []
+    return found if isinstance(found, list) else []
 
 
 def _digest(read: Iterable[str]) -> str:

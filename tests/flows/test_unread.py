@@ -102,5 +102,5 @@ def test_the_card_stays_small_and_the_fit_and_the_refit_have_read_their_own(fitt
     assert card.read == ids(table.fold("train", "tune"))
     assert whole.read == ids(table)
     assert len((fitted / "predictor" / "predictor.json").read_text()) < 5000
-    assert len((fitted / "predictor" / READ).read_text()) == 17 * len(card.read)
+    assert set(json.loads((fitted / "predictor" / READ).read_text())) == card.read
     assert not np.any([key in repr(card) for key in card.read])

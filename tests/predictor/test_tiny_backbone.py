@@ -59,7 +59,8 @@ def test_what_one_kind_s_training_tells_is_not_said_of_another(fitted, tmp_path)
         directory=tmp_path,
         log=lambda step, values: logged.update(values),
     )
-    assert (model.card.kind, model.card.results) == ("population", {})
+    assert model.card.kind == "population"
+    assert not [name for name in model.card.results if "loss" in name]
     assert {"lora.train_loss", "lora.eval_loss"} <= logged.keys()
     assert all(name.startswith("lora.") for name in logged)
 
