@@ -20,8 +20,9 @@ from predictor.prior import Beliefs, Prior
 from predictor.replay import Candidates, replay, spent
 from predictor.settings import Settings
 
-COURSES = 2048  # replayed a policy; where there are many priors, at least LEAST a prior
+COURSES = 2048  # replayed a policy at most; where there are many priors, at least LEAST a prior
 LEAST = 16
+ORDERS = 16  # of a donor's candidates; more would tell little beside what the donors differ by
 _AT_ONCE = 2**19  # weights of replicates that are held together
 TINY = 1e-200  # a prior that no donor fits at all takes any of them
 
@@ -95,9 +96,9 @@ def estimate(
 ) -> Forecast:
     """What ``policy`` will spend and reach on the questions whose priors are ``beliefs``.
 
-    A course of the policy on one question does not depend on the others, so `COURSES` are replayed for
-    all replicates (at least `LEAST` a distinct prior) and a replicate draws among them: time and memory
-    go with the distinct priors, not with questions times replicates.
+    A course of the policy on one question does not depend on the others, so at most `COURSES`
+    (`ORDERS` a donor; at least `LEAST` a distinct prior) are replayed for all replicates, and a replicate
+    draws among them: time and memory go with the distinct priors, not with questions times replicates.
 
     Raises
     ------
@@ -159,7 +160,8 @@ def _courses(
     likelihood = beliefs.family.log_likelihood(donors.candidates.scores)
     likelihood = np.exp(likelihood - likelihood.max(axis=1, keepdims=True))  # the peak cancels in the odds
     likelihood /= (likelihood @ np.exp(donors.population.log_weights()) + TINY)[:, None]
-    each = max(COURSES // len(beliefs.table), LEAST)
+    courses = min(COURSES, ORDERS * len(donors.prompt_tokens))
+    each = max(courses // len(beliefs.table), LEAST)
     at = (np.arange(each) + rng.random((len(beliefs.table), 1))) / each  # every donor as often as is due
     chosen, parts = np.empty(at.shape, dtype=np.int64), []
     for start in range(0, len(at), block := max(COURSES // each, 1)):

@@ -1,4 +1,4 @@
-"""The whole loop on the real models, tracked in a real MLflow, run by a real Prefect."""
+"""The whole loop in a real MLflow and a real Prefect: real models collect, a tiny backbone reads."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from data.pool import Pool
 from data.questions import write_questions
 from flows.config import Config
 from models.tokenizer import open_tokenizer
-from predictor.errors import BundleError, GateError, PoolError, TrackingError
+from predictor.errors import BundleError, PoolError, TrackingError
 from predictor.prior import Prior
 from predictor.question import Question
 from serving.bundle import Bundle
@@ -48,7 +48,7 @@ def write_small_questions(path, count):
 
 
 @pytest.fixture(scope="module")
-def looped(tmp_path_factory, prefect_server):
+def looped(tmp_path_factory, trunk, prefect_server):
     """A pool of made-up scores, trained on, validated and shipped."""
     from flows.ship import ship
     from flows.train import train
@@ -62,6 +62,8 @@ def looped(tmp_path_factory, prefect_server):
     reward = {"base_url": at, "model": "r", "revision": "1", "convention": "lines", "aggregation": "min"}
     reward |= {"tokenizer": save_qwen_tokenizer(home / "tokenizer")}
     config = small_config(home, gateway={"generator": generator, "reward": reward})
+    predictor = config.predictor.model_copy(update={"backbone": trunk})
+    config = config.model_copy(update={"predictor": predictor})
     trained = train(config, home / "out")
     validated = validate(config)
     shipped = ship(config)
@@ -196,7 +198,7 @@ def test_a_bundle_that_does_not_start_leaves_the_champion(looped, monkeypatch):
         (bundle / "bundle.json").write_text("{}")
 
     monkeypatch.setattr(module, "write_card", broken)
-    impatient = config.model_copy(update={"serve": config.serve.model_copy(update={"start_timeout": 15})})
+    impatient = config.model_copy(update={"serve": config.serve.model_copy(update={"start_timeout": 5})})
     with pytest.raises(BundleError, match="did not start|was not ready"):
         module.ship(impatient)
     assert Tracking(config).version_of(CHAMPION) == trained.version
@@ -245,15 +247,6 @@ with Server({shipped.tag!r}) as server:
     while answers(url) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not answers(url)
-
-
-def test_the_gate_names_each_miss(looped):
-    from flows.validate import validate
-
-    config, _, _, _ = looped
-    strict = {"mean_skill": 2.0, "std_skill": -9, "evidence_gain": 5.0, "refuted": 1e-9}
-    with pytest.raises(GateError, match=r"mean_skill is .* evidence_gain is"):
-        validate(Config.model_validate(config.model_dump() | {"gate": strict}))
 
 
 def test_a_pool_too_small_to_fit_says_so(tmp_path, prefect_server):

@@ -63,8 +63,10 @@ def test_a_version_that_is_refused_later_is_not_shipped(config, monkeypatch):
     (config.home / "away").rename(artifacts)
     require_shippable(tracking, version, named=False)  # an outage is no verdict
     tracking.point(CHAMPION, version)
-    strict = Config.model_validate(config.model_dump() | {"gate": LAX | {"mean_skill": 2.0}})
-    with pytest.raises(GateError, match="mean_skill"):
+    strict = Config.model_validate(
+        config.model_dump() | {"gate": LAX | {"mean_skill": 2.0, "evidence_gain": 5}}
+    )
+    with pytest.raises(GateError, match=r"mean_skill is .* evidence_gain is"):
         validate(strict, version=version)
     assert not {VALIDATED, VALIDATION_RUN, CHAMPION_THEN} & set(tracking.tags(version))
     with pytest.raises(GateError, match="run validate"):

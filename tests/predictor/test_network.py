@@ -37,7 +37,7 @@ def trained(tmp_path_factory):
     settings = PredictorSettings(
         dtype="float32",
         lora=LoraSettings(
-            rank=4, alpha=8, learning_rate=2e-3, batch_size=8, epochs=6, max_steps=14, evaluate_every=7
+            rank=4, alpha=8, learning_rate=2e-3, batch_size=8, epochs=6, max_steps=6, evaluate_every=3
         ),
     )
     logged = []
