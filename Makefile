@@ -40,7 +40,7 @@ test: $(READY) ## the tests, in two lanes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(LANES) --dist loadscope --no-loadscope-reorder
 
 quick: $(READY) ## tests without a model, a server or a flow
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n $(LANES)
 
 test-all: test test-vllm soak load ## the tests, and the slow suites (about an hour)
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
+from data.question import Question
 from data.questions import write_questions
-from predictor.question import Question
 
 STEP_SEPARATOR = "\n"
 _QUESTION = re.compile(r"Compute (-?\d+(?: [+-] \d+)*)\.")

@@ -1,29 +1,143 @@
-"""From the gateway's decision log to the pool: what was drawn to the full cap, and nothing else.
+"""The decision log: what was believed, drawn and decided, one row a request, in rotated Parquet files.
 
-Where the policy stopped early the scores are censored: the easy questions show few of them. Replay and
-certificates need questions that were drawn to the cap whatever their scores were, so only the share that
-the gateway explored at random is taken, with the probability of that choice.
+The gateway writes it. To the pool goes what was drawn to the full cap, and nothing else: where the policy
+stopped early the scores are censored, for the easy questions show few of them. Replay and certificates need
+questions that were drawn to the cap whatever their scores were, so only the share that the gateway explored
+at random is taken, with the probability of that choice.
 """
 
+import asyncio
+import contextlib
 import json
+import logging
+import os
+import re
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from data.answers import is_correct
+from data.contract import ScoreContract
+from data.errors import ContractError, PoolError
 from data.pool import Pool, Row, make_row, read_parquet
+from data.question import Message, Question
 from data.questions import read_questions
-from predictor.contract import ScoreContract
-from predictor.errors import ContractError, PoolError
-from predictor.question import Message, Question
-from predictor.validation import explain
+from data.validation import explain
 
+logger = logging.getLogger("optscale.log")
 VERSION = b"1"
 PART_QUESTIONS = 256
+_OURS = re.compile(r"(\d+)-\d+-\d+\.parquet")  # what else lies in the folder is not ours to delete
+_TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+_CANDIDATE = pa.struct(
+    [
+        ("round", pa.int32()),
+        ("status", pa.string()),
+        ("score", pa.float64()),
+        ("step_scores", pa.list_(pa.float32())),
+        ("tokens", pa.int32()),
+        ("prompt_tokens", pa.int32()),
+        ("reward_tokens", pa.int32()),
+        ("seed", pa.int64()),
+        ("seconds", pa.float64()),
+        ("completion", pa.string()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        pa.field("time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("request_id", pa.string(), nullable=False),
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("messages", pa.list_(_TURN)),
+        pa.field("contract", pa.string(), nullable=False),
+        pa.field("policy", pa.string(), nullable=False),
+        pa.field("prior", pa.string(), nullable=False),
+        pa.field("action", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("ended", pa.string(), nullable=False),
+        pa.field("degraded", pa.list_(pa.string()), nullable=False),
+        pa.field("seen", pa.int32(), nullable=False),
+        pa.field("rounds", pa.int32(), nullable=False),
+        pa.field("chosen", pa.int32()),
+        pa.field("explored", pa.bool_(), nullable=False),
+        pa.field("inclusion_probability", pa.float64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("candidates", pa.list_(_CANDIDATE), nullable=False),
+    ]
+)
+
+
+class DecisionLog:
+    """Gathers rows and writes them, off the event loop; a disk that is full costs rows, not answers.
+
+    A file has at most ``rows`` rows and is written after ``seconds`` however few it has; ``files`` are kept,
+    the newest. Each is written aside and renamed, so it is whole or not there.
+    """
+
+    def __init__(self, folder: Path, rows: int = 1000, seconds: float = 60.0, files: int = 10_000) -> None:
+        self.folder, self.most, self.seconds, self.files = folder, rows, seconds, files
+        self.rows: list[dict[str, Any]] = []
+        self._full = asyncio.Event()
+        self._ending = False
+        self._written = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row for the next file."""
+        self.rows.append(row)
+        if len(self.rows) >= self.most:
+            self._full.set()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Write in the background until the block ends, and then what is left."""
+        writer = asyncio.create_task(self._write_on())
+        try:
+            yield
+        finally:
+            # Told, not cancelled: a file whose writing waits for a thread would be lost.
+            self._ending = True
+            self._full.set()
+            await writer
+            await self.flush()
+
+    async def _write_on(self) -> None:
+        while not self._ending:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.seconds):
+                    await self._full.wait()
+            self._full.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what there is as one file."""
+        rows, self.rows = self.rows, []
+        if rows:
+            try:
+                await asyncio.to_thread(self._write, rows)
+            except Exception:  # whatever it is, it costs these rows and not those to come
+                logger.exception("%d decisions could not be logged to %s", len(rows), self.folder)
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._written += 1
+        name = f"{time.time_ns()}-{os.getpid()}-{self._written}.parquet"
+        aside = self.folder / f".{name}.tmp"
+        table = pa.Table.from_pylist(rows, schema=SCHEMA).replace_schema_metadata({"version": VERSION})
+        try:
+            pq.write_table(table, aside, compression="zstd")
+            aside.rename(self.folder / name)
+        finally:
+            aside.unlink(missing_ok=True)
+            pa.default_memory_pool().release_unused()  # or each thread that ever wrote keeps its share
+        ours = [(int(m[1]), file) for file in self.folder.iterdir() if (m := _OURS.fullmatch(file.name))]
+        for _, old in sorted(ours)[: -self.files]:
+            old.unlink(missing_ok=True)
 
 
 def import_log(folder: Path, location: str, questions: Path | None = None) -> dict[str, Any]:

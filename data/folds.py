@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from predictor.settings import Settings
+from data.record import Settings
 
 Fold = Literal["train", "tune", "calibration", "test"]
 

@@ -11,10 +11,10 @@ from itertools import chain
 from typing import Any
 
 from data.answers import is_correct
+from data.contract import Sampling, ScoreContract
+from data.errors import PoolError, ScoreError
 from data.pool import Pool, Row, make_row
 from data.scored import Entry
-from predictor.contract import Sampling, ScoreContract
-from predictor.errors import PoolError, ScoreError
 
 PART_QUESTIONS = 256
 PART_CHARACTERS = 50_000_000

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from pydantic import ValidationError
 
-from predictor.contract import ScoreContract, require_same_contract
-from predictor.errors import PoolError
-from predictor.question import Message, Question
-from predictor.settings import Settings
-from predictor.validation import explain
+from data.contract import ScoreContract, require_same_contract
+from data.errors import PoolError
+from data.question import Message, Question
+from data.record import Settings
+from data.validation import explain
 
 SCHEMA_VERSION = 1
 SCHEMA = pa.schema(

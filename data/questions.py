@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from data.errors import QuestionError
+from data.question import Question, require_distinct
 from data.records import Record, read_records, source_of
-from predictor.errors import QuestionError
-from predictor.question import Question, require_distinct
-from predictor.validation import explain
+from data.validation import explain
 
 TEXT_KEYS = ("question", "problem", "prompt")
 GROUP_KEYS = ("group", "subject", "level")

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from predictor.errors import OptScaleError, PoolError
+from data.errors import OptScaleError, PoolError
 
 Record = dict[str, Any]
 

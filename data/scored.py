@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from data.errors import PoolError, ScoreError
+from data.question import Question, normalise
 from data.questions import keys_read, parse_question
+from data.record import Settings
 from data.records import Record, read_records, source_of
-from predictor.errors import PoolError, ScoreError
-from predictor.question import Question, normalise
-from predictor.settings import Settings
-from predictor.validation import explain
+from data.validation import explain
 
 TEXTS = ("completion", "response")
 """Keys of the text of a line that is one candidate."""

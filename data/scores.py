@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.answers import extract_answer
+from data.candidates import Candidates
+from data.errors import PoolError
 from data.folds import Fold, FoldSettings
 from data.pool import Pool, Row, question_of
-from predictor.answers import extract_answer
-from predictor.errors import PoolError
-from predictor.question import Question, normalise
-from predictor.replay import Candidates
+from data.question import Question, normalise
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]

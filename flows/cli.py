@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 from pydantic_core import to_jsonable_python
 
+from data.errors import ConfigError, OptScaleError
 from flows.config import Config, enter_home, load_config
-from predictor.errors import ConfigError, OptScaleError
 
 app = typer.Typer(
     help="Best-of-N that stops when it should: collect scores, train, validate, ship, serve.",
@@ -40,7 +40,7 @@ class Format(StrEnum):
 
 
 class HowAggregated(StrEnum):
-    """Names of `predictor.contract.Aggregation`, and ``given``."""
+    """Names of `data.contract.Aggregation`, and ``given``."""
 
     mean = "mean"
     min = "min"
@@ -214,7 +214,7 @@ def replay(
     from flows import report
     from flows.demo import table, verdict_lines
     from flows.examine import examine
-    from flows.unread import told
+    from predictor.learned.unread import told
     from predictor.policies import load_policy
 
     shown = {p.stem: load_policy(p.read_bytes()) for p in policy or ()}
@@ -242,7 +242,7 @@ def certify(
     """The cheapest policy that keeps its promise on calibration questions, and the certificate as JSON."""
     loaded = _load(config, set_, pool)
     from flows.examine import examine
-    from flows.unread import told
+    from predictor.learned.unread import told
 
     if output:
         _make_folder(output.parent)
@@ -340,13 +340,13 @@ def predict(
     Where training left one that was fitted on the whole pool, it answers: see `fit_all` in flows/train.py.
     """
     from data.questions import read_questions
-    from predictor.network.card import REFIT
-    from predictor.network.predictor import Predictor
+    from predictor.learned.card import REFIT
+    from predictor.learned.store import load_predictor
 
     _load(None, None)
     asked = read_questions(questions)
     whole = predictor / REFIT
-    found = Predictor.load(whole if whole.exists() else predictor).predict(asked)
+    found = load_predictor(whole if whole.exists() else predictor).predict(asked)
     for question, prior in zip(asked, found, strict=True):
         mean, std = prior.moments()
         line = {"id": question.id, "mean": mean, "std": std, "prior": prior.model_dump(mode="json")}
@@ -372,11 +372,11 @@ def decide(
     """
     from pydantic import ValidationError
 
+    from data.errors import ScoreError
+    from data.validation import explain
     from predictor.decision import decide as decide_
-    from predictor.errors import ScoreError
     from predictor.policies import load_policy
     from predictor.prior import Prior
-    from predictor.validation import explain
 
     loaded = load_config(config, tuple(set_ or ()))
     chosen = load_policy(policy.read_bytes()) if policy else loaded.policy

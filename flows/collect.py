@@ -19,14 +19,15 @@ from prefect.logging import get_run_logger
 from tqdm.auto import tqdm
 
 from data.answers import is_correct
+from data.contract import ScoreContract, require_scores
+from data.errors import CollectError, PoolError, ScoreError
 from data.pool import Pool, Row, make_row, pending
+from data.question import Question, require_distinct
 from data.questions import read_questions
 from flows.config import CollectSettings, Config
-from models.generators import Candidate, Generator, load_generator
-from models.rewards import RewardModel, StepScores, load_reward_model
-from predictor.contract import ScoreContract, require_scores
-from predictor.errors import CollectError, PoolError, ScoreError
-from predictor.question import Question, require_distinct
+from models.generator.base import Candidate, Generator
+from models.load import load_generator, load_reward_model
+from models.reward.base import RewardModel, StepScores
 
 
 class Collected(NamedTuple):

@@ -8,7 +8,7 @@ they are used, so no record of a run can hold one.
 import os
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
@@ -20,7 +20,10 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from data.errors import ConfigError
 from data.folds import FoldSettings
+from data.record import Settings, Uri, holds_secret
+from data.validation import explain
 from models.settings import (
     DTYPE,
     GeneratorSettings,
@@ -28,12 +31,9 @@ from models.settings import (
     LocalRewardSettings,
     RewardSettings,
 )
-from predictor.certificate import Loss
-from predictor.errors import ConfigError
-from predictor.network.settings import PredictorSettings
+from predictor.learned.settings import PredictorSettings
 from predictor.policies import AnyPolicy, Value
-from predictor.settings import Settings, Uri, holds_secret
-from predictor.validation import explain
+from predictor.settings import CertifySettings
 from serving.settings import KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
 
 ROOT = Path(__file__).parent.parent
@@ -77,34 +77,6 @@ class PriceSettings(Settings):
     """Tokens a second that the reward model reads on one GPU; null: unknown, and GPU hours are too."""
 
 
-class CertifySettings(Settings):
-    """The promise, and the price that chooses among policies that keep it."""
-
-    lost_hit: float | None = Field(0.02, gt=0, lt=1)
-    """Epsilon: share of questions on which stopping early may miss a target score that the full cap
-    reaches; null promises nothing of hits."""
-    lost_answer: float | None = Field(None, gt=0, lt=1)
-    """Epsilon: share of questions on which it may answer wrongly where the best of the full cap is right;
-    null promises nothing of them."""
-    lost_accuracy: float | None = Field(0.05, gt=0, lt=1)
-    """Epsilon: how much smaller its share of right answers may be than the full cap's, answers lost less
-    answers won; null promises nothing of it."""
-    delta: float = Field(0.1, gt=0, lt=1)
-    """Chance that the promise is wrong all the same."""
-    choose: bool = True
-    """Choose the cheapest certified policy; false certifies and ships ``policy`` as it is."""
-    round_candidates: float = Field(2.0, ge=0)
-    """Price of a round, in candidates of average length: what a wait is worth in tokens."""
-    orders: int = Field(4, ge=1)
-    """Random orders of a question's candidates that tune and test figures are averaged over."""
-
-    @property
-    def epsilon(self) -> dict[Loss, float]:
-        """The risks that are promised."""
-        named = {name: getattr(self, name) for name in get_args(Loss)}
-        return {name: risk for name, risk in named.items() if risk is not None}
-
-
 class GateSettings(Settings):
     """What a challenger must reach on the test fold to become champion."""
 
@@ -117,6 +89,11 @@ class GateSettings(Settings):
     refuted: float = Field(0.05, gt=0, lt=1)
     """Level of the one-sided exact tests by which test questions refute the certified risks; each risk is
     tested at its even share of it (Bonferroni)."""
+
+    def thresholds(self, losses: int) -> dict[str, float]:
+        """What each metric must reach; the least p-value of several losses is held against its share."""
+        floors = {name: getattr(self, name) for name in ("mean_skill", "std_skill", "evidence_gain")}
+        return floors | {"refutation_p_value": self.level(losses)}
 
     def level(self, losses: int) -> float:
         """What the p-value of one of so many certified losses may not be below."""

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data.contract import require_same_contract
+from data.errors import PoolError
 from data.pool import Pool
 from data.scores import load_scores
 from flows.config import Config
-from flows.evaluate import Assessment, assess, choose_family
-from predictor.contract import require_same_contract
+from predictor.assessment import Assessment, assess, choose_family
 from predictor.decision import Policy
-from predictor.errors import PoolError
 from predictor.prior import Beliefs, fit_population
+from predictor.settings import Sample
 
 
 def examine(
@@ -35,16 +36,16 @@ def examine(
             "are needed: collect or import more questions"
         )
     contract = pool.manifest.contract.fingerprint
-    family, families = choose_family(config, train, tune)
+    family, families = choose_family(config.predictor.family, config.policy.target, train, tune)
     more_told: dict[str, Any] = {}
     if predictor_dir is None:
         population, tokens_read = fit_population(train.scores, family), lambda question: 0
-        believe = lambda fold: Beliefs.of([population] * len(fold))  # noqa: E731
+        beliefs = Beliefs.of([population] * len(table))
     else:
-        from flows.unread import leave_out_read
-        from predictor.network.predictor import Predictor
+        from predictor.learned.store import load_predictor
+        from predictor.learned.unread import leave_out_read
 
-        predictor = Predictor.load(predictor_dir)
+        predictor = load_predictor(predictor_dir)
         require_same_contract(predictor.card.contract, contract, "replay")
         table, left_out = leave_out_read(table, predictor.card)
         more_told = {
@@ -52,6 +53,15 @@ def examine(
             "told_by": f"the {predictor.card.kind} predictor in {predictor_dir}",
         }
         population, tokens_read = predictor.card.population, predictor.tokens_read
-        believe = lambda fold: Beliefs.of(predictor.predict(fold.questions))  # noqa: E731
-    found = assess(config, contract, table, believe, population, families, more, tokens_read)
+        beliefs = Beliefs.of(predictor.predict(table.questions))
+    found = assess(
+        config.policy,
+        config.certify,
+        Sample(table, beliefs),
+        population,
+        families,
+        contract=contract,
+        more=more,
+        tokens_read=tokens_read,
+    )
     return pool, found._replace(**more_told)

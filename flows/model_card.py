@@ -8,7 +8,7 @@ import numpy as np
 from data.pool import Manifest
 from data.scores import ScoreTable
 from flows.config import Config
-from predictor.network.card import PredictorCard
+from predictor.learned.card import PredictorCard
 
 UNFAMILIAR = (
     "- A question unlike those it was fitted on gets a wider prior. How unlike, it learnt from groups of its "

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from predictor.errors import OrchestrationError
+from data.errors import OrchestrationError
 
 
 @contextmanager

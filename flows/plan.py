@@ -6,18 +6,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from data.contract import require_same_contract
+from data.errors import ConfigError
 from data.pool import Pool
 from data.questions import read_questions
 from data.scores import ScoreTable, load_scores
+from data.validation import explain
 from flows.config import Config, PriceSettings
-from flows.evaluate import choose_family, to_donors
-from predictor.contract import require_same_contract
+from predictor.assessment import choose_family, to_donors
 from predictor.decision import Policy
-from predictor.errors import ConfigError
 from predictor.planning import Donors, Forecast, Range, estimate
 from predictor.policies import AnyPolicy, FixedN, Predictive
 from predictor.prior import Beliefs, Prior, fit_population
-from predictor.validation import explain
 
 Row = dict[str, Any]
 CONFIDENCES = (0.8, 0.9, 0.95)
@@ -52,13 +52,13 @@ def plan(
     table = load_scores(pool, config.folds).full(config.policy.cap)
     train = table.fold("train")
     if predictor_dir is None:
-        family, _ = choose_family(config, train, table.fold("tune"))
+        family, _ = choose_family(config.predictor.family, config.policy.target, train, table.fold("tune"))
         population = fit_population(train.scores, family)
         priors = [population] * len(questions)
     else:
-        from predictor.network.predictor import Predictor
+        from predictor.learned.store import load_predictor
 
-        predictor = Predictor.load(predictor_dir)
+        predictor = load_predictor(predictor_dir)
         require_same_contract(predictor.card.contract, pool.manifest.contract.fingerprint, "plan")
         population, priors = predictor.card.population, predictor.predict(questions)
     return _rows(config, policies, Beliefs.of(priors), to_donors(train, population))

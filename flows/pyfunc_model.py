@@ -6,15 +6,15 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel
 
-from predictor.network.predictor import Predictor
-from predictor.question import Question
+from data.question import Question
+from predictor.learned.store import load_predictor
 
 
 class PriorModel(PythonModel):
     """Questions in; mean and standard deviation of the scores, and the prior as JSON, out."""
 
     def load_context(self, context: Any) -> None:
-        self.predictor = Predictor.load(context.artifacts["predictor"])
+        self.predictor = load_predictor(context.artifacts["predictor"])
 
     def predict(self, context: Any, model_input: list[str], params: Any = None) -> pd.DataFrame:
         priors = self.predictor.predict([Question.ask(text) for text in model_input])

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from data.errors import TrackingError
 from flows.config import Config
-from predictor.errors import TrackingError
 
 # Where MLflow keeps places; what it keeps as a record of a run (parameters, inputs) is left as it was.
 _PLACES = (

@@ -14,12 +14,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data.pool import Pool
-from flows.comparison import SCHEDULE, SHIPPED, Row
 from flows.config import Config
-from flows.evaluate import PLANNED, Assessment
 from flows.plan import plan_like_pool
-from flows.unread import told as left_out
 from flows.verdict import verdict
+from predictor.assessment import PLANNED, Assessment
+from predictor.baseline_comparison import SCHEDULE, SHIPPED, Row
+from predictor.learned.unread import told as left_out
 from predictor.replay import pick, replay, round_ends
 
 EXAMPLES = 10
@@ -119,7 +119,7 @@ def frontier(found: Assessment) -> Figure:
 
 def effort_by_difficulty(config: Config, found: Assessment) -> Figure:
     """Where the tokens went: candidates drawn and hits, by fifths of the questions' mean score."""
-    mean = np.nanmean(found.test.scores, axis=1)
+    mean = np.nanmean(found.test.table.scores, axis=1)
     fifth = np.minimum((mean.argsort().argsort() * 5) // len(mean), 4)
     shipped = found.outcomes[SHIPPED]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
@@ -141,10 +141,10 @@ def effort_by_difficulty(config: Config, found: Assessment) -> Figure:
 
 def priors_against_scores(found: Assessment) -> Figure:
     """What the priors said of mean and standard deviation, against what was observed."""
-    seen = (np.nanmean(found.test.scores, axis=1), np.nanstd(found.test.scores, axis=1, ddof=1))
+    seen = (np.nanmean(found.test.table.scores, axis=1), np.nanstd(found.test.table.scores, axis=1, ddof=1))
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     for axis, told, observed, name in zip(
-        axes, found.beliefs.moments, seen, ("mean", "standard deviation"), strict=True
+        axes, found.test.beliefs.moments, seen, ("mean", "standard deviation"), strict=True
     ):
         axis.scatter(told, observed, s=12, alpha=0.6, color=BLUE)
         top = 1.0 if name == "mean" else 0.5
@@ -175,13 +175,13 @@ def examples(config: Config, found: Assessment) -> list[Row]:
     shown = found.test.candidates(config.policy.cap)
     order = shown.scores.mean(axis=1).argsort()[::-1]
     chosen = order[np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int)]
-    asked, believed = shown.select(chosen), found.beliefs[chosen]
+    asked, believed = shown.select(chosen), found.test.beliefs[chosen]
     course = replay(found.policy, asked.scores, believed, asked.tokens)
     right = pick(asked.correct, course.chosen)
     return [
         {
-            "question": found.test.questions[place].text,
-            "group": found.test.questions[place].group or "",
+            "question": found.test.table.questions[place].text,
+            "group": found.test.table.questions[place].group or "",
             "scores": asked.scores[k].tolist(),
             "drawn": int(course.drawn[k]),
             "ends": round_ends(
@@ -197,7 +197,7 @@ def examples(config: Config, found: Assessment) -> list[Row]:
 
 def by_group(found: Assessment) -> list[Row]:
     """What the shipped policy did on each group of test questions."""
-    shipped, groups = found.outcomes[SHIPPED], found.test.groups
+    shipped, groups = found.outcomes[SHIPPED], found.test.table.groups
     rows = []
     for name in np.unique(groups):
         inside = groups == name

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from data.errors import ConfigError
 from flows.config import Config
 from flows.orchestration import prefect_server
 from flows.retrain import retrain
-from predictor.errors import ConfigError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx
 
+from data.errors import BundleError, ConfigError
 from flows.config import Config
 from flows.tracking import BUNDLE, CHAMPION, Tracking
-from predictor.errors import BundleError, ConfigError
 from serving.bundle import free_port
 from serving.door import read_keys
 from serving.settings import KEYS, KEYS_FILE, OVERRIDES

@@ -12,6 +12,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.transactions import transaction
 
+from data.contract import require_same_contract
+from data.errors import BundleError, GateError
 from data.pool import Pool
 from flows.config import Config
 from flows.tracking import (
@@ -25,9 +27,7 @@ from flows.tracking import (
     scratch,
 )
 from predictor.certificate import Certificate
-from predictor.contract import require_same_contract
-from predictor.errors import BundleError, GateError
-from predictor.network.predictor import Predictor
+from predictor.learned.store import load_predictor
 from serving.bundle import BundleCard, Server, build_bento, carry_tokenizer, write_card
 from serving.schemas import EXAMPLE
 
@@ -48,7 +48,7 @@ def build(config: Config, version: str) -> str:
     contract = pool.manifest.contract.fingerprint
     tokens = np.concatenate([table["completion_tokens"].to_numpy() for table in pool.tables()])
     with scratch() as folder:
-        predictor = Predictor.load(tracking.download(version, Path(folder)))
+        predictor = load_predictor(tracking.download(version, Path(folder)))
         run = tracking.tags(version)[VALIDATION_RUN]
         certificate = Certificate.model_validate_json(tracking.read(run, "certificate.json"))
         for made_for, what in ((predictor.card.contract, "predictor"), (certificate.contract, "certificate")):

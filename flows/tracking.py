@@ -18,11 +18,11 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
+from data.errors import GateError, TrackingError
 from data.scores import ScoreTable
 from flows.config import ROOT, Config
 from flows.relocate import artifact_root, require_in_place
-from predictor.errors import GateError, TrackingError
-from predictor.network.card import CARD
+from predictor.learned.card import CARD
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 VALIDATED, VALIDATION_RUN, CHAMPION_THEN = "validated", "validation_run", "champion_then"

@@ -12,18 +12,18 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
+from data.errors import ConfigError, PoolError
 from data.pool import Pool
 from data.scores import ScoreTable, load_scores
 from flows.config import ROOT, Config
-from flows.evaluate import choose_family
 from flows.model_card import model_card
 from flows.tracking import Tracking, scratch
 from models import backbone
 from models.backbone import digest_text
-from predictor.errors import ConfigError, PoolError
-from predictor.network.card import CARD, REFIT, PriorModel
-from predictor.network.kernel_predictor import KernelPredictor
-from predictor.network.rivals import fit_rivals, refit
+from predictor.assessment import choose_family
+from predictor.learned.card import CARD, REFIT, PriorModel
+from predictor.learned.comparison import fit_rivals, refit
+from predictor.learned.kernel_predictor import KernelPredictor
 
 STATES = "states"
 """Folder of the state folder that keeps frozen states."""
@@ -61,7 +61,7 @@ def fit_predictor(
             f"pool {pool.location} has {len(train)} train and {len(tune)} tune questions; at least 8 "
             "and 4 are needed: collect more questions"
         )
-    family, _ = choose_family(config, train, tune)
+    family, _ = choose_family(config.predictor.family, config.policy.target, train, tune)
     return fit_rivals(
         (train.questions, train.scores),
         (tune.questions, tune.scores),
@@ -134,7 +134,7 @@ def _alone(checkpoints: Path) -> Iterator[None]:
 def code_digest(root: Path = ROOT) -> str:
     """Sixteen hex digits of the sources that a fit depends on: a cached fit of other code is none."""
     files = [file for room in ("data", "models", "predictor") for file in (root / room).rglob("*.py")]
-    files += [root / "flows" / name for name in ("evaluate.py", "train.py")]
+    files.append(root / "flows" / "train.py")
     found = hashlib.sha256()
     for file in sorted(files):
         found.update(f"{file.relative_to(root)}\n".encode() + hashlib.sha256(file.read_bytes()).digest())

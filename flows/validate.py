@@ -1,26 +1,21 @@
 """Validate: hold the challenger's priors and decisions against questions it has not seen."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
-from scipy.special import logsumexp
-from scipy.stats import spearmanr
 
+from data.contract import require_same_contract
+from data.errors import ContractError, GateError
 from data.folds import Fold
 from data.pool import Pool
-from data.scores import ScoreTable, load_scores
+from data.scores import load_scores
 from flows import report
-from flows.comparison import Row
-from flows.config import Config, GateSettings
-from flows.evaluate import assess, choose_family
+from flows.config import Config
 from flows.model_card import model_card
-from flows.prior_value import KNOWN, POPULATION, PREDICTOR, PriorValue, prior_value
 from flows.tracking import (
     CHALLENGER,
     CHAMPION,
@@ -32,16 +27,18 @@ from flows.tracking import (
     scratch,
 )
 from flows.train import STATES
-from flows.unread import leave_out_read
-from flows.unread import told as told_left_out
 from models import backbone
+from predictor.assessment import assess, choose_family
+from predictor.baseline_comparison import Row
 from predictor.certificate import Certificate
-from predictor.contract import require_same_contract
-from predictor.errors import ContractError, GateError
-from predictor.network.predictor import Predictor
-from predictor.prior import Beliefs, Prior, log_evidence
-from predictor.question import Question
+from predictor.learned.store import load_predictor
+from predictor.learned.unread import leave_out_read
+from predictor.learned.unread import told as told_left_out
+from predictor.prior import Beliefs
+from predictor.prior_quality import prior_intervals, prior_metrics
+from predictor.prior_value import measure_prior_value
 from predictor.reward_quality import selection_accuracy, within_question_auc
+from predictor.settings import Sample
 
 
 class Validated(NamedTuple):
@@ -51,77 +48,6 @@ class Validated(NamedTuple):
     metrics: dict[str, float]
     policies: list[Row]
     certificate: Certificate
-
-
-def prior_metrics(table: ScoreTable, beliefs: Beliefs, population: Prior) -> dict[str, float]:
-    """How well the priors foretell the scores of ``table``, against the population's prior."""
-    mean, std = np.nanmean(table.scores, axis=1), np.nanstd(table.scores, axis=1, ddof=1)
-    told_mean, told_std = beliefs.moments
-    flat = population.moments()
-    likelihood = beliefs.family.log_likelihood(table.scores)
-    told = logsumexp(beliefs.table[beliefs.index] + likelihood, axis=1)
-    gain = told - log_evidence([population] * len(table), likelihood)
-    counted = np.isfinite(mean) & np.isfinite(std)
-    return {
-        "mean_skill": _skill(mean[counted], told_mean[counted], flat[0]),
-        "std_skill": _skill(std[counted], told_std[counted], flat[1]),
-        "mean_rank_correlation": float(spearmanr(mean[counted], told_mean[counted]).statistic),
-        "std_rank_correlation": float(spearmanr(std[counted], told_std[counted]).statistic),
-        "evidence_gain": float(gain.sum() / (~np.isnan(table.scores)).sum()),
-    }
-
-
-def prior_intervals(
-    table: ScoreTable, beliefs: Beliefs, population: Prior, resamples: int = 500
-) -> dict[str, tuple[float, float, float]]:
-    """`prior_metrics` with 95 % intervals, questions resampled."""
-    whole = prior_metrics(table, beliefs, population)
-    rng, found = np.random.default_rng(0), []
-    mean, std = np.nanmean(table.scores, axis=1), np.nanstd(table.scores, axis=1, ddof=1)
-    told, flat = beliefs.moments, population.moments()
-    for _ in range(resamples):
-        rows = rng.integers(0, len(table), len(table))
-        values = []
-        for seen, said, constant in ((mean, told[0], flat[0]), (std, told[1], flat[1])):
-            kept = rows[np.isfinite(seen[rows])]
-            values.append(_skill(seen[kept], said[kept], constant))
-            values.append(float(spearmanr(seen[kept], said[kept]).statistic))
-        found.append(values)
-    low, high = np.nanquantile(found, [0.025, 0.975], axis=0)
-    names = ("mean_skill", "mean_rank_correlation", "std_skill", "std_rank_correlation")
-    return {n: (whole[n], float(low[k]), float(high[k])) for k, n in enumerate(names)}
-
-
-def worth(
-    config: Config,
-    table: ScoreTable,
-    unseen: tuple[Fold, ...],
-    believe: Callable[[ScoreTable], Beliefs],
-    population: Prior,
-    tokens_read: Callable[[Question], int],
-) -> PriorValue:
-    """The predictor's value in decisions on the test fold; policies are found on the folds ``unseen``."""
-    beliefs = {
-        POPULATION: Beliefs.of([population] * len(table)),
-        PREDICTOR: believe(table),
-        KNOWN: Beliefs.hindsight(population, table.scores),
-    }
-    laws = beliefs[POPULATION].family.own_laws(table.scores)
-    beliefs = {name: belief.without(laws) for name, belief in beliefs.items()}
-    split = (np.flatnonzero(np.isin(table.folds, unseen)), np.flatnonzero(table.folds == "test"))
-    reading = float(np.mean([tokens_read(question) for question in table.fold("test").questions]))
-    return prior_value(config, table, beliefs, [split], reading)
-
-
-def _skill(observed: np.ndarray, told: np.ndarray, constant: float) -> float:
-    """1 - MSE / MSE of a constant."""
-    return float(1 - np.mean((observed - told) ** 2) / np.mean((observed - constant) ** 2))
-
-
-def thresholds(gate: GateSettings, losses: int) -> dict[str, float]:
-    """What each metric must reach; the least p-value of several losses is held against its share."""
-    floors = {n: getattr(gate, n) for n in ("mean_skill", "std_skill", "evidence_gain")}
-    return floors | {"refutation_p_value": gate.level(losses)}
 
 
 @flow(name="validate")
@@ -141,7 +67,7 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
     computed = backbone.arithmetic(config.predictor.dtype)
     run = tracking.run("validate", table, pool.manifest.digest, computed_in=computed)
     with scratch() as folder, run as run_id:
-        predictor = Predictor.load(
+        predictor = load_predictor(
             tracking.download(version, Path(folder)), cache=config.home.resolve() / STATES
         )
         try:
@@ -153,20 +79,20 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
         if left_out:
             logger.warning("%s", told_left_out(left_out))
         train, tune = table.fold("train"), table.fold("tune")
-        _, families = choose_family(config, train, tune)
-        told = dict(zip([q.id for q in table.questions], predictor.predict(table.questions), strict=True))
-        believe = lambda fold: Beliefs.of([told[q.id] for q in fold.questions])  # noqa: E731
+        policy, population = config.policy, predictor.card.population
+        _, families = choose_family(config.predictor.family, policy.target, train, tune)
+        asked = Sample(table, Beliefs.of(predictor.predict(table.questions)))
         found = assess(
-            config,
-            contract,
-            table,
-            believe,
-            predictor.card.population,
+            policy,
+            config.certify,
+            asked,
+            population,
             families,
+            contract=contract,
             tokens_read=predictor.tokens_read,
         )._replace(left_out=left_out, told_by=f"predictor version {version}")
-        test = found.test
-        metrics = prior_metrics(test, found.beliefs, found.population)
+        test = found.test.table
+        metrics = prior_metrics(found.test, found.population)
         metrics["lost_hits"] = found.rows[0]["lost hits"]
         metrics["of_full_cap"] = found.rows[0]["of full cap"]
         metrics["refutation_p_value"] = min(found.refuted.values())
@@ -180,12 +106,12 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
         (page / "correctness.json").write_text(fitted)
         # A network has learnt its train questions by heart; the other kinds leave out the one that is asked.
         unseen: tuple[Fold, ...] = ("tune",) if predictor.card.kind == "lora" else ("train", "tune")
-        whole = table.full(config.policy.cap)
-        value = worth(config, whole, unseen, believe, found.population, predictor.tokens_read)
+        whole = asked.full(policy.cap)
+        value = measure_prior_value(policy, whole, unseen, population, predictor.tokens_read)
         if value.gap_closed is not None:
             metrics["prior_gap_closed"] = value.gap_closed[0]
         (page / "prior-value.json").write_text(value.model_dump_json(indent=1))
-        intervals = prior_intervals(test, found.beliefs, found.population)
+        intervals = prior_intervals(found.test, population)
         card = model_card(config, predictor.card, pool.manifest, table, intervals, value.statement)
         (page / "model-card.md").write_text(card)
         report.write(page, config, pool, found, metrics, value.statement)
@@ -201,7 +127,7 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
     logger.info("%s", value.statement)
     logger.info("report: %s", target / "report.html")
     try:
-        check_gate(metrics, thresholds(config.gate, len(found.refuted)))
+        check_gate(metrics, config.gate.thresholds(len(found.refuted)))
     except GateError:
         tracking.untag(version, VALIDATED, VALIDATION_RUN, CHAMPION_THEN)
         raise

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from flows.comparison import SCHEDULE, SHIPPED, Row
+from predictor.baseline_comparison import SCHEDULE, SHIPPED, Row
 from predictor.certificate import Certificate
 
 

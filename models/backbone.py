@@ -22,9 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from transformers.utils import logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from data.errors import ConfigError, ModelError
 from models.settings import DTYPE
 from models.tokenizer import first_line
-from predictor.errors import ConfigError, ModelError
 
 # Progress is shown by what takes long; loading a model is not that.
 logging.set_verbosity_error()

@@ -11,8 +11,8 @@ import openai
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from httpx2 import Limits
 
+from data.errors import ModelError
 from models.settings import HttpSettings
-from predictor.errors import ModelError
 
 # The set-up is at fault: no request can succeed.
 MISCONFIGURED = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)

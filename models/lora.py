@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
+from data.errors import ConfigError, ModelError
 from models.settings import LoraSettings
 from models.tokenizer import first_line
-from predictor.errors import ConfigError, ModelError
 
 Example = dict[str, Any]
 Log = Callable[[int, dict[str, float]], None]

@@ -16,16 +16,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from models.generators import Candidate
-from models.local_generator import LocalGenerator
-from models.local_reward import LocalRewardModel, step_probabilities
+from data.contract import Sampling
+from data.errors import ModelError
+from data.question import Message, Question
+from data.record import Settings
+from data.validation import explain
+from models.generator.base import Candidate
+from models.generator.local import LocalGenerator
+from models.reward.local import LocalRewardModel, step_probabilities
+from models.reward.steps import SEPARATOR, Example
 from models.settings import LocalGeneratorSettings, LocalRewardSettings
-from models.steps import SEPARATOR, Example
-from predictor.contract import Sampling
-from predictor.errors import ModelError
-from predictor.question import Message, Question
-from predictor.settings import Settings
-from predictor.validation import explain
 
 Asked = TypeVar("Asked")
 Found = TypeVar("Found")

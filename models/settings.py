@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from predictor.contract import Aggregation, Sampling, Span
-from predictor.settings import Settings, Uri, is_secret
+from data.contract import Aggregation, Sampling, Span
+from data.record import Settings, Uri, is_secret
 
 ConventionName = Literal["lines", "qwen", "math-shepherd"]
 EMBEDDED_PRM = "data/adapters/prm"

@@ -5,7 +5,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from predictor.errors import ModelError
+from data.errors import ModelError
 
 
 def open_tokenizer(reference: str) -> Any:

@@ -1,14 +1,15 @@
 """From a question's text and the scores so far to a decision."""
 
+from data.candidates import Candidates
+from data.contract import ScoreContract
+from data.errors import OptScaleError
+from data.question import Question
 from predictor.bound import is_feasible, required_samples
 from predictor.certificate import Certificate, certify
-from predictor.contract import ScoreContract
 from predictor.decision import Decision, Policy, State, decide
-from predictor.errors import OptScaleError
 from predictor.policies import FixedN, OptScale, Predictive, Quantile, Schedule, Value, load_policy
 from predictor.prior import Beliefs, Prior
-from predictor.question import Question
-from predictor.replay import Candidates, replay
+from predictor.replay import replay
 
 __all__ = [
     "Beliefs",

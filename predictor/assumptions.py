@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2, kruskal
 
+from data.errors import PoolError
+from data.record import Settings
 from predictor.decision import Array, BoolArray, IntArray
-from predictor.errors import PoolError
-from predictor.settings import Settings
 
 Verdict = Literal["fine", "look", "broken", "unknown"]
 Number = TypeVar("Number", np.float64, np.int64)

@@ -9,10 +9,11 @@ from scipy.ndimage import map_coordinates
 from scipy.special import betainc, stdtrit
 from scipy.stats import t as student
 
+from data.candidates import Candidates
+from data.errors import ConfigError
 from predictor.decision import Array, IntArray, Reason, State
-from predictor.errors import ConfigError
 from predictor.policies import Wish, _Parts
-from predictor.replay import Candidates, Outcome, best_of, pick, spent
+from predictor.replay import Outcome, best_of, pick, spent
 
 _COST = np.geomspace(1e-5, 2, 64)  # prices in predictive scales, the index among them
 _STEP = 0.16  # of asinh(u), u the next score: fine near 0, and far out into the heavy tails

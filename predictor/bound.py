@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from data.errors import ConfigError
 from predictor import truncnorm
-from predictor.errors import ConfigError
 
 
 def required_from_log_miss(

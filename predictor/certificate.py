@@ -16,15 +16,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.contract import require_same_contract
+from data.candidates import Candidates
+from data.contract import require_same_contract
+from data.errors import ConfigError
+from data.record import Settings
 from predictor.decision import Array
-from predictor.errors import ConfigError
 from predictor.families import BINS
 from predictor.policies import AnyPolicy, Value
 from predictor.prior import Beliefs
-from predictor.replay import Candidates, Outcome, outcomes
+from predictor.replay import Outcome, outcomes
 from predictor.risk import questions_needed, refutation_p_value, risk_p_value
-from predictor.settings import Settings
 
 Loss = Literal["lost_hit", "lost_answer", "lost_accuracy"]
 SIGNED: Loss = "lost_accuracy"

@@ -9,11 +9,12 @@ from pydantic import Field, model_validator
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from predictor.contract import require_scores
+from data.candidates import Candidates
+from data.contract import require_scores
+from data.errors import ScoreError
+from data.record import Settings
 from predictor.decision import Array
-from predictor.errors import ScoreError
-from predictor.replay import Candidates, best_of, pick
-from predictor.settings import Settings
+from predictor.replay import best_of, pick
 
 _SIZES = tuple(2**power for power in range(10))
 

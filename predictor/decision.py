@@ -7,11 +7,11 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from predictor.contract import require_scores
-from predictor.errors import ConfigError, ScoreError
+from data.contract import require_scores
+from data.errors import ConfigError, ScoreError
+from data.record import Settings
 from predictor.families import get_family
 from predictor.prior import Beliefs, Prior
-from predictor.settings import Settings
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import logit
 
-from predictor.errors import ModelError, ScoreError
+from data.errors import ModelError, ScoreError
 from predictor.families import BINS, EMPIRICAL, Array, Family, get_family, log_masses, register
 
 MAX_LAWS = 1024  # more laws add little, and a decision's time goes with their number

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, expit
 
-from predictor.errors import ConfigError
+from data.errors import ConfigError
 
 Array = NDArray[np.float64]
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.special import logsumexp
 
+from data.errors import ConfigError
+from data.record import Settings
 from predictor.decision import CHUNK, Array, BoolArray
-from predictor.errors import ConfigError
 from predictor.families import EMPIRICAL, FAMILIES, Family, get_family
 from predictor.prior import Prior, fit_population
-from predictor.settings import Settings
 
 _TAIL = 20  # fewer hits than this say nothing of the tail
 

@@ -14,11 +14,12 @@ from typing import NamedTuple, Self
 import numpy as np
 from pydantic import ConfigDict, Field
 
+from data.candidates import Candidates
+from data.errors import ConfigError
+from data.record import Settings
 from predictor.decision import Array, IntArray, Policy
-from predictor.errors import ConfigError
 from predictor.prior import Beliefs, Prior
-from predictor.replay import Candidates, replay, spent
-from predictor.settings import Settings
+from predictor.replay import replay, spent
 
 COURSES = 2048  # replayed a policy at most; where there are many priors, at least LEAST a prior
 LEAST = 16

@@ -10,14 +10,14 @@ from typing import Annotated, Literal, NamedTuple, Self
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from data.errors import ConfigError
+from data.record import Settings
+from data.validation import explain
 from predictor import truncnorm
 from predictor.bound import is_feasible, required_from_log_miss, required_samples
 from predictor.decision import Array, BoolArray, IntArray, Plan, Policy, Reason, State
-from predictor.errors import ConfigError
 from predictor.families import BINS
 from predictor.prior import Beliefs
-from predictor.settings import Settings
-from predictor.validation import explain
 
 
 class Wish(NamedTuple):

@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, field_validator
 from scipy.special import logsumexp
 
-from predictor.errors import ConfigError, ScoreError
+from data.errors import ConfigError, ScoreError
+from data.record import Settings
 from predictor.families import EMPIRICAL, FAMILIES, IMPOSSIBLE, Family, get_family
-from predictor.settings import Settings
 
 Array = NDArray[np.float64]
 Coordinate = Annotated[float, Field(ge=-20, le=20)]

@@ -5,39 +5,13 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from data.candidates import Candidates
+from data.errors import ConfigError
 from predictor.decision import CHUNK, Array, BoolArray, IntArray, Memo, Policy, State
-from predictor.errors import ConfigError
 from predictor.prior import Beliefs
 
 Name = TypeVar("Name", bound=Hashable)
 _AT_ONCE = 1_000_000  # questions drawn again at once, over all resamples
-
-
-class Candidates(NamedTuple):
-    """Scored candidates of many questions, in the order drawn; every array (questions, n).
-
-    A candidate that failed, was cut, or is over-length has a score of 0: a miss with its cost.
-    """
-
-    scores: Array
-    correct: Array
-    """1, 0, or NaN where it is not known."""
-    tokens: Array
-    """Completion tokens."""
-    reward_tokens: Array
-    """Tokens that the reward model read."""
-    answers: IntArray
-    """Equal numbers stand for equal answers of a question; -1 where there is none."""
-
-    def shuffled(self, seed: int) -> "Candidates":
-        """Every question's candidates in another order, the same for all its columns."""
-        order = np.random.default_rng(seed).random(self.scores.shape).argsort(axis=1)
-        shuffled = {n: np.take_along_axis(v, order, axis=1) for n, v in self._asdict().items()}
-        return Candidates(**shuffled)
-
-    def select(self, rows: slice | IntArray) -> "Candidates":
-        """Those of some questions."""
-        return Candidates(**{name: values[rows] for name, values in self._asdict().items()})
 
 
 class Replay(NamedTuple):

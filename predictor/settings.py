@@ -1,45 +1,89 @@
-"""Base of every settings class: frozen, strict about unknown keys, documented field by field."""
+"""Settings of certificates, and what policies are compared at."""
 
-import re
-from typing import Annotated
-from urllib.parse import parse_qsl, urlsplit
+from typing import NamedTuple, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
 
-_SECRET = re.compile(
-    r"passw|secret|api_?-?key|access_?key|signature|authorization|^(sig|token|key|pwd)$", re.I
-)
-
-
-class Settings(BaseModel):
-    """Immutable settings; a misspelt key is an error, and every docstring below a field is its help."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+from data.candidates import Candidates
+from data.folds import Fold
+from data.record import Settings
+from data.scores import ScoreTable
+from predictor.certificate import Loss
+from predictor.decision import Policy
+from predictor.prior import Beliefs
 
 
-def is_secret(name: str) -> bool:
-    """Whether a value of this name would be a secret, by its name."""
-    return bool(_SECRET.search(name))
+class CertifySettings(Settings):
+    """The promise, and the price that chooses among policies that keep it."""
+
+    lost_hit: float | None = Field(0.02, gt=0, lt=1)
+    """Epsilon: share of questions on which stopping early may miss a target score that the full cap
+    reaches; null promises nothing of hits."""
+    lost_answer: float | None = Field(None, gt=0, lt=1)
+    """Epsilon: share of questions on which it may answer wrongly where the best of the full cap is right;
+    null promises nothing of them."""
+    lost_accuracy: float | None = Field(0.05, gt=0, lt=1)
+    """Epsilon: how much smaller its share of right answers may be than the full cap's, answers lost less
+    answers won; null promises nothing of it."""
+    delta: float = Field(0.1, gt=0, lt=1)
+    """Chance that the promise is wrong all the same."""
+    choose: bool = True
+    """Choose the cheapest certified policy; false certifies and ships ``policy`` as it is."""
+    round_candidates: float = Field(2.0, ge=0)
+    """Price of a round, in candidates of average length: what a wait is worth in tokens."""
+    orders: int = Field(4, ge=1)
+    """Random orders of a question's candidates that tune and test figures are averaged over."""
+
+    @property
+    def epsilon(self) -> dict[Loss, float]:
+        """The risks that are promised."""
+        named = {name: getattr(self, name) for name in get_args(Loss)}
+        return {name: risk for name, risk in named.items() if risk is not None}
 
 
-def holds_secret(uri: str) -> bool:
-    """Whether a URI has a password, a login to a web server, or a secret among its parameters."""
-    try:
-        parts = urlsplit(uri)
-        login = parts.password or (parts.scheme.startswith("http") and parts.username)
-    except ValueError:  # no URI, so no login in it
-        return False
-    return bool(login) or any(is_secret(name) for name, _ in parse_qsl(parts.query))
+class Terms(NamedTuple):
+    """What policies are compared at."""
+
+    target: float
+    """Score that counts as a hit, whatever the policies aim at."""
+    cap: int
+    """Candidates a question at most."""
+    orders: int
+    """Random orders of a question's candidates that figures are averaged over."""
+    round_candidates: float
+    """Price of a round, in candidates of average length."""
+    answers: bool
+    """Whether a promise is made about answers, not of hits alone."""
+
+    @classmethod
+    def of(cls, policy: Policy, settings: CertifySettings) -> Self:
+        """Those of the promise that is wanted of a policy."""
+        answers = bool(settings.epsilon.keys() - {"lost_hit"})
+        return cls(policy.target, policy.cap, settings.orders, settings.round_candidates, answers)
 
 
-def _refuse_secret(uri: str) -> str:
-    if holds_secret(uri):
-        raise ValueError(
-            "it holds a secret, and settings are recorded with every run: leave it out and use the service's "
-            "own environment variables (api_key_variable, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
-        )
-    return uri
+class Sample(NamedTuple):
+    """Questions with what is believed of them."""
 
+    table: ScoreTable
+    beliefs: Beliefs
+    """One prior a question of the table."""
 
-Uri = Annotated[str, AfterValidator(_refuse_secret)]
-"""A path or URI without a secret in it: settings are recorded and printed."""
+    def select(self, rows: NDArray[np.bool_]) -> Self:
+        """The questions where ``rows`` is true."""
+        return type(self)(self.table.select(rows), self.beliefs[rows])
+
+    def full(self, cap: int) -> Self:
+        """See `ScoreTable.full`."""
+        self.table.full(cap)
+        return self.select(self.table.drawn >= cap)
+
+    def fold(self, *names: Fold) -> Self:
+        """The questions of these folds."""
+        return self.select(np.isin(self.table.folds, names))
+
+    def candidates(self, cap: int) -> Candidates:
+        """See `ScoreTable.candidates`."""
+        return self.table.candidates(cap)

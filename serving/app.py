@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from predictor.errors import ContractError, OptScaleError
-from predictor.validation import explain, place_of
+from data.errors import ContractError, OptScaleError
+from data.validation import explain, place_of
 from serving.chat import ChatRequest, ChatResponse, ErrorResponse, ModelCard, ModelList, stream
 from serving.gateway import Gateway, Outcome, Refused
 from serving.schemas import (

@@ -14,15 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, Protocol
 
-from models.generators import Candidate
+from data.answers import extract_answer
+from data.contract import Sampling, ScoreContract
+from data.errors import ModelError, ScoreError
+from data.question import Question, normalise
+from models.generator.base import Candidate
 from models.http_client import Observe, unobserved
-from models.rewards import StepScores
-from predictor.answers import extract_answer
-from predictor.contract import Sampling, ScoreContract
+from models.reward.base import StepScores
 from predictor.decision import Decision, decide
-from predictor.errors import ModelError, ScoreError
 from predictor.prior import Prior
-from predictor.question import Question, normalise
 from serving.draws import Answer, Ask, Draw, Ended
 
 SEEDS = 2**31
@@ -30,7 +30,7 @@ UNJUDGED = StepScores(None, 1)  # it has steps, and no score of them came
 
 
 class Sampler(Protocol):
-    """Draws candidates; `models.http_generator.AsyncHttpGenerator` for one."""
+    """Draws candidates; `models.generator.http.AsyncHttpGenerator` for one."""
 
     async def sample(
         self,
@@ -44,7 +44,7 @@ class Sampler(Protocol):
 
 
 class Scorer(Protocol):
-    """Scores completions; `models.http_reward.AsyncHttpRewardModel` for one."""
+    """Scores completions; `models.reward.http.AsyncHttpRewardModel` for one."""
 
     async def score(self, items: Sequence[tuple[Question, str]], observe: Observe) -> list[StepScores]: ...
 

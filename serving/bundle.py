@@ -18,16 +18,16 @@ from typing import Any, Self
 import httpx
 from pydantic import Field, ValidationError
 
+from data.contract import ScoreContract
+from data.errors import BundleError, ConfigError
+from data.record import Settings
+from data.validation import explain
 from models.tokenizer import open_tokenizer
 from predictor.certificate import Certificate
-from predictor.contract import ScoreContract
 from predictor.correctness import Correctness
 from predictor.empirical import load_family
-from predictor.errors import BundleError, ConfigError
 from predictor.policies import AnyPolicy
 from predictor.prior import Prior
-from predictor.settings import Settings
-from predictor.validation import explain
 from serving.settings import KEYS, KEYS_FILE, GatewaySettings
 
 TOKENIZER = "reward_tokenizer"
@@ -37,6 +37,7 @@ REQUIREMENTS = (
     "accelerate",
     "bentoml",
     "fastapi",
+    "filelock",
     "httptools",
     "numpy",
     "openai",
@@ -138,9 +139,11 @@ def build_bento(bundle: Path, name: str = "optscale") -> str:
 
     with tempfile.TemporaryDirectory(dir=bundle.parent) as scratch:
         context = Path(scratch)
-        for room in ("predictor", "models", "serving"):
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / room, context / room, ignore=ignored)
+        for room in ("data", "predictor", "models", "serving"):
+            for file in (ROOT / room).rglob("*.py"):
+                copy = context / file.relative_to(ROOT)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
         shutil.copytree(bundle, context / "bundle", copy_function=os.link)
         built = bentoml.build(
             "serving.service:OptScale",

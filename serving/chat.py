@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from predictor.contract import Sampling
+from data.contract import Sampling
+from data.question import Message, Question
 from predictor.decision import Decision
 from predictor.prior import Prior
-from predictor.question import Message, Question
 from serving.schemas import EXAMPLE, MAX_QUESTION, MAX_TURNS, Request, as_question
 
 PIECE = 24  # characters of a chunk when the chosen answer is streamed

@@ -7,12 +7,12 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from predictor.contract import require_same_contract
+from data.contract import require_same_contract
+from data.errors import ConfigError, OptScaleError
+from data.question import Question
 from predictor.decision import Decision, State, decide
-from predictor.errors import ConfigError, OptScaleError
 from predictor.policies import Predictive, Value
 from predictor.prior import Beliefs, Prior
-from predictor.question import Question
 from predictor.replay import round_ends
 from serving import metrics
 from serving.bundle import Bundle

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from predictor.errors import ConfigError
+from data.errors import ConfigError
 from serving import metrics
 from serving.settings import KEYS, KEYS_FILE
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from models.generators import Candidate, Status
-from models.rewards import StepScores
-from predictor.contract import Sampling
+from data.contract import Sampling, ScoreContract
+from data.question import Question
+from models.generator.base import Candidate, Status
+from models.reward.base import StepScores
 from predictor.decision import Decision
 from predictor.policies import AnyPolicy
 from predictor.prior import Prior
-from predictor.question import Question
 
 Ended = Literal["decided", "deadline", "token budget", "generator", "reward model", "disconnected"]
 
@@ -98,3 +99,54 @@ class Answer(NamedTuple):
     """The last thing that went wrong upstream."""
     decision_seconds: float
     """Time spent on deciding."""
+
+
+def log_row(
+    answer: Answer,
+    ask: Ask,
+    contract: ScoreContract,
+    request_id: str,
+    seconds: float,
+    text: bool,
+) -> dict[str, Any]:
+    """A request as a row of the decision log.
+
+    ``contract`` is the one that its candidates were sampled under. The chance with which the request was
+    explored is the row's inclusion probability where it was, its complement where it was not.
+    """
+    candidates = [
+        {
+            "round": draw.round,
+            "status": draw.status,
+            "score": draw.score,
+            "step_scores": draw.found.steps if draw.found and draw.score is not None else None,
+            "tokens": draw.tokens,
+            "prompt_tokens": draw.candidate.prompt_tokens if draw.candidate else 0,
+            "reward_tokens": draw.found.tokens if draw.found else 0,
+            "seed": draw.seed,
+            "seconds": draw.seconds,
+            "completion": draw.candidate.text if text and draw.candidate else None,
+        }
+        for draw in answer.draws
+    ]
+    chosen = next((n for n, draw in enumerate(answer.draws) if draw is answer.chosen), None)
+    return {
+        "time": datetime.now(UTC),
+        "request_id": request_id,
+        "question_id": ask.question.id,
+        "messages": ask.question.as_chat() if text else None,
+        "contract": contract.model_dump_json(),
+        "policy": ask.policy.model_dump_json(),
+        "prior": answer.prior.model_dump_json(),
+        "action": answer.decision.action,
+        "reason": answer.decision.reason,
+        "ended": answer.ended,
+        "degraded": list(answer.degraded),
+        "seen": answer.seen,
+        "rounds": answer.rounds,
+        "chosen": chosen,
+        "explored": ask.explore,
+        "inclusion_probability": ask.share if ask.explore else 1 - ask.share,
+        "seconds": seconds,
+        "candidates": candidates,
+    }

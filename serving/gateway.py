@@ -14,21 +14,21 @@ from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
 from opentelemetry.trace import TracerProvider
 from pydantic import TypeAdapter, ValidationError
 
+from data.contract import ScoreContract, require_same_contract
+from data.decision_log import DecisionLog
+from data.errors import ConfigError, OptScaleError
+from data.validation import explain
+from models.generator.http import AsyncHttpGenerator
 from models.http_client import require_served
-from models.http_generator import AsyncHttpGenerator
-from models.http_reward import AsyncHttpRewardModel
-from predictor.contract import ScoreContract, require_same_contract
+from models.reward.http import AsyncHttpRewardModel
 from predictor.decision import decide
-from predictor.errors import ConfigError, OptScaleError
 from predictor.policies import AnyPolicy
 from predictor.prior import Prior
-from predictor.validation import explain
 from serving import metrics
 from serving.best_of_n import SEEDS, Believer, BestOfN
 from serving.bundle import BundleCard
 from serving.chat import ChatRequest, ChatResponse, Explanation, Tokens, Usage, make_response
-from serving.decision_log import DecisionLog, make_row
-from serving.draws import Answer, Ask
+from serving.draws import Answer, Ask, log_row
 from serving.settings import GatewaySettings
 
 _POLICY: TypeAdapter[AnyPolicy] = TypeAdapter(AnyPolicy)
@@ -79,8 +79,8 @@ class Gateway:
             observe_generator=metrics.observer("generator"),
             observe_reward=metrics.observer("reward model"),
         )
-        folder = settings.log.location()
-        self.log = DecisionLog(folder, settings.log) if folder else None
+        log, folder = settings.log, settings.log.location()
+        self.log = None if folder is None else DecisionLog(folder, log.rows, log.seconds, log.files)
         self.in_flight = 0
         self.latest: list[float] = []  # seconds of the last requests
         self.asked, self.missing = -math.inf, list[str]()  # when it was asked what is away, and what was
@@ -162,7 +162,7 @@ class Gateway:
                 metrics.REQUESTS.labels(answer.ended, 499).inc()
             if self.log is not None and answer.draws:
                 seconds = time.monotonic() - started
-                self.log.add(make_row(answer, ask, sampled, request_id, seconds, self.settings.log.text))
+                self.log.add(log_row(answer, ask, sampled, request_id, seconds, self.settings.log.text))
 
         answer = await self.best_of_n.answer(ask, on_cancel=record)
         record(answer)

@@ -5,10 +5,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from data.errors import QuestionError
+from data.question import Message, Question
 from predictor.decision import Decision
-from predictor.errors import QuestionError
 from predictor.prior import Prior
-from predictor.question import Message, Question
 
 MAX_QUESTION = 20_000
 MAX_QUESTIONS = 64

@@ -12,9 +12,10 @@ from typing import Any
 
 import bentoml
 
-from predictor.errors import BundleError
+from data.errors import BundleError
+from data.question import Question
+from predictor.learned.store import load_predictor
 from predictor.prior import Prior
-from predictor.question import Question
 from serving.app import app
 from serving.bundle import Bundle
 from serving.desk import Desk
@@ -81,10 +82,8 @@ class Predictor:
     """Priors of questions, in batches."""
 
     def __init__(self) -> None:
-        from predictor.network.predictor import Predictor as Network  # the gateway imports this module too
-
         def load() -> Any:
-            network = Network.load(bundle_path())
+            network = load_predictor(bundle_path())
             network.predict([Question.ask(EXAMPLE)])  # the first pass is the slow one
             return network
 

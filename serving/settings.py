@@ -7,10 +7,10 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from data.errors import ConfigError
+from data.record import Settings
+from data.validation import explain
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
-from predictor.errors import ConfigError
-from predictor.settings import Settings
-from predictor.validation import explain
 
 KEYS, KEYS_FILE = "OPTSCALE_API_KEYS", "OPTSCALE_API_KEYS_FILE"
 """Environment variables with the door's API keys, commas between, and with the name of a file of them."""

@@ -19,15 +19,17 @@ import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from data.contract import Sampling
 from data.pool import Pool
+from data.question import Question
 from data.questions import read_questions, write_questions
 from flows.config import Config, enter_home
 from models import backbone, lora
-from models.generators import load_generator
-from models.http_generator import HttpGenerator
-from models.local_generator import LocalGenerator
-from models.local_reward import LocalRewardModel
-from models.rewards import load_reward_model
+from models.batching import StepCollator
+from models.generator.http import HttpGenerator
+from models.generator.local import LocalGenerator
+from models.load import load_generator, load_reward_model
+from models.reward.local import LocalRewardModel
 from models.settings import (
     HttpGeneratorSettings,
     LocalGeneratorSettings,
@@ -35,7 +37,6 @@ from models.settings import (
     LoraSettings,
 )
 from models.sft import SftCollator, encode_example, sft_loss
-from models.step_tensors import StepCollator
 from predictor import (
     Beliefs,
     Candidates,
@@ -47,13 +48,12 @@ from predictor import (
     Value,
     required_samples,
 )
-from predictor.contract import Sampling
 from predictor.decision import CHUNK
-from predictor.network.frozen import encode
-from predictor.network.model import QuestionCollator
-from predictor.network.predictor import Predictor
-from predictor.network.settings import PredictorSettings
-from predictor.question import Question
+from predictor.learned.features import encode
+from predictor.learned.lora_predictor import LoraPredictor
+from predictor.learned.network import QuestionCollator
+from predictor.learned.settings import PredictorSettings
+from predictor.learned.store import load_predictor
 from predictor.replay import outcomes
 from tests.flows.soak import link_backbones
 from tests.models.faulty_server import FaultyServer
@@ -136,7 +136,7 @@ def bench_predictor() -> None:
     scores = np.random.default_rng(0).beta(4, 2, (32, 8))
     settings = PredictorSettings(lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1))
     with tempfile.TemporaryDirectory() as folder:
-        fitted = Predictor.fit(
+        fitted = LoraPredictor.fit(
             (questions[:8], scores[:8]),
             (questions[8:12], scores[8:12]),
             settings,
@@ -145,7 +145,7 @@ def bench_predictor() -> None:
             directory=Path(folder),
         )
         fitted.save_merged(Path(folder) / "merged")
-        predictor = Predictor.load(Path(folder) / "merged")
+        predictor = load_predictor(Path(folder) / "merged")
     collate = QuestionCollator(predictor.tokenizer.pad_token_id)
     for count in (1, 32):
         ids = [encode(predictor.tokenizer, q, 512) for q in questions[:count]]
@@ -349,7 +349,7 @@ def _middle(ask: Callable[[], object], times: int) -> float:
 
 def bench_gateway() -> None:
     """What the gateway adds to the requests that it makes, and /decide against a bare ASGI route."""
-    from models.conventions import CONVENTIONS
+    from models.reward.steps import find_convention
     from models.tokenizer import open_tokenizer
     from serving.bundle import write_card
     from tests.models.tiny import save_qwen_tokenizer
@@ -377,7 +377,7 @@ def bench_gateway() -> None:
             question = Question.ask("Compute 1 + 1.")
             chat = {"model": "m", "messages": question.as_chat(), "n": 1, "seed": 5}
             text = client.post(f"{at}/chat/completions", json=chat).json()["choices"][0]["message"]["content"]
-            qwen, coder = CONVENTIONS["qwen"], open_tokenizer(tokenizer)
+            qwen, coder = find_convention("qwen"), open_tokenizer(tokenizer)
             ids = qwen.encode(coder, question, qwen.split(text))["input_ids"]
             pool = {"model": "m", "task": "token_classify", "input": [ids]}
 

@@ -14,19 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
+from data.candidates import Candidates
 from data.pool import Pool
 from data.records import read_records
 from data.scores import load_scores
-from flows.comparison import averaged, cheapest, schedules
 from flows.config import ROOT, Config, load_config
-from flows.evaluate import certify_policy, choose_family
+from predictor.assessment import certify_policy, choose_family
+from predictor.baseline_comparison import averaged, cheapest, schedules
 from predictor.decision import Policy
 from predictor.empirical import fit_empirical
 from predictor.families import FAMILIES
 from predictor.family_check import choose, compare_families
 from predictor.policies import Schedule, Value
 from predictor.prior import Beliefs, Prior, fit_population
-from predictor.replay import Candidates, Outcome, bootstrap, outcomes
+from predictor.replay import Outcome, bootstrap, outcomes
+from predictor.settings import Sample, Terms
 
 FIFTHS = 5
 
@@ -36,20 +38,23 @@ def own(config: Config) -> None:
     table = load_scores(Pool.open(str(ROOT / "data" / "pool")), config.folds)
     fifth = np.array([int(hashlib.sha256(q.id.encode()).hexdigest(), 16) % FIFTHS for q in table.questions])
     parts: dict[str, list[np.ndarray]] = {}
+    terms = Terms.of(config.policy, config.certify)
     for k in range(FIFTHS):
         test, calibration, tune = (table.select(fifth == (k + step) % FIFTHS) for step in range(3))
         train = table.select(np.isin((fifth - k) % FIFTHS, (3, 4)))
-        family, _ = choose_family(config, train, tune)
+        family, _ = choose_family(config.predictor.family, config.policy.target, train, tune)
         population = fit_population(train.scores, family)
-        tuned, calibrated, tested = (Beliefs.of([population] * len(t)) for t in (tune, calibration, test))
-        certificate = certify_policy(config, "own", tune, calibration, (tuned, calibrated))
+        tune, calibration, test = (
+            Sample(t, Beliefs.of([population] * len(t))) for t in (tune, calibration, test)
+        )
+        certificate = certify_policy(config.policy, config.certify, tune, calibration, "own")
         policy = certificate.policy
         assert policy is not None, certificate.statement
         shown = test.candidates(config.policy.cap)
-        (goal,) = averaged(config, {"": policy}, tune, tuned).values()
-        schedule, _ = cheapest(config, schedules(config.policy.target, config.policy.cap), tune, goal, None)
+        (goal,) = averaged(terms, {"": policy}, *tune).values()
+        schedule, _ = cheapest(terms, schedules(terms.target, terms.cap), tune.table, None, goal)
         found, fixed = outcomes(
-            {"": policy, "fixed": schedule}, shown, tested, 4, target=config.policy.target
+            {"": policy, "fixed": schedule}, shown, test.beliefs, 4, target=config.policy.target
         ).values()
         for name, one in (("", policy), ("the fixed schedule beside it, ", schedule)):
             print(f"fifth {k}: {name}{family}, {one.model_dump_json(exclude_defaults=True)}", flush=True)

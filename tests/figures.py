@@ -38,24 +38,25 @@ from scipy.stats import norm, spearmanr
 
 from data.folds import FoldSettings
 from data.pool import Pool
+from data.question import Question
 from data.scores import load_scores
 from flows.config import Config
-from flows.prior_value import KNOWN, POPULATION, PREDICTOR, PriorValue, prior_value
-from models.local_generator import LocalGenerator
-from models.local_reward import LocalRewardModel
+from models.generator.local import LocalGenerator
+from models.reward.local import LocalRewardModel
 from models.settings import LocalGeneratorSettings, LocalRewardSettings
 from predictor.empirical import fit_empirical
 from predictor.families import get_family
-from predictor.network.card import KINDS, REFIT
-from predictor.network.frozen import FrozenStates
-from predictor.network.kernel_predictor import STATES_OF, KernelPredictor
-from predictor.network.predictor import Predictor
-from predictor.network.regression import Reach, Regression, choose, make_priors, targets
-from predictor.network.rivals import tell
-from predictor.network.settings import PredictorSettings
-from predictor.network.views import Dense
+from predictor.learned.card import KINDS, REFIT
+from predictor.learned.comparison import tell
+from predictor.learned.features import Dense
+from predictor.learned.kernel_predictor import STATES_OF, KernelPredictor
+from predictor.learned.lora_predictor import LoraPredictor
+from predictor.learned.regression import Reach, Regression, choose, make_priors, targets
+from predictor.learned.settings import PredictorSettings
+from predictor.learned.states import FrozenStates
+from predictor.learned.store import load_predictor
 from predictor.prior import Beliefs, Prior, fit_population, log_evidence
-from predictor.question import Question
+from predictor.prior_value import KNOWN, POPULATION, PREDICTOR, PriorValue, prior_value
 from predictor.replay import bootstrap
 
 TARGET = 0.95
@@ -91,20 +92,20 @@ def published_math(file: str, *options: str) -> None:
         questions = str(folder / "held.jsonl")
         told = optscale("predict", "--predictor", output, "--questions", questions).splitlines()
         priors = [Prior.model_validate(json.loads(line)["prior"]) for line in told]
-        card = Predictor.load(output).card
+        card = load_predictor(output).card
         for r in card.rivals:
             print(f"tune: {r.kind:12s} behind {r.behind:.3f} ± {r.behind_error:.3f}, hits {r.hit_score:.4f}")
         print(
             f"recommended: {card.kind}, {card.settings.family}; {len(kept)} questions, {len(held)} held out"
         )
         ours = show(card.kind, priors, held)
-        alone = Predictor.load(output)
+        alone = load_predictor(output)
         show(
             f"{card.kind}, train and tune only",
             alone.predict([Question.ask(r["problem"]) for r in held]),
             held,
         )
-        whole = Predictor.load(Path(output) / REFIT) if (Path(output) / REFIT).exists() else alone
+        whole = load_predictor(Path(output) / REFIT) if (Path(output) / REFIT).exists() else alone
         baselines(whole, kept, held, ours)
 
 
@@ -179,7 +180,9 @@ def worth(whole: Any, priors: list[Prior], population: Prior, reading: float) ->
     }
     laws = beliefs[POPULATION].family.own_laws(whole.scores)
     beliefs = {name: belief.without(laws) for name, belief in beliefs.items()}
-    return prior_value(Config(), whole, beliefs, [halves, halves[::-1]], reading, orders=4)
+    return prior_value(
+        Config().policy.target, Config().policy.cap, whole, beliefs, [halves, halves[::-1]], reading, orders=4
+    )
 
 
 def own_pool_states(location: str = "data/pool") -> None:
@@ -257,7 +260,7 @@ def left_out_groups_lora(location: str = "data/pool") -> None:
         known, strange = table.select(~out), table.select(out)
         with tempfile.TemporaryDirectory() as folder:
             train, tune = known.fold("train"), known.fold("tune")
-            model = Predictor.fit(
+            model = LoraPredictor.fit(
                 (train.questions, train.scores),
                 (tune.questions, tune.scores),
                 settings,

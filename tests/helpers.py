@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from data.contract import Sampling, ScoreContract
 from data.pool import Pool, make_row
-from predictor.contract import Sampling, ScoreContract
-from predictor.question import Question
+from data.question import Question
 
 
 def make_contract(**changes) -> ScoreContract:

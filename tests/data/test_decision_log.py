@@ -6,22 +6,20 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from data.decision_log import import_log
+from data.contract import Sampling
+from data.decision_log import DecisionLog, import_log
+from data.errors import PoolError
 from data.folds import FoldSettings
 from data.pool import Pool
+from data.question import Question
 from data.questions import write_questions
 from data.scores import load_scores
-from models.generators import Candidate
-from models.rewards import StepScores
-from predictor.contract import Sampling
-from predictor.errors import PoolError
+from models.generator.base import Candidate
+from models.reward.base import StepScores
 from predictor.policies import FixedN, Schedule
 from predictor.prior import Prior
-from predictor.question import Question
 from serving.best_of_n import BestOfN
-from serving.decision_log import DecisionLog, make_row
-from serving.draws import Ask
-from serving.settings import LogSettings
+from serving.draws import Ask, log_row
 from tests.helpers import make_contract
 
 CONTRACT = make_contract()
@@ -53,13 +51,13 @@ def write_log(folder, asks, text=False, contract=CONTRACT, seconds=0.0, rows=3, 
     async def main():
         world = Arithmetic(seconds, fails)
         best_of_n = BestOfN(world, world, world, contract, Prior.centred(0.5, 0.2))
-        log = DecisionLog(folder, LogSettings(rows=rows, seconds=0.05))
+        log = DecisionLog(folder, rows=rows, seconds=0.05)
         async with log.running():
             for number, (question, explore) in enumerate(asks):
                 due = asyncio.get_running_loop().time() + (0.2 if seconds else 60)
                 ask = Ask(question, POLICY, Sampling(), 0, due, explore=explore, share=0.25)
                 answer = await best_of_n.answer(ask)
-                log.add(make_row(answer, ask, contract, f"r{number}", 0.1, text))
+                log.add(log_row(answer, ask, contract, f"r{number}", 0.1, text))
                 await asyncio.sleep(0)
 
     asyncio.run(main())
@@ -133,14 +131,14 @@ def test_what_a_deadline_cut_short_is_not_full(tmp_path):
 
 
 def test_old_files_are_deleted(tmp_path):
-    log = DecisionLog(tmp_path, LogSettings(rows=1, files=3))
+    log = DecisionLog(tmp_path, rows=1, files=3)
     world = Arithmetic()
 
     async def main():
         best_of_n = BestOfN(world, world, world, CONTRACT, Prior.centred(0.5, 0.2))
         for number in range(6):
             ask = Ask(ASKED[0], FixedN(cap=1), Sampling(), 0, asyncio.get_running_loop().time() + 9)
-            log.add(make_row(await best_of_n.answer(ask), ask, CONTRACT, f"r{number}", 0.1, False))
+            log.add(log_row(await best_of_n.answer(ask), ask, CONTRACT, f"r{number}", 0.1, False))
             await log.flush()
 
     asyncio.run(main())
@@ -159,7 +157,7 @@ def test_what_is_no_log_is_named(tmp_path):
 
 def test_a_row_that_cannot_be_written_costs_no_other_and_what_is_not_ours_stays(tmp_path):
     (tmp_path / "merged.parquet").write_bytes(b"of somebody else")
-    log = DecisionLog(tmp_path, LogSettings(rows=1, files=3, seconds=0.01))
+    log = DecisionLog(tmp_path, rows=1, files=3, seconds=0.01)
     world = Arithmetic()
 
     async def main():
@@ -167,7 +165,7 @@ def test_a_row_that_cannot_be_written_costs_no_other_and_what_is_not_ours_stays(
         async with log.running():
             for number in range(7):
                 ask = Ask(ASKED[0], FixedN(cap=1), Sampling(), 0, asyncio.get_running_loop().time() + 9)
-                row = make_row(await best_of_n.answer(ask), ask, CONTRACT, f"r{number}", 0.1, False)
+                row = log_row(await best_of_n.answer(ask), ask, CONTRACT, f"r{number}", 0.1, False)
                 row["seen"] = 2**70 if number == 2 else row["seen"]
                 log.add(row)
                 await asyncio.sleep(0.1)

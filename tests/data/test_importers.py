@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from data import importers
+from data.contract import Aggregation
+from data.errors import ConfigError, ContractError, PoolError, QuestionError, ScoreError
 from data.folds import FoldSettings
 from data.importers import import_pool, imported_contract
 from data.pool import Pool
 from data.scored import read_optscale, read_scores
 from data.scores import load_scores
 from flows import cli
-from predictor.contract import Aggregation
-from predictor.errors import ConfigError, ContractError, PoolError, QuestionError, ScoreError
 
 CONTRACT = imported_contract("g", "r", "mean")
 numbers = st.one_of(st.none(), st.floats(0, 1), st.sampled_from([0, 1]))

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import pool as pool_module
+from data.errors import ContractError, PoolError
 from data.folds import FoldSettings
 from data.pool import SCHEMA, Pool, pending, question_of
 from data.scores import load_scores
-from predictor.errors import ContractError, PoolError
 from tests.helpers import make_contract, make_pool, make_questions, score_rows
 
 
@@ -127,7 +127,7 @@ def test_a_disk_that_fills_leaves_the_pool_as_it_was(pool):
     script = f"""
 import resource
 from data.pool import Pool
-from predictor.errors import PoolError
+from data.errors import PoolError
 from tests.helpers import make_questions, score_rows
 pool = Pool.open({pool.location!r})
 rows = score_rows(make_questions(200, start=500), pool.manifest.contract)

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 
 from data import arithmetic
 from data.answers import extract_answer, is_correct
+from data.errors import QuestionError
 from data.folds import FoldSettings
+from data.question import Message, Question
 from data.questions import read_questions, write_questions
 from data.scored import read_scores
-from predictor.errors import QuestionError
-from predictor.question import Message, Question
 from tests.helpers import make_questions
 
 kinds = st.tuples(st.integers(2, 7), st.integers(1, 4))

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.errors import PoolError, QuestionError, ScoreError
 from data.importers import import_pool, imported_contract
 from data.pool import Pool
 from data.scored import read_optscale, read_scores
-from predictor.errors import PoolError, QuestionError, ScoreError
 
 MEAN = imported_contract("g", "r", "mean")
 KEPT = ("candidate", "completion", "completion_tokens", "score", "correct", "step_scores", "status", "answer")

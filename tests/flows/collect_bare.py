@@ -6,8 +6,7 @@ from pathlib import Path
 from data.pool import Pool, pending
 from flows.collect import collect_part, make_contract, read_all_questions
 from flows.config import Config
-from models.generators import load_generator
-from models.rewards import load_reward_model
+from models.load import load_generator, load_reward_model
 
 config = Config.model_validate_json(Path(sys.argv[1]).read_text())
 generator, reward = load_generator(config.generator), load_reward_model(config.reward)

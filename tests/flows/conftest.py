@@ -4,7 +4,6 @@ import os
 import sys
 
 import pytest
-from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from tests.servers import free_port, running
 
@@ -25,6 +24,8 @@ def prefect_server(server_state):
 @pytest.fixture(scope="session")
 def server_state(home, tmp_path_factory):
     """Folder of the state of the server that the settings name."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+
     folder = tmp_path_factory.mktemp("prefect")
     command, health, environment = prefect_command(folder)
     url = health.removesuffix("/health")

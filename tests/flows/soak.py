@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 
 from data.pool import Pool
+from data.question import Question
 from data.questions import write_questions
 from flows.config import Config, enter_home
-from predictor.question import Question
 from serving.bundle import Server
 from serving.schemas import EXAMPLE
 from tests.helpers import make_pool

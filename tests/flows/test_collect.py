@@ -7,6 +7,8 @@ from flows.collect import computed_in, estimate
 from flows.config import Config
 from tests.helpers import make_pool, make_questions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config(tmp_path):

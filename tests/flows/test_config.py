@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from data.errors import ConfigError, OptScaleError
 from flows import cli
 from flows.config import Config, enter_home, load_config
-from predictor.errors import ConfigError, OptScaleError
 from predictor.policies import FixedN
 
 run = CliRunner().invoke
@@ -164,11 +164,9 @@ def test_a_seeding_that_is_interrupted_leaves_no_pool_and_can_be_repeated(tmp_pa
 
 
 def test_several_losses_share_the_level_of_the_gate():
-    from flows.validate import thresholds
-
     gate = Config().gate
-    assert thresholds(gate, 1)["refutation_p_value"] == gate.refuted
-    assert thresholds(gate, 2)["refutation_p_value"] == gate.refuted / 2
+    assert gate.thresholds(1)["refutation_p_value"] == gate.refuted
+    assert gate.thresholds(2)["refutation_p_value"] == gate.refuted / 2
 
 
 def test_what_commands_print_is_json(capsys):

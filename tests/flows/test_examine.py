@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from data.errors import ConfigError, PoolError
 from flows.cli import app
 from flows.config import load_config
 from flows.examine import examine
 from predictor.certificate import Certificate
-from predictor.errors import ConfigError, PoolError
 from predictor.policies import FixedN, Schedule
 from tests.helpers import make_pool
+
+pytestmark = pytest.mark.slow
 
 SETTINGS = [
     "policy.target=0.9",
@@ -116,4 +118,4 @@ def test_what_cannot_be_examined_says_why(pool, setting, message):
 def test_another_family_can_be_named(pool):
     _, found = examine(config_of(pool, "predictor.family=beta"))
     assert [f.family for f in found.families] == ["beta"]
-    assert found.beliefs.family.name == "beta"
+    assert found.test.beliefs.family.name == "beta"

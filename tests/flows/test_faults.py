@@ -11,11 +11,11 @@ import time
 
 import pytest
 
+from data.errors import CollectError, PoolError, TrackingError
 from data.pool import Pool
+from data.question import Question
 from data.questions import write_questions
 from flows.config import Config
-from predictor.errors import CollectError, PoolError, TrackingError
-from predictor.question import Question
 from tests.helpers import make_pool
 from tests.models.faulty_server import FaultyServer
 from tests.models.tiny import save_qwen_tokenizer

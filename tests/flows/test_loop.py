@@ -1,28 +1,19 @@
 """The whole loop in a real MLflow and a real Prefect: real models collect, a tiny backbone reads."""
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 
-import httpx
 import pytest
 
+from data.errors import BundleError, PoolError, TrackingError
 from data.pool import Pool
+from data.question import Question
 from data.questions import write_questions
 from flows.config import Config
 from models.tokenizer import open_tokenizer
-from predictor.errors import BundleError, PoolError, TrackingError
 from predictor.prior import Prior
-from predictor.question import Question
 from serving.bundle import Bundle
 from tests.helpers import make_pool
-from tests.models.faulty_server import FaultyServer
 from tests.models.tiny import save_qwen_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -224,31 +215,6 @@ def test_a_registry_that_fails_at_the_last_step_leaves_an_alias_that_starts(loop
     assert named in {str(b.tag) for b in bentoml.list()}
 
 
-def test_a_killed_process_leaves_no_server_behind(looped):
-    *_, shipped = looped
-    script = f"""
-import time
-from serving.bundle import Server
-with Server({shipped.tag!r}) as server:
-    print(server.url, flush=True)
-    time.sleep(600)
-"""
-
-    def answers(url):
-        with suppress(httpx.HTTPError):
-            return httpx.get(f"{url}/livez", timeout=5).status_code == 200
-
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    url = process.stdout.readline().strip()
-    assert answers(url)
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 60
-    while answers(url) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not answers(url)
-
-
 def test_a_pool_too_small_to_fit_says_so(tmp_path, prefect_server):
     from flows.train import train
 
@@ -264,34 +230,3 @@ def test_an_mlflow_server_that_is_away_is_named(tmp_path, prefect_server):
     tracking = {"uri": "http://127.0.0.1:9", "timeout": 1}
     with pytest.raises(TrackingError, match="http://127.0.0.1:9"):
         train(small_config(tmp_path, tracking=tracking))
-
-
-def test_killed_collections_lose_no_part_and_double_none(tmp_path):
-    server = FaultyServer()
-    write_small_questions(tmp_path / "q.jsonl", 60)
-    at = {"base_url": server.url("plain"), "model": "m"}
-    (tmp_path / "tokenizer").mkdir()
-    reward = {"kind": "vllm", "tokenizer": save_qwen_tokenizer(tmp_path / "tokenizer"), **at}
-    config = small_config(tmp_path, generator={"kind": "openai", **at}, reward=reward)
-    file = tmp_path / "config.json"
-    file.write_text(config.model_dump_json())
-    command = [sys.executable, "-m", "tests.flows.collect_bare", str(file)]
-    environment = {**os.environ, "OPTSCALE_HOME": str(tmp_path)}
-    seen: set[str] = set()
-    rng = random.Random(0)
-    for _ in range(3):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.1, 0.8))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        found = Pool.open(config.pool_location)
-        ids = [r["question_id"] for r in found.rows()]
-        assert seen <= set(ids)
-        seen = set(ids)
-        assert len(ids) == 3 * len(seen)
-    assert len(seen) < 60
-    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode == 0
-    rows = list(Pool.open(config.pool_location).rows())
-    assert len(rows) == len({(r["question_id"], r["candidate"]) for r in rows}) == 180
-    server.close()

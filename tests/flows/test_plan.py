@@ -2,12 +2,14 @@ import json
 
 import pytest
 
+from data.errors import ConfigError, ContractError, ModelError, PoolError, QuestionError
 from data.questions import write_questions
 from flows.config import load_config
 from flows.plan import plan
-from predictor.errors import ConfigError, ContractError, ModelError, PoolError, QuestionError
 from predictor.prior import Prior
 from tests.helpers import make_pool, make_questions
+
+pytestmark = pytest.mark.slow
 
 PRICES = ("prices.generator_per_million=2", "prices.reward_per_million=1", "prices.prompt_per_million=0.5")
 RATES = ("prices.generator_per_second=1000", "prices.reward_per_second=10000")
@@ -69,7 +71,7 @@ def test_hours_are_unknown_without_a_throughput(pool, asked):
 
 
 def test_a_predictors_priors_tell_questions_apart(pool, asked, monkeypatch):
-    from predictor.network.predictor import Predictor
+    from predictor.learned import store
     from tests.helpers import make_contract
 
     class Card:
@@ -87,7 +89,7 @@ def test_a_predictors_priors_tell_questions_apart(pool, asked, monkeypatch):
 
     drawn = []
     for mean in (0.3, 0.85):
-        monkeypatch.setattr(Predictor, "load", lambda directory, mean=mean: Stub(mean))
+        monkeypatch.setattr(store, "load_predictor", lambda directory, mean=mean: Stub(mean))
         drawn.append(
             plan(configure(pool), asked, pool, targets=(0.8,), confidences=())[0]["candidates"]["mean"]
         )

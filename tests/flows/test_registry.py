@@ -5,6 +5,7 @@ import shutil
 import mlflow
 import pytest
 
+from data.errors import BundleError, ConfigError, GateError, TrackingError
 from data.pool import Pool
 from flows.config import Config
 from flows.serve import champion_bento
@@ -19,7 +20,6 @@ from flows.tracking import (
     Tracking,
 )
 from flows.train import _alone, replace_predictor, train
-from predictor.errors import BundleError, ConfigError, GateError, TrackingError
 from tests.helpers import make_contract, make_pool, make_questions, score_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]

@@ -5,10 +5,10 @@ import shutil
 import mlflow
 import pytest
 
+from data.errors import TrackingError
 from flows.config import Config
 from flows.relocate import relocate, require_in_place
 from flows.tracking import Tracking
-from predictor.errors import TrackingError
 
 pytestmark = pytest.mark.slow
 

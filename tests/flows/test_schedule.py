@@ -12,10 +12,10 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
+from data.errors import ConfigError, OrchestrationError
 from flows.config import Config
 from flows.orchestration import prefect_server
 from flows.schedule import announce, planned_runs, serve_schedule
-from predictor.errors import ConfigError, OrchestrationError
 from tests.flows.conftest import prefect_command
 from tests.servers import running
 

@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import mlflow
 import pytest
 
+from data.errors import ConfigError, TrackingError
 from flows.config import Config, load_config
 from flows.tracking import Tracking
 from models.settings import HttpGeneratorSettings
-from predictor.errors import ConfigError, TrackingError
 
 pytestmark = pytest.mark.slow
 

@@ -2,8 +2,12 @@
 
 import shutil
 
+import pytest
+
 from flows.config import ROOT, Config
 from flows.train import _cache_key, code_digest
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_fit_of_other_code_is_fitted_anew(tmp_path, monkeypatch):
@@ -16,7 +20,7 @@ def test_a_fit_of_other_code_is_fitted_anew(tmp_path, monkeypatch):
     assert _cache_key(None, arguments) == key
     (tmp_path / "predictor" / "README.md").write_text("other words")
     assert code_digest(tmp_path) == code_digest()
-    with (tmp_path / "predictor" / "network" / "regression.py").open("a") as source:
+    with (tmp_path / "predictor" / "learned" / "regression.py").open("a") as source:
         source.write("# other code\n")
     assert code_digest(tmp_path) != code_digest()
     monkeypatch.setattr("flows.train.code_digest", lambda: code_digest(tmp_path))

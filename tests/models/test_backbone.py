@@ -6,14 +6,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from data.errors import ConfigError, ModelError
+from data.question import Message, Question
 from models import backbone, lora
-from models.local_generator import LocalGenerator
-from models.rewards import load_reward_model
+from models.generator.local import LocalGenerator
+from models.load import load_reward_model
 from models.settings import LocalGeneratorSettings, LocalRewardSettings, LoraSettings
 from models.tokenizer import open_tokenizer
-from predictor.errors import ConfigError, ModelError
-from predictor.question import Message, Question
 from tests.models.tiny import save_causal, save_qwen_prm, save_shepherd
+
+pytestmark = pytest.mark.slow
 
 ASKED = Question.ask("Why?")
 

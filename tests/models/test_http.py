@@ -7,14 +7,16 @@ from functools import partial
 
 import pytest
 
-from models.generators import load_generator
+from data.contract import Sampling
+from data.errors import ModelError
+from data.question import Message, Question
 from models.http_client import call, make_client
-from models.rewards import load_reward_model, scored_part
+from models.load import load_generator, load_reward_model
+from models.reward.base import scored_part
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
-from predictor.contract import Sampling
-from predictor.errors import ModelError
-from predictor.question import Message, Question
 from tests.models.faulty_server import FaultyServer
+
+pytestmark = pytest.mark.slow
 
 ASKED = [Question.ask(t, answer="7") for t in ("Compute 3 + 4.", "Compute 9 - 2.", "Compute 1 + 6.")]
 

@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from data.errors import ModelError
 from models import lora
 from models.settings import LoraSettings
-from predictor.errors import ModelError
+
+pytestmark = pytest.mark.slow
 
 
 class Net(nn.Module):

@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
-from models.prm import prm_loss
+from models.reward.networks import prm_loss
 from models.sft import IGNORED
+
+pytestmark = pytest.mark.slow
 
 
 @given(st.lists(st.lists(st.sampled_from([0, 1]), min_size=1, max_size=4), min_size=1, max_size=4))

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from predictor.network import processes
-from predictor.network.settings import PredictorSettings
-from predictor.question import Question
+from data.question import Question
+from predictor.learned import processes
+from predictor.learned.settings import PredictorSettings
 
 WORKER = "import time; print('[0, {}]', flush=True); time.sleep(60)"
 

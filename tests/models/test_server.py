@@ -8,6 +8,8 @@ import pytest
 
 from models.server import Batches
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("leaves", [1, 2])
 def test_who_leaves_leaves_the_others_their_answers(leaves):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from data.errors import PoolError
 from predictor.assumptions import LEVEL, check
-from predictor.errors import PoolError
 
 NAMES = ["misses", "censoring", "duplicates", "order", "parts", "ties", "differences"]
 

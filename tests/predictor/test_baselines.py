@@ -4,6 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
+from data.candidates import Candidates
+from data.errors import ConfigError
 from predictor import FixedN, decide
 from predictor.baselines import (
     Beacon,
@@ -14,8 +16,7 @@ from predictor.baselines import (
     expected_gain,
 )
 from predictor.decision import State
-from predictor.errors import ConfigError
-from predictor.replay import Candidates, outcome, replay
+from predictor.replay import outcome, replay
 
 CAP = 12
 rows = st.lists(st.lists(st.integers(-1, 3), min_size=CAP, max_size=CAP), min_size=1, max_size=6)

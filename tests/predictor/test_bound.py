@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.errors import ConfigError
 from predictor import is_feasible, required_samples, truncnorm
 from predictor.bound import required_from_log_miss
-from predictor.errors import ConfigError
 
 mus = st.floats(-1, 2)
 sigmas = st.floats(0.01, 1)

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from data.candidates import Candidates
+from data.errors import ConfigError, ContractError
 from predictor.certificate import (
     Certificate,
     certify,
@@ -9,9 +11,8 @@ from predictor.certificate import (
     refuted,
     thin,
 )
-from predictor.errors import ConfigError, ContractError
 from predictor.policies import FixedN, Schedule
-from predictor.replay import Candidates, Outcome, outcome
+from predictor.replay import Outcome, outcome
 
 CAP = 16
 RISKS = {"lost_hit": 0.05, "lost_answer": 0.05}

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.special import expit
 
+from data.candidates import Candidates
+from data.errors import ScoreError
 from predictor.correctness import Correctness, reliability, training_rows
-from predictor.errors import ScoreError
-from predictor.replay import Candidates
 
 LAW = Correctness(knots=(0, 0.5, 1), log_odds=(-3, 0, 2), drawn=-0.4, prior=1.5)
 

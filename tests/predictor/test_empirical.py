@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
+from data.candidates import Candidates
+from data.errors import ConfigError, ModelError, ScoreError
 from predictor import families
 from predictor.decision import decide
 from predictor.empirical import MAX_LAWS, fit_empirical, load_family, save_family
-from predictor.errors import ConfigError, ModelError, ScoreError
 from predictor.families import FAMILIES, get_family
 from predictor.family_check import choose, compare_families
 from predictor.planning import Donors, estimate
 from predictor.policies import Predictive, Value
 from predictor.prior import Beliefs, Prior, fit_population
-from predictor.replay import Candidates, replay
+from predictor.replay import replay
 
 
 def heaps(rng, questions, n):

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
-from predictor.errors import ConfigError
+from data.errors import ConfigError
 from predictor.families import FAMILIES, FLOOR, get_family
 from predictor.family_check import choose, compare_families
 from predictor.prior import fit_population

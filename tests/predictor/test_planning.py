@@ -2,13 +2,16 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from data.candidates import Candidates
+from data.errors import ConfigError
 from predictor import planning
-from predictor.errors import ConfigError
 from predictor.families import get_family
 from predictor.planning import Donors, estimate, realised_share
 from predictor.policies import FixedN, Predictive, Value
 from predictor.prior import Beliefs, Prior
-from predictor.replay import Candidates, replay, spent
+from predictor.replay import replay, spent
+
+pytestmark = pytest.mark.slow
 
 CAP = 16
 POPULATION = Prior(location=(0.5, -1.5), spread=(1.2, 0.7), correlation=-0.3)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.errors import ConfigError, ScoreError
 from predictor import (
     Beliefs,
     FixedN,
@@ -20,7 +21,6 @@ from predictor import (
     truncnorm,
 )
 from predictor.decision import State
-from predictor.errors import ConfigError, ScoreError
 from predictor.families import get_family
 from predictor.replay import best_of, replay
 

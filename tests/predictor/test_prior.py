@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from predictor.errors import ConfigError, ScoreError
+from data.errors import ConfigError, ScoreError
 from predictor.families import get_family
 from predictor.prior import Prior, evidence_slopes, fit_population, log_evidence, posterior_moments
 

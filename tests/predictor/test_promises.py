@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from data.candidates import Candidates
 from predictor import truncnorm
 from predictor.bound import is_feasible, required_from_log_miss, required_samples
 from predictor.certificate import certify
 from predictor.decision import State
 from predictor.policies import FixedN, Predictive, Quantile
 from predictor.prior import Beliefs, fit_population
-from predictor.replay import Candidates, replay
+from predictor.replay import replay
 from tests.predictor import populations
+
+pytestmark = pytest.mark.slow
 
 CAP, QUESTIONS = 32, 1000
 MADE = {

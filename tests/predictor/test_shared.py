@@ -3,9 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from predictor.contract import require_same_contract
-from predictor.errors import ContractError, QuestionError, ScoreError
-from predictor.question import Message, Question, require_distinct
+from data.contract import require_same_contract
+from data.errors import ContractError, QuestionError, ScoreError
+from data.question import Message, Question, require_distinct
 from tests.helpers import make_contract
 
 

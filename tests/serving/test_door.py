@@ -10,8 +10,8 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
+from data.errors import ConfigError, ContractError
 from predictor.certificate import Certificate
-from predictor.errors import ConfigError, ContractError
 from predictor.prior import Prior
 from serving import metrics
 from serving.app import app
@@ -210,7 +210,7 @@ def test_a_predictor_that_is_away_is_said_where_nothing_can_stand_in(at):
 
 
 def test_settings_of_another_contract_do_not_start(at):
-    from predictor.contract import Sampling
+    from data.contract import Sampling
     from tests.serving.conftest import gateway_settings as settings_of
 
     generator = settings_of("http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1", "t").generator

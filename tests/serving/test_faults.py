@@ -5,8 +5,7 @@ import asyncio
 import httpx
 import pytest
 
-from tests.serving.conftest import workers
-from tests.serving.load import GENERATOR, REWARD, ask, many, settle
+from tests.serving.load import GENERATOR, REWARD, ask
 from tests.serving.test_best_of_n import ASKED
 
 pytestmark = pytest.mark.slow
@@ -25,16 +24,3 @@ def test_each_fault_has_its_end(served):
 
     ends = asyncio.run(main())
     assert [(text, wrong) for (text, _, _), (_, wrong) in zip(asked, ends, strict=True) if wrong] == []
-
-
-def test_many_requests_with_faults_end_as_they_should_and_leave_nothing(served, upstream):
-    url, process, _ = served
-    gateway = workers(process)["optscale"]
-    asyncio.run(many(url, 32, 16, 0))
-    files = gateway.num_fds()
-    ends = asyncio.run(many(url, 120, 32, 0.4))
-    assert ends.total() == 120
-    assert ends[200] > 60
-    settle(url, gateway, files)
-    assert upstream.in_flight == 0
-    assert httpx.get(f"{url}/readyz").status_code == 200

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from data.errors import BundleError
 from predictor.empirical import fit_empirical, save_family
-from predictor.errors import BundleError
 from predictor.prior import Prior
 from serving.bundle import Bundle, digest_bundle, write_card
 from tests.serving.conftest import CONTRACT, POLICY, make_card
@@ -205,6 +205,6 @@ def test_a_bentoml_without_what_is_replaced_is_named():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("predictor.errors.BundleError: bentoml ")
+    assert last.startswith("data.errors.BundleError: bentoml ")
     assert "TimeoutMiddleware" in last
     assert last.endswith("install bentoml>=1.4.20,<1.5")

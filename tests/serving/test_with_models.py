@@ -9,16 +9,15 @@ import openai
 import pytest
 
 from data.answers import is_correct
+from data.contract import ScoreContract
+from data.errors import ConfigError
+from data.question import Question
 from flows.config import Config
 from flows.serve import serve_models
-from models.generators import load_generator
-from models.local_reward import LocalRewardModel
-from models.rewards import load_reward_model
+from models.load import load_generator, load_reward_model
+from models.reward.local import LocalRewardModel
 from models.settings import LocalRewardSettings
-from predictor.contract import ScoreContract
-from predictor.errors import ConfigError
 from predictor.policies import Schedule
-from predictor.question import Question
 from serving.bundle import write_card
 from serving.settings import GatewaySettings, LogSettings
 from tests.servers import free_port, running

@@ -28,13 +28,13 @@ from data.arithmetic import (
     tell_story,
     training_questions,
 )
+from data.question import Question
 from flows.adapters import export
 from flows.config import enter_home, load_config
 from flows.tracking import CHAMPION, Tracking
-from models.http_generator import AsyncHttpGenerator
-from models.http_reward import AsyncHttpRewardModel
+from models.generator.http import AsyncHttpGenerator
+from models.reward.http import AsyncHttpRewardModel
 from models.settings import HttpGeneratorSettings
-from predictor.question import Question
 from serving.bundle import Bundle
 from serving.settings import GatewaySettings, LogSettings
 from tests.servers import free_port, running

@@ -6,8 +6,8 @@ import openai
 import pytest
 
 from data.answers import is_correct
+from data.contract import Sampling, ScoreContract
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
-from predictor.contract import Sampling, ScoreContract
 from predictor.policies import Schedule
 from serving.bundle import write_card
 from serving.settings import GatewaySettings, LogSettings

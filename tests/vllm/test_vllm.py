@@ -12,15 +12,15 @@ import pytest
 from transformers import AutoTokenizer
 
 from data.answers import is_correct
+from data.errors import CollectError
 from data.pool import Pool
+from data.question import Question
 from data.questions import write_questions
 from flows.adapters import export
 from flows.config import load_config
-from models.conventions import CONVENTIONS
-from models.rewards import load_reward_model
+from models.load import load_reward_model
+from models.reward.steps import find_convention
 from models.settings import HttpRewardSettings, LocalRewardSettings
-from predictor.errors import CollectError
-from predictor.question import Question
 from tests.models.by_hand import qwen_by_hand, shepherd_by_hand
 from tests.models.tiny import save_qwen_prm, save_shepherd
 from tests.servers import free_port, running
@@ -109,7 +109,7 @@ def config(home, base_url, questions, *more):
 
 def test_collect_drives_the_solver(solver, tmp_path):
     from flows.collect import collect, make_contract
-    from models.generators import load_generator
+    from models.load import load_generator
 
     found = collect(config(tmp_path, solver[0], EASY))
     assert (found.questions, found.candidates) == (len(EASY), 8 * len(EASY))
@@ -142,7 +142,7 @@ def test_collect_with_both_models_behind_servers(solver, prm, tmp_path):
     assert (found.questions, found.failed) == (len(EASY), 0)
     rows = list(Pool.open(str(tmp_path / "pool")).rows())
     for row in rows[::40]:
-        steps = CONVENTIONS[settings.convention].split(row["completion"])
+        steps = find_convention(settings.convention).split(row["completion"])
         expected = by_hand(settings.tokenizer, row["messages"][0]["content"], steps)
         assert row["step_scores"] == pytest.approx(expected, abs=2e-3)
         assert row["score"] == pytest.approx(sum(expected) / len(expected), abs=2e-3)

@@ -1,0 +1,36 @@
+"""Scored candidates as arrays: what replay works on."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+class Candidates(NamedTuple):
+    """Scored candidates of many questions, in the order drawn; every array (questions, n).
+
+    A candidate that failed, was cut, or is over-length has a score of 0: a miss with its cost.
+    """
+
+    scores: Array
+    correct: Array
+    """1, 0, or NaN where it is not known."""
+    tokens: Array
+    """Completion tokens."""
+    reward_tokens: Array
+    """Tokens that the reward model read."""
+    answers: IntArray
+    """Equal numbers stand for equal answers of a question; -1 where there is none."""
+
+    def shuffled(self, seed: int) -> "Candidates":
+        """Every question's candidates in another order, the same for all its columns."""
+        order = np.random.default_rng(seed).random(self.scores.shape).argsort(axis=1)
+        shuffled = {n: np.take_along_axis(v, order, axis=1) for n, v in self._asdict().items()}
+        return Candidates(**shuffled)
+
+    def select(self, rows: slice | IntArray) -> "Candidates":
+        """Those of some questions."""
+        return Candidates(**{name: values[rows] for name, values in self._asdict().items()})

@@ -1,0 +1,121 @@
+"""The score contract: everything that gives a score its meaning.
+
+Scores of two contracts are never mixed: a threshold learnt under one says nothing under another.
+"""
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import Field
+
+from data.errors import ContractError, ScoreError
+from data.record import Settings
+
+Aggregation = Literal["mean", "min", "last", "product"]
+Span = Literal["all", "answer", "reasoning"]
+
+
+class Sampling(Settings):
+    """How the generator samples a candidate."""
+
+    temperature: float = Field(0.7, ge=0, le=2)
+    """Softmax temperature; 0 gives one and the same candidate every time."""
+    top_p: float = Field(0.95, gt=0, le=1)
+    """Share of the probability mass that is sampled from."""
+    max_tokens: int = Field(2048, ge=1)
+    """Tokens after which a candidate is cut."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a candidate, besides the end token."""
+
+
+class ScoreContract(Settings):
+    """Who answers, who scores, and how step scores become one score in [0, 1]."""
+
+    generator: str
+    """Name of the model that answers."""
+    generator_revision: str
+    """Digest or revision of its weights."""
+    prompt_template: str
+    """Digest of the chat template, or the server's name for it."""
+    sampling: Sampling
+    reward_model: str
+    """Name of the process reward model."""
+    reward_revision: str
+    """Digest or revision of its weights."""
+    markup: str
+    """Convention by which steps are split and marked, e.g. ``lines`` or ``qwen``."""
+    span: Span = "all"
+    """Which part of a completion is scored: after ``</think>``, before it, or both."""
+    aggregation: Aggregation | Literal["given"]
+    """How step scores become the candidate's score; ``given``: it came as it is, from another rule or from
+    a model that scores no steps."""
+    decimals: int = Field(4, ge=1, le=9)
+    """Decimals to which scores are rounded; finer differences are numerical noise."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that name this contract in every pool part, prior and bundle."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def score(self, steps: ArrayLike) -> float:
+        """Aggregate step scores and round them.
+
+        Raises
+        ------
+        ScoreError
+            If there is no step, or one is not a number in [0, 1].
+        """
+        values = require_scores(steps, "step scores")
+        if values.size == 0:
+            raise ScoreError("a candidate without steps has no score")
+        return round(aggregate(values, self.aggregation), self.decimals)
+
+
+def aggregate(steps: np.ndarray, how: Aggregation | Literal["given"]) -> float:
+    """One score from the step scores (steps,), each in [0, 1]."""
+    match how:
+        case "mean":
+            return float(steps.mean())
+        case "min":
+            return float(steps.min())
+        case "last":
+            return float(steps[-1])
+        case "product":
+            return float(steps.prod())
+        case "given":
+            raise ScoreError(
+                "the contract's scores were given: no rule is known that makes one of step scores"
+            )
+
+
+def require_scores(scores: ArrayLike, where: str) -> np.ndarray:
+    """Scores as a float array.
+
+    Raises
+    ------
+    ScoreError
+        If one is not a finite number in [0, 1]; says which.
+    """
+    try:
+        values = np.asarray(scores, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ScoreError(f"{where}: not numbers: {scores!r}"[:200]) from error
+    bad = np.flatnonzero(~((values >= 0) & (values <= 1)))
+    if bad.size:
+        raise ScoreError(f"{where}: score {bad[0]} is {values.flat[bad[0]]}; every score must lie in [0, 1]")
+    return values
+
+
+def require_same_contract(expected: str, found: str, where: str) -> None:
+    """Raise ContractError unless the fingerprints agree."""
+    if expected != found:
+        raise ContractError(
+            f"{where}: scores of contract {found} met contract {expected}; their generator, reward "
+            "model, sampling or aggregation differ, so they cannot be compared. Collect a pool under "
+            "the contract you serve, or use the predictor made for this one"
+        )

@@ -1,0 +1,34 @@
+"""Generators: from a question to sampled candidates."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from data.contract import Sampling
+from data.question import Question
+
+Status = Literal["complete", "cut", "over-length", "failed", "cancelled"]
+
+
+class Candidate(NamedTuple):
+    """One sampled answer, before it is scored."""
+
+    text: str | None
+    tokens: int
+    """Generated tokens, end token included."""
+    prompt_tokens: int
+    status: Status
+    seed: int
+
+
+class Generator(Protocol):
+    """Samples candidates; ``identity`` goes into the score contract."""
+
+    identity: dict[str, str]
+    sampling: Sampling
+
+    def sample(self, questions: Sequence[Question], n: int, seed: int) -> list[list[Candidate]]:
+        """``n`` candidates for each question, in the order of the questions.
+
+        What a server could not give is a candidate marked ``failed``; an error is raised only where
+        no request can succeed.
+        """

@@ -1,0 +1,201 @@
+"""A generator behind HTTP: any server that speaks OpenAI's chat or completion route."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import openai
+
+from data.contract import Sampling
+from data.errors import ModelError, QuestionError
+from data.question import Question
+from models.generator.base import Candidate, Status
+from models.http_client import MISCONFIGURED, REFUSED, Observe, call, make_client, require_served, unobserved
+from models.settings import HttpGeneratorSettings
+
+logger = logging.getLogger(__name__)
+SEEDS = 2**31
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+STATUS: dict[str, Status] = {"stop": "complete", "length": "cut"}
+
+
+class TurnsError(QuestionError):
+    """A question of several turns, on the route that has a place for one."""
+
+    status_code = 400  # as if the server had refused it
+
+
+class AsyncHttpGenerator:
+    """Samples on the caller's own event loop, at most ``in_flight`` requests at once.
+
+    The client retries connection errors, timeouts, 429 and 5xx with exponential backoff and jitter
+    and heeds Retry-After. What still fails is a candidate marked ``failed``, with a warning. A cancelled
+    call closes its connection, by which servers know to stop generating.
+    """
+
+    def __init__(self, settings: HttpGeneratorSettings) -> None:
+        self.settings = settings
+        self.client = make_client(settings)
+        self._limit = asyncio.Semaphore(settings.in_flight)
+        prompt = settings.prompt_template if settings.route == "chat" else settings.template
+        self.identity = {
+            "generator": settings.model,
+            "generator_revision": settings.revision,
+            "prompt_template": f"{prompt} + {settings.instruction}" if settings.instruction else prompt,
+        }
+
+    async def sample(
+        self,
+        question: Question,
+        count: int,
+        seed: int,
+        sampling: Sampling,
+        more: Mapping[str, Any] = NOTHING,
+        observe: Observe = unobserved,
+    ) -> list[Candidate]:
+        """``count`` candidates; asked for again as long as the server gives fewer, but some.
+
+        ``more`` are further fields of the request. Raises ModelError where the server refuses every
+        request alike.
+        """
+        found: list[Candidate] = []
+        while len(found) < count:
+            number = (seed + len(found)) % SEEDS
+            started: float | None = None
+            wrong: BaseException | None = None
+            try:
+                async with self._limit, asyncio.timeout(self.settings.deadline):
+                    started = time.monotonic()
+                    answer = await self._request(question, count - len(found), number, sampling, more)
+                    candidates = self._read(answer, number)[: count - len(found)]
+            except asyncio.CancelledError as error:
+                wrong = error
+                raise
+            except MISCONFIGURED as error:
+                wrong = error
+                raise ModelError(f"generator at {self.settings.base_url}: {error}") from error
+            except (*REFUSED, TurnsError) as error:
+                logger.warning("question %s was refused: %s", question.id, error)
+                candidates, wrong = [], error
+            # A server that breaks off, or answers in another shape, is no error of ours.
+            except (
+                openai.APIError,
+                TimeoutError,
+                ValueError,
+                LookupError,
+                AttributeError,
+                TypeError,
+            ) as error:
+                logger.warning("question %s got no answer: %s: %s", question.id, type(error).__name__, error)
+                candidates, wrong = [], error
+            finally:
+                if started is not None:
+                    observe(time.monotonic() - started, wrong)
+            if not candidates:
+                missing = count - len(found)
+                return found + [Candidate(None, 0, 0, "failed", number)] * missing
+            found += candidates
+        return found
+
+    async def _request(
+        self, question: Question, n: int, seed: int, sampling: Sampling, more: Mapping[str, Any]
+    ) -> Any:
+        turns = question.as_chat()
+        turns[-1]["content"] += self.settings.instruction
+        body: dict[str, Any] = {
+            "model": self.settings.model,
+            "n": n,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            **({"seed": seed} if self.settings.seeds else {}),
+            **({"stop": list(sampling.stop)} if sampling.stop else {}),
+            **self.settings.extra_body,
+            **more,
+        }
+        # Posted as it is: the client's typed calls take longer to build than a small request takes.
+        if self.settings.route == "chat":
+            return await self.client.post(
+                "/chat/completions", body={"messages": turns, **body}, cast_to=object
+            )
+        if len(turns) > 1:
+            raise TurnsError(
+                f"route: completions takes questions of one turn, not {len(turns)}: set route: chat"
+            )
+        prompt = self.settings.template.replace("{question}", turns[-1]["content"])
+        return await self.client.post("/completions", body={"prompt": prompt, **body}, cast_to=object)
+
+    def _read(self, answer: Any, seed: int) -> list[Candidate]:
+        choices, usage = answer["choices"], answer.get("usage")
+        if usage is None:
+            raise ValueError("the answer counts no tokens: it has no usage")
+        texts = [_text(choice) for choice in choices]
+        tokens = [_counted(choice) for choice in choices]
+        if None in tokens:
+            tokens = _apportion(usage["completion_tokens"], texts)
+        return [
+            Candidate(
+                text=text,
+                tokens=count or 0,
+                prompt_tokens=usage["prompt_tokens"],
+                status=STATUS.get(choice.get("finish_reason"), "failed"),
+                seed=seed,
+            )
+            for choice, text, count in zip(choices, texts, tokens, strict=True)
+        ]
+
+
+class HttpGenerator:
+    """The generator of collections: one event loop for all threads; see `Generator`."""
+
+    def __init__(self, settings: HttpGeneratorSettings) -> None:
+        self.settings = settings
+        self.sampling = settings.sampling
+        self._inner = AsyncHttpGenerator(settings)
+        self.identity = self._inner.identity
+        call(require_served, self._inner.client, settings)
+
+    def sample(self, questions: Sequence[Question], n: int, seed: int) -> list[list[Candidate]]:
+        """See `Generator`. Raises ModelError where the server refuses every request alike."""
+        return call(self._sample, questions, n, seed)
+
+    async def _sample(self, questions: Sequence[Question], n: int, seed: int) -> list[list[Candidate]]:
+        size = self.settings.candidates_per_request or n
+        draw = self._inner.sample
+        async with asyncio.TaskGroup() as group:
+            asked = [
+                [
+                    group.create_task(draw(question, min(size, n - at), seed + place * n + at, self.sampling))
+                    for at in range(0, n, size)
+                ]
+                for place, question in enumerate(questions)
+            ]
+        return [[candidate for task in tasks for candidate in task.result()] for tasks in asked]
+
+
+def _text(choice: Any) -> str:
+    """The completion; what a server has taken out as reasoning is put back where it was."""
+    if "message" not in choice:
+        text = str(choice["text"])
+    else:
+        message = choice["message"]
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        content = message.get("content") or ""
+        text = f"<think>\n{reasoning}\n</think>\n\n{content}" if reasoning else str(content)
+    return text.encode(errors="replace").decode()  # JSON can hold half a character, which nothing else can
+
+
+def _counted(choice: Any) -> int | None:
+    """Tokens of one choice, where the server lists them (vLLM does if asked by ``return_token_ids``)."""
+    ids = choice.get("token_ids")
+    return len(ids) if isinstance(ids, list) else None
+
+
+def _apportion(total: int, texts: Sequence[str]) -> list[int | None]:
+    """Shares of ``total`` by length of the texts; they sum to it."""
+    lengths = [len(text) + 1 for text in texts]
+    ends = [round(total * sum(lengths[: i + 1]) / sum(lengths)) for i in range(len(lengths))]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]

@@ -1,0 +1,58 @@
+"""A reward model in this process, by any of the conventions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.question import Question
+from models import backbone
+from models.batching import StepCollator
+from models.reward.base import StepScores
+from models.reward.steps import Example, encode_completions, examples_of, fill_in, find_convention
+from models.settings import LocalRewardSettings
+
+
+class LocalRewardModel:
+    """Scores in batches of like length; see `models.reward.base.RewardModel`."""
+
+    def __init__(self, settings: LocalRewardSettings) -> None:
+        self.settings = settings
+        self.aggregation = settings.aggregation
+        self.convention = find_convention(settings.convention)
+        self.device = backbone.resolve_device(settings.device)
+        self.tokenizer = backbone.load_tokenizer(settings.backbone, settings.adapter)
+        self.positions = backbone.max_positions(settings.backbone)
+        dtype = backbone.resolve_dtype(settings.dtype, self.device)
+        self.model = self.convention.load(settings, dtype).to(self.device).eval()
+        self.identity = {
+            "reward_model": Path(settings.adapter or settings.backbone).name,
+            "reward_revision": backbone.revision(settings.backbone, settings.adapter),
+            "markup": settings.convention,
+            "span": settings.span,
+        }
+
+    def score(self, items: Sequence[tuple[Question, str]]) -> list[StepScores]:
+        """See `RewardModel`. A completion without a step has no score; one too long is not cut."""
+        coded = encode_completions(self.convention, self.tokenizer, self.settings.span, self.positions, items)
+        pad, size = self.tokenizer.pad_token_id, self.settings.batch_size
+        return fill_in(coded, step_probabilities(self.model, pad, examples_of(coded), size))
+
+
+@torch.inference_mode()
+def step_probabilities(
+    model: Any, pad_token_id: int, examples: Sequence[Example], batch_size: int
+) -> list[list[float]]:
+    """P(step right) of each example's steps, in order; examples of like length share a batch."""
+    collate = StepCollator(pad_token_id)
+    device = next(model.parameters()).device
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
+    found: list[list[float]] = [[] for _ in examples]
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = {k: v.to(device) for k, v in collate([examples[i] for i in chosen]).items()}
+        right = model.step_logits(**batch).float().sigmoid()
+        for row, index in enumerate(chosen):
+            found[index] = right[row, : max(examples[index]["step"])].tolist()
+    return found

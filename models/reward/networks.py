@@ -1,0 +1,133 @@
+"""The embedded process reward model: a step-level head that compares a step with its recomputation.
+
+A completion is split into steps, each closed by a separator token. There the head reads two things:
+the hidden state, and how likely the model itself finds the step's tokens. The second is what makes a
+small model a verifier: it has learnt to work steps out, so a slip in one digit shows as a token it would
+not have written. Positions come from a mask made while encoding, never from the scores.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from transformers import Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
+
+from models.batching import StepCollator, step_ends
+from models.reward.steps import Example
+from models.sft import IGNORED
+
+LEAST_LOG_LIKELIHOOD = -12.0
+
+
+class StepRewardModel(nn.Module):
+    """A language model and the step-level head on it."""
+
+    def __init__(self, backbone: nn.Module, hidden_size: int) -> None:
+        super().__init__()
+        self.backbone: Any = backbone
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
+        self.step_head = nn.Linear(hidden_size + 2, 1)
+        # Start from the likelihood alone: the hidden state has to earn its say.
+        nn.init.constant_(self.step_head.bias, 1.0)
+        nn.init.zeros_(self.step_head.weight)
+        nn.init.constant_(self.step_head.weight[:, -2:], 0.5)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, step: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of P(step right), and the token log-likelihoods behind them.
+
+        Parameters
+        ----------
+        input_ids, attention_mask, step : (batch, width); ``step`` as `encode_steps` numbers it.
+
+        Returns
+        -------
+        logits : (batch, steps) in the order of the steps; what lies beyond a row's last step is void.
+        likelihood : (tokens,) log-likelihood of every step token of the batch, row by row.
+        place : (tokens, 2) row and step number (from 0) of each of them.
+        """
+        hidden = self.backbone.model(input_ids=input_ids, attention_mask=attention_mask)[0]
+        rows, columns = step.nonzero(as_tuple=True)
+        head = self.backbone.lm_head  # in float32 also where the rest is not
+        scores = head(hidden[rows, columns - 1].to(head.weight.dtype)).float()
+        likelihood = -cross_entropy(scores, input_ids[rows, columns], reduction="none")
+        place = torch.stack([rows, step[rows, columns] - 1], dim=1)
+        shape = (len(step), int(step.max()))
+        flat = place[:, 0] * shape[1] + place[:, 1]
+        bounded = likelihood.clamp(min=LEAST_LOG_LIKELIHOOD)
+        zeros = bounded.new_zeros(shape[0] * shape[1])
+        total = zeros.scatter_add(0, flat, bounded)
+        least = zeros.scatter_reduce(0, flat, bounded, "amin")
+        at_end = hidden[torch.arange(len(hidden), device=step.device)[:, None], step_ends(step)]
+        parts = [self.norm(at_end.float()), total.view(*shape, 1), least.view(*shape, 1)]
+        return self.step_head(torch.cat(parts, dim=2)).squeeze(2), likelihood, place
+
+    def step_logits(self, input_ids: Tensor, attention_mask: Tensor, step: Tensor) -> Tensor:
+        """(batch, steps) logits of P(step right)."""
+        return self(input_ids, attention_mask, step)[0]
+
+
+class PrmCollator:
+    """A batch with ``labels`` (batch, steps): 0 or 1, -100 beyond a row's last step."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad = StepCollator(pad_token_id)
+
+    def __call__(self, examples: list[Example]) -> dict[str, Tensor]:
+        labels = torch.full((len(examples), max(e["step"][-1] for e in examples)), IGNORED)
+        for row, example in enumerate(examples):
+            labels[row, : len(example["labels"])] = torch.tensor(example["labels"])
+        return {**self.pad(examples), "labels": labels}
+
+
+def prm_loss(output: tuple[Tensor, Tensor, Tensor], labels: Tensor) -> Tensor:
+    """Cross-entropy of the step labels, and of the tokens of right steps.
+
+    The second term keeps teaching the model to work steps out, which its judgement rests on; a label
+    alone says in one bit what the right digits say token by token. A batch without a right step has the
+    first term alone.
+    """
+    logits, likelihood, place = output
+    known = labels != IGNORED
+    judged = binary_cross_entropy_with_logits(logits.float()[known], labels[known].float())
+    right = labels[place[:, 0], place[:, 1]] == 1
+    return judged - likelihood[right].sum() / right.sum().clamp(min=1)
+
+
+class QwenProcessRewardModel(Qwen2PreTrainedModel):
+    """The released architecture, Qwen2ForProcessRewardModel: a Qwen2 backbone and a head of two layers.
+
+    Released weights load into it under their own names, without remote code.
+    """
+
+    def __init__(self, config: Qwen2Config) -> None:
+        super().__init__(config)
+        self.model = Qwen2Model(config)
+        size = config.hidden_size
+        self.score = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, 2))
+        self.post_init()
+
+    def step_logits(self, input_ids: Tensor, attention_mask: Tensor, step: Tensor) -> Tensor:
+        """(batch, steps) logits of P(step right)."""
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
+        rows = torch.arange(len(hidden), device=hidden.device)[:, None]
+        classes = self.score(hidden[rows, step_ends(step)].float())
+        return classes[..., 1] - classes[..., 0]
+
+
+class ShepherdRewardModel(nn.Module):
+    """A causal language model, asked for + or - at each mark."""
+
+    def __init__(self, model: nn.Module, right: int, wrong: int) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.classes = (right, wrong)
+
+    def step_logits(self, input_ids: Tensor, attention_mask: Tensor, step: Tensor) -> Tensor:
+        """(batch, steps) logits of P(step right)."""
+        hidden = self.model.model(input_ids=input_ids, attention_mask=attention_mask)[0]
+        rows = torch.arange(len(hidden), device=hidden.device)[:, None]
+        logits = hidden[rows, step_ends(step)].float() @ self.model.lm_head.weight[[*self.classes]].float().T
+        return logits[..., 0] - logits[..., 1]

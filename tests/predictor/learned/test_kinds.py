@@ -1,0 +1,192 @@
+"""Kinds of predictor on made-up questions, whose states are made up too: no model is loaded."""
+
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+
+from data.errors import ConfigError, ModelError
+from data.question import Question
+from predictor.learned import comparison as rivals
+from predictor.learned import kernel_predictor, regression
+from predictor.learned.settings import PredictorSettings
+from predictor.learned.states import FrozenStates
+from predictor.learned.store import load_predictor
+
+pytestmark = pytest.mark.slow
+
+ENDLESS = Question.ask("Compute " + "12 + " * 2000 + "1.")
+"""Too long to be read."""
+
+
+class States:
+    """Reads of a question how many terms it has, and what tells it from others; NaN for an endless one."""
+
+    size = 4
+
+    def read(self, questions):
+        rows = []
+        for question in questions:
+            noise = np.random.default_rng(int(hashlib.sha256(question.text.encode()).hexdigest()[:8], 16))
+            terms = question.text.count("+") + 1
+            rows.append(np.concatenate([[terms], 0.3 * noise.normal(size=3)]))
+            rows[-1][:] = np.nan if question == ENDLESS else rows[-1]
+        return np.array(rows, dtype=np.float32)
+
+    def save(self, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+
+
+@pytest.fixture(autouse=True)
+def _states(monkeypatch):
+    monkeypatch.setattr(FrozenStates, "load", lambda *_, **__: States())
+
+
+def fold(count, seed, endless=False):
+    """Sums, the longer the worse, and their scores."""
+    rng = np.random.default_rng(seed)
+    terms = rng.integers(2, 6, count)
+    questions = [Question.ask(f"Compute {' + '.join(map(str, rng.integers(10, 99, n)))}.") for n in terms]
+    questions = [*questions[:-1], ENDLESS] if endless else questions
+    mean = (0.9 - 0.12 * terms)[:, None]
+    return questions, rng.beta(8 * mean, 8 * (1 - mean), (count, 6))
+
+
+def fit(kind, train, tune, directory, **changes):
+    return rivals.fit_rivals(
+        train,
+        tune,
+        PredictorSettings(family="beta", kind=kind, rivals=(kind,), **changes),
+        target=0.8,
+        contract="c",
+        data_digest="d",
+        directory=directory,
+    )
+
+
+@pytest.mark.parametrize("kind", ["population", "words", "ridge", "stack"])
+def test_what_is_compared_is_what_is_told(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(rivals, "refit", lambda model, *_: model)
+    tune = fold(20, 1, endless=True)
+    # Scores that agree more than the population's prior expects ask for another strength than 1.
+    tune = (tune[0], np.repeat(tune[1].mean(keepdims=True), 20, axis=0).repeat(6, axis=1))
+    model = fit(kind, fold(60, 0), tune, tmp_path)
+    (row,) = model.card.rivals
+    told = rivals.tell(model.predict(tune[0]), tune[1], 0.8)
+    assert (row.evidence, row.hit_score) == pytest.approx((told.evidence.mean(), told.hit.mean()))
+    assert (model.card.strength == 1) == (kind == "population")
+    if kind in ("ridge", "stack"):
+        assert model.predict([ENDLESS]) == [model.card.population]
+
+
+@pytest.mark.parametrize("kind", ["words", "ridge"])
+def test_a_refit_that_goes_wrong_leaves_what_was_compared(kind, tmp_path, monkeypatch, caplog):
+    train, tune = fold(60, 0), fold(20, 1)
+    good = fit(kind, train, tune, tmp_path)
+    assert good.card.questions == 80
+    assert good.card.results["left_out_gain"] > 0
+    assert not caplog.records
+    fit_map = regression.fit_map
+    wrong = lambda told, *rest: fit_map(told, *rest) + (3.0 if len(told) == 80 else 0.0)  # noqa: E731
+    monkeypatch.setattr(regression, "fit_map", wrong)
+    kept = fit(kind, train, tune, tmp_path)
+    assert kept.card.questions == 60
+    assert kept.card.rivals[0].evidence == good.card.rivals[0].evidence
+    (record,) = caplog.records
+    assert f"predictor {kind}, fitted again on 80 questions" in record.getMessage()
+    whole = ([*train[0], *tune[0]], np.concatenate([train[1], tune[1]]))
+    assert rivals.refit(good, *whole) is None
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A folder a kind, and one of a stack that was fitted on fewer questions."""
+    place = tmp_path_factory.mktemp("stored")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FrozenStates, "load", lambda *_, **__: States())
+        for name, count in (*((kind, 40) for kind in KINDS), ("fewer", 30)):
+            kind = name if name in KINDS else "stack"
+            fit(kind, fold(count, 0), fold(10, 1), place).save(place / name)
+    return place
+
+
+KINDS = ("population", "description", "words", "ridge", "stack")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stored_kind_is_whole_or_an_error(kind, stored, tmp_path):
+    asked, _ = fold(5, 2)
+    assert len(load_predictor(stored / kind).predict(asked)) == 5
+    files = [file.name for file in (stored / kind).iterdir()]
+    for name in files:
+        for number, harm in enumerate((lambda f: f.unlink(), cut, lambda f: f.write_bytes(b""))):
+            folder = shutil.copytree(stored / kind, tmp_path / f"{number}-{name}")
+            harm(folder / name)
+            with pytest.raises(ModelError, match=folder.name):
+                load_predictor(folder)
+
+
+def cut(file):
+    """What a full disk or a broken copy leaves."""
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("name", ["predictor.json", "regression.json", "regression.safetensors"])
+@pytest.mark.parametrize(("one", "other"), [("words", "stack"), ("description", "words"), ("stack", "fewer")])
+def test_a_predictor_of_several_is_an_error(name, one, other, stored, tmp_path):
+    folder = shutil.copytree(stored / one, tmp_path / "mixed")
+    shutil.copy(stored / other / name, folder)
+    with pytest.raises(ModelError, match=r"mixed.*(files are of several|does not hold the questions).*train"):
+        load_predictor(folder)
+
+
+def test_a_card_of_another_kind_than_its_folder_is_an_error(stored, tmp_path):
+    for kind, other in (("words", "population"), ("ridge", "lora"), ("population", "ridge")):
+        folder = shutil.copytree(stored / kind, tmp_path / kind)
+        card = (
+            (stored / kind / "predictor.json").read_text().replace(f'"kind": "{kind}"', f'"kind": "{other}"')
+        )
+        (folder / "predictor.json").write_text(card)
+        with pytest.raises(ModelError, match=kind):
+            load_predictor(folder)
+
+
+def test_a_backbone_of_another_size_is_an_error(stored, monkeypatch):
+    monkeypatch.setattr(States, "size", 6)
+    with pytest.raises(ModelError, match="gives 6 numbers of a question, not 4"):
+        load_predictor(stored / "ridge")
+
+
+def test_saving_that_is_cut_off_leaves_no_predictor(stored, tmp_path, monkeypatch):
+    """Not even where one was before, of which a half would be left."""
+    words = load_predictor(stored / "words")
+    words.save(tmp_path)
+    monkeypatch.setattr(kernel_predictor, "save_file", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        words.save(tmp_path)
+    with pytest.raises(ModelError, match=r"predictor\.json is missing"):
+        load_predictor(tmp_path)
+
+
+def test_another_kind_is_saved_over_one(stored, tmp_path):
+    for kind in ("stack", "population", "words"):
+        model = load_predictor(stored / kind)
+        model.save(tmp_path)
+        assert load_predictor(tmp_path).card == model.card
+
+
+def test_questions_that_cannot_be_read_are_an_error_of_the_kinds_that_read(tmp_path):
+    scores = np.full((12, 6), 0.5)
+    for kind in ("ridge", "stack"):
+        with pytest.raises(ConfigError, match=f"{kind}: all questions are too long.*max_length 512"):
+            fit(kind, ([ENDLESS] * 12, scores), fold(8, 1), tmp_path)
+    unread = fit("ridge", fold(20, 0), ([ENDLESS] * 12, scores), tmp_path)
+    assert unread.card.strength == 1
+
+
+@pytest.mark.parametrize("kind", ["words", "ridge", "stack"])
+def test_the_fewest_questions_that_are_read_make_a_predictor(kind, tmp_path):
+    questions, scores = fold(8, 0)
+    model = fit(kind, ([*questions[:1], *[ENDLESS] * 7], scores), fold(4, 1), tmp_path)
+    assert len(model.predict(questions)) == 8

@@ -1,0 +1,130 @@
+"""Predictors on a backbone of a few numbers: its states, what is stored, and that a fit can be repeated."""
+
+import shutil
+
+import pytest
+from safetensors.numpy import save_file
+
+from data.errors import ConfigError, ModelError
+from models.settings import LoraSettings
+from predictor.learned import states as frozen
+from predictor.learned.comparison import fit_rivals
+from predictor.learned.lora_predictor import LoraPredictor
+from predictor.learned.settings import HeadSettings, PredictorSettings
+from predictor.learned.states import FrozenStates
+from predictor.learned.store import load_predictor
+from tests.predictor.learned.test_kinds import ENDLESS, cut, fold
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def fitted(trunk, tmp_path_factory):
+    """The same fit twice."""
+    settings = PredictorSettings(
+        backbone=trunk,
+        dtype="float32",
+        head=HeadSettings(hidden=3),
+        lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1),
+    )
+    return [
+        LoraPredictor.fit(
+            fold(16, 0),
+            fold(8, 1),
+            settings,
+            contract="c",
+            data_digest="d",
+            directory=tmp_path_factory.mktemp("checkpoints"),
+        )
+        for _ in range(2)
+    ]
+
+
+def test_a_hidden_layer_starts_alike_in_every_fit(fitted):
+    first, second = ([p for n, p in model.network.named_parameters() if "head" in n] for model in fitted)
+    assert len(first) > 2
+    assert all((one == other).all() for one, other in zip(first, second, strict=True))
+
+
+def test_what_one_kind_s_training_tells_is_not_said_of_another(fitted, tmp_path):
+    logged = {}
+    model = fit_rivals(
+        fold(16, 0),
+        fold(8, 1),
+        fitted[0].card.settings.model_copy(
+            update={"kind": "population", "rivals": ("population", "lora"), "family": "beta"}
+        ),
+        target=0.8,
+        contract="c",
+        data_digest="d",
+        directory=tmp_path,
+        log=lambda step, values: logged.update(values),
+    )
+    assert model.card.kind == "population"
+    assert not [name for name in model.card.results if "loss" in name]
+    assert {"lora.train_loss", "lora.eval_loss"} <= logged.keys()
+    assert all(name.startswith("lora.") for name in logged)
+
+
+def test_a_stored_network_is_whole_or_an_error(fitted, tmp_path):
+    model, asked = fitted[0], fold(4, 2)[0]
+    model.save(tmp_path / "adapter")
+    load_predictor(tmp_path / "adapter").save_merged(tmp_path / "merged")
+    parts = {
+        "adapter": ("adapter_config.json", "adapter_model.safetensors"),
+        "merged": ("network.safetensors", "backbone/config.json", "backbone/tokenizer.json"),
+    }
+    for form, names in parts.items():
+        whole = tmp_path / form
+        assert load_predictor(whole).predict(asked)[0].location == pytest.approx(
+            model.predict(asked)[0].location, abs=0.05
+        )
+        for name in (*names, "predictor.json", "guard/predictor.json", "guard/regression.safetensors"):
+            for number, harm in enumerate((lambda f: f.unlink(), cut)):
+                folder = shutil.copytree(whole, tmp_path / f"{form}-{number}" / name)
+                harm(folder / name)
+                with pytest.raises(ModelError, match=form):
+                    load_predictor(folder)
+
+
+def test_kept_states_that_are_cut_are_read_again(trunk, tmp_path):
+    states = FrozenStates.load(PredictorSettings(backbone=trunk, dtype="float32"), cache=tmp_path)
+    asked = fold(4, 2)[0]
+    first = states.read(asked)
+    (file,) = tmp_path.iterdir()
+    cut(file)
+    assert states.read(asked) == pytest.approx(first)
+    assert [found.name for found in tmp_path.iterdir()] == [file.name]
+
+
+def test_runs_that_keep_the_same_states_do_not_write_into_one_file(trunk, tmp_path, monkeypatch):
+    states = FrozenStates.load(PredictorSettings(backbone=trunk, dtype="float32"), cache=tmp_path)
+    asked, written = fold(4, 2)[0], []
+
+    def save(held, file):
+        written.append(file)
+        if len(written) == 1:
+            states.read(asked)  # another run, while this one writes
+        save_file(held, file)
+
+    monkeypatch.setattr(frozen, "save_file", save)
+    states.read(asked)
+    assert len(set(written)) == 2
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_one_form_is_saved_over_the_other(fitted, tmp_path):
+    fitted[0].save(tmp_path)
+    load_predictor(tmp_path).save_merged(tmp_path)
+    assert not (tmp_path / "adapter_config.json").exists()
+    fitted[0].save(tmp_path)
+    assert not (tmp_path / "network.safetensors").exists()
+    assert load_predictor(tmp_path).card == fitted[0].card
+
+
+def test_questions_that_cannot_be_read_are_an_error(fitted, tmp_path):
+    settings = fitted[0].card.settings.model_copy(update={"max_length": 64})
+    endless = [ENDLESS] * 8, fold(8, 1)[1]
+    for folds in ((endless, fold(8, 1)), (fold(16, 0), endless)):
+        with pytest.raises(ConfigError, match="lora: all questions are too long"):
+            LoraPredictor.fit(*folds, settings, contract="c", data_digest="d", directory=tmp_path)

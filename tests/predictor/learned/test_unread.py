@@ -1,0 +1,108 @@
+"""A predictor certifies nothing on questions that it was fitted on."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data.errors import ModelError
+from data.pool import Pool
+from data.scores import load_scores
+from flows.config import load_config
+from flows.examine import examine
+from flows.train import fit_all, fit_predictor
+from predictor.learned.card import READ, REFIT, PredictorCard
+from predictor.learned.store import load_predictor
+from tests.helpers import make_pool
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = (
+    "policy.target=0.9",
+    "policy.cap=6",
+    "certify.orders=1",
+    "certify.lost_hit=0.3",
+    "certify.lost_accuracy=null",
+    "predictor.kind=words",
+    "predictor.rivals=[words]",
+    "predictor.family=beta",
+)
+OTHER_FOLDS = "folds={train: 0.1, tune: 0.1, calibration: 0.4, test: 0.4}"
+
+
+def config_of(folder, *more):
+    return load_config(None, (f"home={folder}", f"pool={folder / 'pool'}", *SETTINGS, *more))
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A folder with a pool, and a predictor fitted on train and tune as training leaves it, refit and all."""
+    folder = tmp_path_factory.mktemp("unread")
+    pool = make_pool(folder / "pool", questions=200)
+    config = config_of(folder)
+    table = load_scores(pool, config.folds)
+    model = fit_predictor(config, pool, table, folder / "checkpoints")
+    model.save(folder / "predictor")
+    fit_all(model, table).save(folder / "predictor" / REFIT)
+    return folder
+
+
+def ids(table):
+    return {question.id for question in table.questions}
+
+
+def test_with_other_folds_only_what_it_has_not_read_certifies_and_reports(fitted):
+    config = config_of(fitted, OTHER_FOLDS)
+    whole = load_scores(Pool.open(config.pool_location), config_of(fitted).folds)
+    read = ids(whole.fold("train", "tune"))
+    other = load_scores(Pool.open(config.pool_location), config.folds)
+    expected = {name: len(ids(other.fold(name)) & read) for name in ("calibration", "test")}
+    assert expected["calibration"] > 20  # they were certified on, before a card told what it had read
+    _, found = examine(config, fitted / "predictor")
+    assert found.left_out == {name: count for name, count in expected.items() if count}
+    assert found.certificate.questions == len(ids(other.fold("calibration")) - read)
+    assert not ids(found.test.table) & read
+
+
+def test_with_the_folds_of_training_nothing_is_left_out(fitted):
+    _, found = examine(config_of(fitted), fitted / "predictor")
+    assert found.left_out == {}
+    assert "words predictor" in found.told_by
+
+
+def test_one_that_has_read_every_question_is_refused(fitted):
+    with pytest.raises(ModelError, match=r"read every question of the calibration fold.*folder above"):
+        examine(config_of(fitted), fitted / "predictor" / REFIT)
+
+
+def test_one_that_does_not_say_what_it_has_read_predicts_and_certifies_nothing(fitted, tmp_path):
+    model = load_predictor(fitted / "predictor")
+    model.card = model.card.model_copy(update={"read": None, "read_digest": None})
+    model.save(tmp_path / "old")
+    assert not (tmp_path / "old" / READ).exists()
+    old = json.loads((tmp_path / "old" / "predictor.json").read_text())
+    del old["read_digest"]  # as it was written before
+    (tmp_path / "old" / "predictor.json").write_text(json.dumps(old))
+    assert len(load_predictor(tmp_path / "old").predict([])) == 0
+    with pytest.raises(ModelError, match="does not say which questions"):
+        examine(config_of(fitted), tmp_path / "old")
+
+
+@pytest.mark.parametrize("text", [None, "", "0123456789abcdef\n"])
+def test_what_was_read_cannot_be_taken_away(fitted, tmp_path, text):
+    load_predictor(fitted / "predictor").save(tmp_path / "cut")
+    file = tmp_path / "cut" / READ
+    file.unlink() if text is None else file.write_text(text)
+    with pytest.raises(ModelError, match=READ):
+        load_predictor(tmp_path / "cut")
+
+
+def test_the_card_stays_small_and_the_fit_and_the_refit_have_read_their_own(fitted):
+    config = config_of(fitted)
+    table = load_scores(Pool.open(config.pool_location), config.folds)
+    card, whole = (PredictorCard.open(fitted / "predictor" / part) for part in ("", REFIT))
+    assert card.read == ids(table.fold("train", "tune"))
+    assert whole.read == ids(table)
+    assert len((fitted / "predictor" / "predictor.json").read_text()) < 5000
+    assert set(json.loads((fitted / "predictor" / READ).read_text())) == card.read
+    assert not np.any([key in repr(card) for key in card.read])
