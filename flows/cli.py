@@ -297,7 +297,7 @@ def retrain(config: ConfigFile = None, set_: Set = None, pool: PoolOption = None
     loaded = _load(config, set_, pool)
     from flows.retrain import retrain as flow
 
-    _print(_run(flow, loaded)._asdict())
+    _print({step: found._asdict() for step, found in _run(flow, loaded)._asdict().items()})
 
 
 @app.command()

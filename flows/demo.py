@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,18 +14,16 @@ from flows.config import ROOT, Config
 from flows.verdict import verdict
 from predictor.certificate import Certificate
 
+if TYPE_CHECKING:  # Prefect is imported when it runs
+    from flows.retrain import Retrained
+
 POOL = ROOT / "data" / "pool"
 FRESH_QUESTIONS = 12
 
 
 def run_demo(config: Config) -> None:
     """Seed the state folder with the shipped pool, retrain on it and on some fresh questions, report."""
-    from prefect import flow
-
-    from flows.collect import collect
-    from flows.ship import ship
-    from flows.train import train
-    from flows.validate import validate
+    from flows.retrain import retrain
 
     started = time.monotonic()
     home = config.home.resolve()
@@ -34,17 +32,7 @@ def run_demo(config: Config) -> None:
     if config.pool is None and not Pool.exists(config.pool_location):
         seed(home / "pool")
         _say(f"copied the shipped pool to {home / 'pool'}")
-    found: dict[str, Any] = {}
-
-    @flow(name="run")
-    def whole_loop() -> None:
-        found["collected"] = collect(config)
-        found["trained"] = train(config)
-        found["validated"] = validate(config, version=found["trained"].version)
-        found["shipped"] = ship(config, found["validated"].version)
-
-    whole_loop()
-    _summary(config, found, time.monotonic() - started)
+    _summary(config, retrain(config), time.monotonic() - started)
 
 
 def seed(target: Path) -> None:
@@ -72,8 +60,8 @@ def verdict_lines(
     return [found.headline, found.told, certificate.statement]
 
 
-def _summary(config: Config, found: dict[str, Any], seconds: float) -> None:
-    collected, validated, shipped = found["collected"], found["validated"], found["shipped"]
+def _summary(config: Config, found: "Retrained", seconds: float) -> None:
+    collected, _, validated, shipped = found
     _say(
         f"\ncollected {collected.questions} fresh questions x {config.collect.candidates} candidates, "
         f"{collected.tokens} tokens, {collected.failed} without a score"

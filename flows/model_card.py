@@ -9,19 +9,12 @@ from data.pool import Manifest
 from data.scores import ScoreTable
 from flows.config import Config
 from predictor.learned.card import PredictorCard
+from predictor.learned.settings import KINDS
 
 UNFAMILIAR = (
     "- A question unlike those it was fitted on gets a wider prior. How unlike, it learnt from groups of its "
     "own pool; a kind that is new in another way may be foretold with too much confidence."
 )
-KIND_WORDS = {
-    "population": "one prior for every question, that of the pool's population",
-    "description": "lengths and counts of a question's text (characters, words, numbers, digits, signs)",
-    "words": "TF-IDF of a question's words, numbers and signs, in a ridge regression",
-    "ridge": "frozen hidden states of a language model, in a ridge regression",
-    "stack": "frozen hidden states of a language model in a distance kernel, with its words and lengths",
-    "lora": "a language model fine-tuned with LoRA",
-}
 
 
 def model_card(
@@ -43,12 +36,12 @@ def model_card(
     lines = [
         "---",
         "library_name: optscale",
-        f"base_model: {settings.backbone}" if card.kind in ("ridge", "stack", "lora") else "tags: [optscale]",
+        f"base_model: {settings.backbone}" if KINDS[card.kind].reads else "tags: [optscale]",
         "---",
         "# What scores will a question's answers get?",
         "",
         f"Reads a question and gives a prior on the law of its reward-model scores, made by OptScale "
-        f"{version('optscale')}. Behind it: {KIND_WORDS[card.kind]} (kind `{card.kind}`).",
+        f"{version('optscale')}. Behind it: {KINDS[card.kind].description} (kind `{card.kind}`).",
         "",
         "## Data",
         "",

@@ -5,7 +5,7 @@ look, a stop on the first hit, giving up, and the size of a round. policies.md s
 promises and when to choose it.
 """
 
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -315,7 +315,7 @@ def centres(beliefs: Beliefs) -> tuple[Array, Array]:
 AnyPolicy = Annotated[
     FixedN | Schedule | OptScale | Predictive | Quantile | Value, Field(discriminator="kind")
 ]
-_ADAPTER: TypeAdapter[FixedN | Schedule | OptScale | Predictive | Quantile | Value] = TypeAdapter(AnyPolicy)
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyPolicy)
 
 
 def load_policy(document: str | bytes) -> Policy:
@@ -327,6 +327,7 @@ def load_policy(document: str | bytes) -> Policy:
         If a knob is unknown, missing, or out of its range; names it.
     """
     try:
-        return _ADAPTER.validate_json(document)
+        policy: Policy = _ADAPTER.validate_json(document)
+        return policy
     except ValidationError as error:
         raise ConfigError(f"not a policy: {explain(error.errors(), AnyPolicy, 'policy')}") from error

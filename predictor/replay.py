@@ -60,13 +60,14 @@ def replay(
     parts = []
     for start in range(0, max(len(scores), 1), CHUNK):
         rows = slice(start, start + CHUNK)
+        shown = scores[rows, : policy.cap]
         parts.append(
             _replay(
                 policy,
-                scores[rows, : policy.cap],
+                shown,
                 None if beliefs is None else beliefs[rows],
                 None if tokens is None else tokens[rows, : policy.cap],
-                memo,
+                memo or Memo(*shown.shape),  # a policy that plans once asks the same in each round
             )
         )
     return Replay(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
@@ -90,7 +91,7 @@ def round_ends(
 
 
 def _replay(
-    policy: Policy, scores: Array, beliefs: Beliefs | None, tokens: Array | None, memo: Memo | None
+    policy: Policy, scores: Array, beliefs: Beliefs | None, tokens: Array | None, memo: Memo
 ) -> Replay:
     drawn = np.zeros(len(scores), dtype=np.int64)
     rounds, required = np.zeros_like(drawn), np.zeros_like(drawn)

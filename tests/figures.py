@@ -46,13 +46,13 @@ from models.reward.local import LocalRewardModel
 from models.settings import LocalGeneratorSettings, LocalRewardSettings
 from predictor.empirical import fit_empirical
 from predictor.families import get_family
-from predictor.learned.card import KINDS, REFIT
+from predictor.learned.card import REFIT
 from predictor.learned.comparison import tell
 from predictor.learned.features import Dense
-from predictor.learned.kernel_predictor import STATES_OF, KernelPredictor
+from predictor.learned.kernel_predictor import KernelPredictor
 from predictor.learned.lora_predictor import LoraPredictor
 from predictor.learned.regression import Reach, Regression, choose, make_priors, targets
-from predictor.learned.settings import PredictorSettings
+from predictor.learned.settings import KINDS, PredictorSettings
 from predictor.learned.states import FrozenStates
 from predictor.learned.store import load_predictor
 from predictor.prior import Beliefs, Prior, fit_population, log_evidence
@@ -120,11 +120,11 @@ def own_pool(location: str = "data/pool") -> None:
     target = Config().policy.target
     for kind in KINDS[:-1]:
         model = fit_kind(kind, fold, settings, features, states)
-        priors = model.predict_from(test.questions, wanted if kind in STATES_OF else None)
+        priors = model.predict_from(test.questions, wanted if "states" in KINDS[kind].views else None)
         told = Beliefs.of(priors).moments[0]
         rank = spearmanr(observed, told).statistic if np.ptp(told) > 1e-9 else 0.0
         hits[kind] = tell(priors, test.scores, target).hit
-        own = model.predict_from(fold.questions, features if kind in STATES_OF else None)
+        own = model.predict_from(fold.questions, features if "states" in KINDS[kind].views else None)
         covered = ", ".join(f"{100 * c:.1f}" for c in coverage(own, fold.scores))
         print(
             f"{kind:12s} rank correlation with the mean score {rank:.3f}; "
@@ -162,9 +162,9 @@ def worth_of_kinds(table: Any, settings: Any, states: Any) -> None:
     config = Config()
     whole = table.full(config.policy.cap)
     features = states.read(whole.questions)
-    for kind in KINDS[1:-1]:
+    for kind in list(KINDS)[1:-1]:
         model = fit_kind(kind, whole, settings, features, states)
-        priors = model.predict_from(whole.questions, features if kind in STATES_OF else None)
+        priors = model.predict_from(whole.questions, features if "states" in KINDS[kind].views else None)
         reading = float(np.mean([model.tokens_read(q) for q in whole.questions]))
         print(f"{kind}: {worth(whole, priors, model.card.population, reading).statement}", flush=True)
 
@@ -228,8 +228,8 @@ def fit_kind(kind: Any, fold: Any, settings: Any, features: Any, states: Any) ->
         settings,
         contract="",
         data_digest="",
-        features=features if kind in STATES_OF else None,
-        states=states if kind in STATES_OF else None,
+        features=features if "states" in KINDS[kind].views else None,
+        states=states if "states" in KINDS[kind].views else None,
     )
 
 
@@ -299,7 +299,7 @@ def baselines(model: Any, kept: list[Any], held: list[Any], ours: np.ndarray) ->
     if states is not None:
         states.cache = cache
     for kind in ("population", "description", "words", "ridge", "stack"):
-        read = kind in STATES_OF
+        read = "states" in KINDS[kind].views
         if kind == model.card.kind or (read and states is None):
             continue
         fitted = KernelPredictor.fit(

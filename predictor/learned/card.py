@@ -15,8 +15,6 @@ from data.validation import explain
 from predictor.learned.settings import Kind, PredictorSettings
 from predictor.prior import Prior
 
-KINDS: tuple[Kind, ...] = ("population", "description", "words", "ridge", "stack", "lora")
-"""From the cheapest to the dearest to ask."""
 CARD = "predictor.json"
 """File of a stored predictor that makes it one: it is written last."""
 READ = "read.json"

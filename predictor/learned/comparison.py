@@ -14,10 +14,10 @@ from data.errors import ConfigError, ScoreError
 from data.question import Question
 from models.lora import Log
 from predictor.families import get_family
-from predictor.learned.card import KINDS, PriorModel, Rival
-from predictor.learned.kernel_predictor import STATES_OF, KernelPredictor
+from predictor.learned.card import PriorModel, Rival
+from predictor.learned.kernel_predictor import KernelPredictor
 from predictor.learned.lora_predictor import LoraPredictor, calibrate
-from predictor.learned.settings import Kind, PredictorSettings
+from predictor.learned.settings import KINDS, Kind, PredictorSettings
 from predictor.learned.states import FrozenStates
 from predictor.prior import Prior, log_evidence, stack_log_weights
 
@@ -82,7 +82,7 @@ def fit_rivals(
     if not kinds:
         raise ConfigError("predictor.rivals names no kind of predictor")
     states, features = None, None
-    if any(k in STATES_OF for k in kinds):
+    if any("states" in KINDS[k].views for k in kinds):
         states = FrozenStates.load(settings, cache=cache)
         features = states.read([*train[0], *tune[0]])
     models: dict[Kind, PriorModel] = {}
@@ -102,7 +102,7 @@ def fit_rivals(
             )
             priors = model.predict(tune[0])
         else:
-            read = kind in STATES_OF and features is not None
+            read = "states" in KINDS[kind].views and features is not None
             fitted = KernelPredictor.fit(
                 kind,
                 train[0],
@@ -146,7 +146,7 @@ def refit(
     population's: where it is worse by more than two standard errors, the fit has gone wrong, which is logged,
     and there is None. By how much it is better is ``left_out_gain`` of the card's results (nats a question).
     """
-    read = model.card.kind in STATES_OF
+    read = "states" in KINDS[model.card.kind].views
     if read and features is None and model.states is not None:
         features = model.states.read(questions)
     card = model.card

@@ -34,7 +34,7 @@ from predictor.learned.regression import (
     targets,
     weight_grid,
 )
-from predictor.learned.settings import Kind, PredictorSettings
+from predictor.learned.settings import KINDS, Kind, PredictorSettings
 from predictor.prior import Prior, fit_population
 
 if TYPE_CHECKING:  # torch is loaded by those alone that read states
@@ -43,14 +43,6 @@ if TYPE_CHECKING:  # torch is loaded by those alone that read states
 Array = NDArray[np.float64]
 MOST_QUESTIONS = 6000
 """Questions that are fitted on at most: the kernel's memory grows with their square."""
-STATES_OF = ("ridge", "stack")
-SOURCES = {
-    "description": ("description",),
-    "words": ("words",),
-    "ridge": ("states",),
-    "stack": ("states", "words", "description"),
-}
-"""What the views of a kind look at, in their order."""
 
 
 class KernelPredictor:
@@ -219,7 +211,7 @@ class KernelPredictor:
         regression = Regression(Shape.model_validate(document["shape"]), part("regression."))
         _require_fit(card, views, regression, len(document["ids"]))
         states = None
-        if reads and card.kind in STATES_OF:
+        if reads and KINDS[card.kind].reads:
             from predictor.learned.states import FrozenStates
 
             own = directory / "backbone"
@@ -232,7 +224,7 @@ class KernelPredictor:
 def _require_fit(card: PredictorCard, views: Sequence[View], regression: Regression, ids: int) -> None:
     """Raise ValueError unless all are of the card's kind, and of as many questions."""
     sources = tuple(view.source for view in views)
-    if sources != SOURCES.get(card.kind):
+    if sources != KINDS[card.kind].views:
         raise ValueError(f"it looks at {', '.join(sources)}, which is of another kind than {card.kind}")
     fitted = min(card.questions, MOST_QUESTIONS)
     lengths = {ids, *(view.size for view in views)}
@@ -244,7 +236,7 @@ def _require_fit(card: PredictorCard, views: Sequence[View], regression: Regress
 
 def _fit_views(kind: Kind, questions: Sequence[Question], features: Array | None) -> list[View]:
     views: list[View] = []
-    for source in SOURCES[kind]:
+    for source in KINDS[kind].views:
         if source == "words":
             views.append(Words.fit([read_text(q) for q in questions]))
         else:

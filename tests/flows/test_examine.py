@@ -30,7 +30,7 @@ SETTINGS = [
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory):
     location = tmp_path_factory.mktemp("examined") / "pool"
-    make_pool(location, questions=240)
+    make_pool(location, questions=180)
     return location
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from starlette.testclient import TestClient
 
 from data.answers import is_correct
 from data.contract import ScoreContract
@@ -18,10 +19,14 @@ from models.load import load_generator, load_reward_model
 from models.reward.local import LocalRewardModel
 from models.settings import LocalRewardSettings
 from predictor.policies import Schedule
-from serving.bundle import write_card
+from serving.app import app
+from serving.bundle import Bundle
+from serving.desk import Desk
+from serving.door import Door
 from serving.settings import GatewaySettings, LogSettings
 from tests.servers import free_port, running
-from tests.serving.conftest import make_bundle, make_card, serve
+from tests.serving.conftest import make_card
+from tests.serving.test_door import Population
 
 pytestmark = pytest.mark.slow
 SUMS = [Question.ask(f"Compute {n} + 2.", answer=str(n + 2)) for n in range(3, 9)]
@@ -89,10 +94,7 @@ def test_what_is_not_understood_is_refused(settings, route, body, told):
     assert told.lower() in answer.json()["error"]["message"].lower()
 
 
-def test_the_gateway_answers_with_the_best_of_them(settings, trunk, tmp_path):
-    for part in ("bundle", "checkpoints", "served"):
-        (tmp_path / part).mkdir()
-    make_bundle(tmp_path / "bundle", tmp_path / "checkpoints", trunk)
+def test_the_gateway_answers_with_the_best_of_them(settings, bundle):
     reward = load_reward_model(settings.reward)
     contract = ScoreContract(
         **load_generator(settings.generator).identity,
@@ -101,11 +103,12 @@ def test_the_gateway_answers_with_the_best_of_them(settings, trunk, tmp_path):
         aggregation=reward.aggregation,
     )
     policy = Schedule(target=0.9, cap=8, start=2)
-    write_card(tmp_path / "bundle", make_card(policy=policy).model_copy(update={"contract": contract}))
+    card = make_card(policy=policy).model_copy(update={"contract": contract})
     quiet = settings.model_copy(update={"log": LogSettings(explore=0)})
+    app.state.desk = Desk(Bundle(path=bundle, card=card), quiet, Population())
     with (
-        serve(tmp_path / "bundle", quiet, tmp_path / "served") as (url, _),
-        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+        TestClient(Door(app, (), 100_000)) as http,
+        openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=http) as client,
     ):
         for question in SUMS[:3]:
             found = client.chat.completions.create(model="solver", messages=question.as_chat())
