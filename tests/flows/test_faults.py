@@ -47,6 +47,7 @@ def mlflow_server(folder, port):
     return running(command, f"http://127.0.0.1:{port}/health", folder / "mlflow.log", environment)
 
 
+@pytest.mark.suite
 def test_an_mlflow_server_that_goes_away_in_the_middle(trunk, tmp_path):
     from flows.train import train
 

@@ -28,7 +28,7 @@ from tests.servers import free_port, running
 from tests.serving.conftest import make_card
 from tests.serving.test_door import Population
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.suite]
 SUMS = [Question.ask(f"Compute {n} + 2.", answer=str(n + 2)) for n in range(3, 9)]
 
 

@@ -15,7 +15,7 @@ from predictor.learned.store import load_predictor
 from predictor.prior import Beliefs
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.suite]
 
 
 @pytest.fixture(scope="module")

@@ -207,6 +207,7 @@ def test_training_that_does_harm_is_undone(trunk, tmp_path):
     assert all((p == 0).all() for p in lora)
 
 
+@pytest.mark.suite
 def test_two_processes_train_one_predictor(trunk, tmp_path):
     common = {"rank": 4, "alpha": 8, "learning_rate": 2e-3, "epochs": 6, "max_steps": 14, "evaluate_every": 7}
     logged = []
@@ -237,6 +238,7 @@ def test_two_processes_train_one_predictor(trunk, tmp_path):
     assert [p.moments()[0] for p in again] == pytest.approx(told[1], abs=5e-3)
 
 
+@pytest.mark.suite
 def test_a_training_process_that_fails_says_why(trunk, tmp_path):
     lora = LoraSettings(processes=2, targets=("no_such_layer",))
     with pytest.raises(ModelError, match="No modules were targeted"):
