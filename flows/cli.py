@@ -4,6 +4,7 @@ import json
 import sys
 import warnings
 from enum import StrEnum
+from importlib.metadata import version as version_of
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,10 +16,8 @@ from data.errors import ConfigError, OptScaleError
 from flows.config import Config, enter_home, load_config
 
 app = typer.Typer(
-    help="Best-of-N that stops when it should: collect scores, train, validate, ship, serve.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", envvar="OPTSCALE_CONFIG", help="YAML config file.")
@@ -79,14 +78,33 @@ def _print(value: Any) -> None:
     typer.echo(json.dumps(plain, indent=2, allow_nan=False))
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"optscale {version_of('optscale')}")
+        raise typer.Exit
+
+
 def _warn(line: str) -> None:
     if line:
         typer.secho(line, fg="yellow", err=True)
 
 
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Best-of-N that stops when it should: collect scores, train, validate, ship, serve."""
+
+
 @app.command()
 def run(config: ConfigFile = None, set_: Set = None) -> None:
-    """The whole loop: seed the pool, collect fresh questions, train, validate, ship, ask."""
+    """The whole loop: seed the pool, collect fresh questions, train, validate, ship, ask.
+
+    Example: optscale run -s home=/tmp/try
+    """
     loaded = _load(config, set_)
     from flows.demo import run_demo
 
@@ -103,6 +121,8 @@ def collect(
     """Sample and score candidates of new questions into the pool.
 
     Questions that the pool holds are skipped, so a run that was killed goes on where it was.
+
+    Example: optscale collect -c config.yaml --dry-run
     """
     loaded = _load(config, set_, pool)
     from flows.collect import collect as flow
@@ -131,6 +151,8 @@ def import_pool(
     """Make a pool of scores that are on disk already, or add them to one.
 
     Questions that the pool holds are skipped, so an import that stopped goes on where it was.
+
+    Example: optscale import-pool --format scores --input scores.jsonl --pool my-pool
     """
     from data.importers import import_pool as import_
     from data.importers import imported_contract
@@ -153,7 +175,10 @@ def import_log(
         Path | None, typer.Option(help="JSON lines with the questions, for a log without text.")
     ] = None,
 ) -> None:
-    """Add what the gateway drew to the full cap to a pool; what it stopped early is censored and left out."""
+    """Add what the gateway drew to the full cap to a pool; what it stopped early is censored and left out.
+
+    Example: optscale import-log --log decisions --pool my-pool
+    """
     from data.decision_log import import_log as import_
 
     _print(import_(log, pool, questions))
@@ -168,7 +193,10 @@ def train(
         Path | None, typer.Option(file_okay=False, help="Also write the predictor here.")
     ] = None,
 ) -> None:
-    """Fit predictors on the pool and register the one that tune questions recommend as the challenger."""
+    """Fit predictors on the pool and register the one that tune questions recommend as the challenger.
+
+    Example: optscale train --pool my-pool --output predictor
+    """
     loaded = _load(config, set_, pool)
     from flows.train import train as flow
 
@@ -185,7 +213,10 @@ def validate(
         str | None, typer.Option(help="Version of the model; default: the challenger.")
     ] = None,
 ) -> None:
-    """Hold a version against test questions; exits with 1 where the gate refuses it."""
+    """Hold a version against test questions; exits with 1 where the gate refuses it.
+
+    Example: optscale validate -c config.yaml --version 3
+    """
     loaded = _load(config, set_, pool)
     from flows.validate import validate as flow
 
@@ -209,7 +240,10 @@ def replay(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
-    """What policies would have drawn, hit and answered on the pool's test questions."""
+    """What policies would have drawn, hit and answered on the pool's test questions.
+
+    Example: optscale replay --pool my-pool -s policy.target=0.95 --output report
+    """
     loaded = _load(config, set_, pool)
     from flows import report
     from flows.demo import table, verdict_lines
@@ -239,7 +273,10 @@ def certify(
     predictor: PredictorOption = None,
     output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the certificate here.")] = None,
 ) -> None:
-    """The cheapest policy that keeps its promise on calibration questions, and the certificate as JSON."""
+    """The cheapest policy that keeps its promise on calibration questions, and the certificate as JSON.
+
+    Example: optscale certify --pool my-pool -s policy.target=0.95 --output certificate.json
+    """
     loaded = _load(config, set_, pool)
     from flows.examine import examine
     from predictor.learned.unread import told
@@ -266,7 +303,10 @@ def plan(
     ] = None,
     confidence: Annotated[list[float] | None, typer.Option(help="Default: .8, .9 and .95.")] = None,
 ) -> None:
-    """What a set of questions will cost, before anything is generated: means and 95 % ranges."""
+    """What a set of questions will cost, before anything is generated: means and 95 % ranges.
+
+    Example: optscale plan --questions new.jsonl --pool my-pool
+    """
     loaded = _load(config, set_, pool)
     from flows.plan import CONFIDENCES
     from flows.plan import plan as plan_
@@ -284,7 +324,10 @@ def ship(
         typer.Option(help="Version of the model, also one that was shipped before; default: the challenger."),
     ] = None,
 ) -> None:
-    """Build the serving bundle of a validated version, start it, ask it, promote it."""
+    """Build the serving bundle of a validated version, start it, ask it, promote it.
+
+    Example: optscale ship -c config.yaml --version 3
+    """
     loaded = _load(config, set_, pool)
     from flows.ship import ship as flow
 
@@ -293,7 +336,10 @@ def ship(
 
 @app.command()
 def retrain(config: ConfigFile = None, set_: Set = None, pool: PoolOption = None) -> None:
-    """Collect, train, validate and ship, in this order."""
+    """Collect, train, validate and ship, in this order.
+
+    Example: optscale retrain -c config.yaml
+    """
     loaded = _load(config, set_, pool)
     from flows.retrain import retrain as flow
 
@@ -307,7 +353,10 @@ def schedule(
     config: ConfigFile = None,
     set_: Set = None,
 ) -> None:
-    """Serve `retrain` on a schedule against a Prefect server, one run at a time."""
+    """Serve `retrain` on a schedule against a Prefect server, one run at a time.
+
+    Example: optscale schedule -c config.yaml --cron '0 3 * * 0' --timezone Europe/Berlin
+    """
     loaded = _load(config, set_)
     from flows.schedule import serve_schedule
 
@@ -323,7 +372,10 @@ def serve(
     ] = False,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
 ) -> None:
-    """Serve the champion's bundle over HTTP until interrupted."""
+    """Serve the champion's bundle over HTTP until interrupted.
+
+    Example: optscale serve --with-models
+    """
     loaded = _load(config, set_)
     from flows.serve import serve_bundle
 
@@ -338,6 +390,8 @@ def predict(
     """Print mean, std and prior of each question, one JSON line each.
 
     Where training left one that was fitted on the whole pool, it answers: see `fit_all` in flows/train.py.
+
+    Example: optscale predict --questions new.jsonl --predictor predictor
     """
     from data.questions import read_questions
     from predictor.learned.card import REFIT
@@ -368,7 +422,7 @@ def decide(
 ) -> None:
     """Decide for one question: sample m more, accept, or give up.
 
-    A schedule needs no prior: optscale decide '[0.3, 0.4]' -s 'policy={kind: schedule}'
+    Example, of a policy that needs no prior: optscale decide '[0.3, 0.4]' -s 'policy={kind: schedule}'
     """
     from pydantic import ValidationError
 
@@ -393,7 +447,10 @@ def decide(
 
 @app.command()
 def relocate(config: ConfigFile = None, set_: Set = None) -> None:
-    """Mend a state folder that was moved or copied: let its MLflow records name the place it is in now."""
+    """Mend a state folder that was moved or copied: let its MLflow records name the place it is in now.
+
+    Example: optscale relocate -s home=/new/place
+    """
     from flows.relocate import relocate as relocate_
 
     _print(relocate_(_load(config, set_)))
@@ -405,7 +462,10 @@ def show_config(
     set_: Set = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema.")] = False,
 ) -> None:
-    """Print the composed config, or the schema that documents every setting."""
+    """Print the composed config, or the schema that documents every setting.
+
+    Example: optscale config -c config.yaml
+    """
     if schema:
         _print(Config.model_json_schema())
     else:

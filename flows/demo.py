@@ -13,12 +13,14 @@ from data.pool import Pool
 from flows.config import ROOT, Config
 from flows.verdict import verdict
 from predictor.certificate import Certificate
+from predictor.learned.settings import PredictorSettings
 
 if TYPE_CHECKING:  # Prefect is imported when it runs
     from flows.retrain import Retrained
 
 POOL = ROOT / "data" / "pool"
 FRESH_QUESTIONS = 12
+LORA_STEPS = 16  # of some 60: enough to see it work, and a demonstration should end soon
 
 
 def run_demo(config: Config) -> None:
@@ -28,11 +30,19 @@ def run_demo(config: Config) -> None:
     started = time.monotonic()
     home = config.home.resolve()
     fresh = config.collect.model_copy(update={"limit": config.collect.limit or FRESH_QUESTIONS})
-    config = config.model_copy(update={"collect": fresh})
+    config = config.model_copy(update={"collect": fresh, "predictor": shortened(config.predictor)})
     if config.pool is None and not Pool.exists(config.pool_location):
         seed(home / "pool")
         _say(f"copied the shipped pool to {home / 'pool'}")
     _summary(config, retrain(config), time.monotonic() - started)
+
+
+def shortened(predictor: PredictorSettings) -> PredictorSettings:
+    """With LoRA's steps capped, unless the user has said how many they are."""
+    if predictor.lora.max_steps is not None:
+        return predictor
+    capped = {"max_steps": LORA_STEPS, "evaluate_every": min(predictor.lora.evaluate_every, LORA_STEPS)}
+    return predictor.model_copy(update={"lora": predictor.lora.model_copy(update=capped)})
 
 
 def seed(target: Path) -> None:

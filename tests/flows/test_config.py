@@ -2,10 +2,12 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from data.errors import ConfigError, OptScaleError
@@ -161,6 +163,24 @@ def test_a_seeding_that_is_interrupted_leaves_no_pool_and_can_be_repeated(tmp_pa
     assert not Pool.exists(str(tmp_path / "pool"))
     demo.seed(tmp_path / "pool")
     assert Pool.open(str(tmp_path / "pool")).manifest == Pool.open(str(demo.POOL)).manifest
+
+
+def test_the_demonstration_caps_lora_unless_told_otherwise():
+    from flows.demo import LORA_STEPS, shortened
+
+    capped = shortened(Config().predictor).lora
+    assert capped.max_steps == LORA_STEPS >= capped.evaluate_every
+    told = load_config(None, ("predictor.lora.max_steps=7",)).predictor
+    assert shortened(told) == told
+
+
+def test_every_command_shows_an_example_and_the_version_is_told():
+    commands = typer.main.get_command(cli.app).commands
+    assert len(commands) > 15
+    for name, command in commands.items():
+        assert f": optscale {name}" in command.help, name
+    told = run(cli.app, ["--version"])
+    assert told.stdout == f"optscale {version('optscale')}\n"
 
 
 def test_several_losses_share_the_level_of_the_gate():
