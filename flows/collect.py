@@ -169,7 +169,7 @@ def estimate(config: Config) -> dict[str, Any]:
     }
 
 
-@task(name="collect-part", cache_policy=NO_CACHE)
+@task(name="collect-part", task_run_name="collect-part", cache_policy=NO_CACHE)
 def collect_part(
     questions: Sequence[Question],
     seed: int,
@@ -223,7 +223,7 @@ def computed_in(config: Config) -> dict[str, str]:
     return found
 
 
-@flow(name="collect")
+@flow(name="collect", flow_run_name="collect")
 def collect(config: Config) -> Collected:
     """Collect every question that the pool does not hold yet; a killed run goes on where it was."""
     logger = get_run_logger()

@@ -20,7 +20,7 @@ class Retrained(NamedTuple):
     shipped: Shipped
 
 
-@flow(name="retrain")
+@flow(name="retrain", flow_run_name="retrain")
 def retrain(config: Config) -> Retrained:
     """The whole loop; a challenger that misses the gate ends it, and the champion stays.
 

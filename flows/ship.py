@@ -41,7 +41,7 @@ class Shipped(NamedTuple):
     """What the started bundle answered to a question."""
 
 
-@task(name="build-bundle", cache_policy=NO_CACHE)
+@task(name="build-bundle", task_run_name="build-bundle", cache_policy=NO_CACHE)
 def build(config: Config, version: str) -> str:
     """Build the bento of a version; returns its tag."""
     pool, tracking = Pool.open(config.pool_location), Tracking(config)
@@ -76,7 +76,7 @@ def _remove(transaction: Any) -> None:
         bentoml.delete(tag)
 
 
-@task(name="check-bundle", cache_policy=NO_CACHE)
+@task(name="check-bundle", task_run_name="check-bundle", cache_policy=NO_CACHE)
 def check(config: Config, tag: str) -> dict[str, Any]:
     """Serve the bento from another directory and ask it; returns the decision it gave."""
     with Server(tag, timeout=config.serve.start_timeout) as server:
@@ -88,7 +88,7 @@ def check(config: Config, tag: str) -> dict[str, Any]:
     return dict(answer)
 
 
-@task(name="move-alias", cache_policy=NO_CACHE)
+@task(name="move-alias", task_run_name="move-alias", cache_policy=NO_CACHE)
 def promote(config: Config, version: str, tag: str) -> None:
     """Let the champion alias name the version whose bundle was just asked."""
     tracking = Tracking(config)
@@ -96,7 +96,7 @@ def promote(config: Config, version: str, tag: str) -> None:
     tracking.point(CHAMPION, version)
 
 
-@flow(name="ship")
+@flow(name="ship", flow_run_name="ship")
 def ship(config: Config, version: str | None = None, named: bool = False) -> Shipped:
     """Build, start, ask, then promote; whatever fails, the former champion stays.
 

@@ -1,8 +1,10 @@
 """The one door to MLflow: runs, the registered predictor, and its aliases."""
 
+import logging
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -45,6 +47,10 @@ class Tracking:
         """What to call the two sides in an error."""
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(int(config.tracking.timeout) or 1)
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "2"
+        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"  # redrawn for each file
+        for library in ("mlflow", "alembic"):
+            logging.getLogger(library).setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", "The specified dataset source", UserWarning)
         self._require_same_major()
         with self._answering():
             mlflow.set_tracking_uri(config.tracking_uri)

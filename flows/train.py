@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +47,7 @@ def fit_predictor(
     table: ScoreTable,
     checkpoints: Path,
     log: Any = lambda step, values: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> PriorModel:
     """Fit every kind of predictor on the train fold, compare on the tune fold, take the recommended one.
 
@@ -72,6 +73,7 @@ def fit_predictor(
         directory=checkpoints,
         cache=config.home.resolve() / STATES,
         log=log,
+        say=say,
     )
 
 
@@ -96,9 +98,15 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
     computed = backbone.arithmetic(config.predictor.dtype)
     run = tracking.run("train", table, digest, computed_in=f"{computed}; LoRA trains in float32")
     with _alone(checkpoints), run as run_id, scratch() as folder:
-        predictor = fit_predictor(
-            config, pool, table, checkpoints, lambda step, values: tracking.metrics(values, step)
-        )
+        logger = get_run_logger()
+
+        def log(step: int, values: dict[str, float]) -> None:
+            tracking.metrics(values, step)
+            losses = [f"{name} {value:.4g}" for name, value in values.items() if name.endswith("loss")]
+            if losses:
+                logger.info("step %d: %s", step, ", ".join(losses))
+
+        predictor = fit_predictor(config, pool, table, checkpoints, log, logger.info)
         target = Path(folder) / "predictor"
         predictor.save(target)
         if (whole := fit_all(predictor, table)) is not None:
@@ -156,7 +164,7 @@ def _cache_key(_: Any, arguments: dict[str, Any]) -> str:
     return digest_text(repr(parts))
 
 
-@task(name="fit-predictor", cache_key_fn=_cache_key, persist_result=True)
+@task(name="fit-predictor", task_run_name="fit-predictor", cache_key_fn=_cache_key, persist_result=True)
 def fit_cached(config: Config, digest: str) -> tuple[str, str]:
     """One fit a data digest and predictor settings; a repeated run takes the registered one."""
     return _train(config, digest)
@@ -191,7 +199,7 @@ def replace_predictor(output: Path, new: Path) -> None:
         raise ConfigError(f"--output {output} cannot be written: {error}") from error
 
 
-@flow(name="train")
+@flow(name="train", flow_run_name="train")
 def train(config: Config, output: Path | None = None) -> Trained:
     """Fit and register a challenger; ``output`` also gets it as plain files."""
     if output is not None:

@@ -50,7 +50,7 @@ class Validated(NamedTuple):
     certificate: Certificate
 
 
-@flow(name="validate")
+@flow(name="validate", flow_run_name="validate")
 def validate(config: Config, output: Path | None = None, version: str | None = None) -> Validated:
     """Certify on calibration, report on test; raises GateError where the version misses a threshold.
 

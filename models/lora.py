@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from data.errors import ConfigError, ModelError
 from models.settings import LoraSettings
@@ -98,6 +98,7 @@ def fit(
         logging_steps=10,
         remove_unused_columns=False,
         report_to="none",
+        disable_tqdm=True,  # whoever is logged to says how far it is
         seed=settings.seed,
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available() and "WORLD_SIZE" in os.environ,  # else none knows of another
@@ -112,6 +113,7 @@ def fit(
         data_collator=collate,
         callbacks=[EarlyStoppingCallback(settings.patience), _LogCallback(log)],
     )
+    trainer.remove_callback(PrinterCallback)
     # Training may do harm where data are few: the start is kept unless a look at tune is better.
     learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
     start = {name: p.detach().clone() for name, p in learnt.items()}

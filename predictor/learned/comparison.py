@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,6 +64,7 @@ def fit_rivals(
     directory: Path,
     cache: Path | None = None,
     log: Log = lambda step, values: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> PriorModel:
     """Fit the kinds of ``settings.rivals`` on train, compare on tune, return the recommended one.
 
@@ -77,18 +78,21 @@ def fit_rivals(
     cache : folder that keeps frozen states between runs.
     log : told of steps of training, each figure with the name of the kind that is trained before it: another
         may be recommended.
+    say : told, in words, what is being done.
     """
     kinds = [k for k in KINDS if k in settings.rivals or k == settings.kind]
     if not kinds:
         raise ConfigError("predictor.rivals names no kind of predictor")
     states, features = None, None
     if any("states" in KINDS[k].views for k in kinds):
+        say(f"reading {len(train[0]) + len(tune[0])} questions with the backbone")
         states = FrozenStates.load(settings, cache=cache)
         features = states.read([*train[0], *tune[0]])
     models: dict[Kind, PriorModel] = {}
     told: dict[Kind, Told] = {}
     seconds: dict[Kind, float] = {}
-    for kind in kinds:
+    for place, kind in enumerate(kinds, start=1):
+        say(f"[{place}/{len(kinds)}] fitting {kind} on {len(train[0])} questions")
         started = time.perf_counter()
         if kind == "lora":
             model: PriorModel = LoraPredictor.fit(
