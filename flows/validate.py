@@ -38,7 +38,7 @@ from predictor.prior import Beliefs
 from predictor.prior_quality import prior_intervals, prior_metrics
 from predictor.prior_value import measure_prior_value
 from predictor.reward_quality import selection_accuracy, within_question_auc
-from predictor.settings import Sample
+from predictor.scored_questions import ScoredQuestions
 
 
 class Validated(NamedTuple):
@@ -81,7 +81,7 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
         train, tune = table.fold("train"), table.fold("tune")
         policy, population = config.policy, predictor.card.population
         _, families = choose_family(config.predictor.family, policy.target, train, tune)
-        asked = Sample(table, Beliefs.of(predictor.predict(table.questions)))
+        asked = ScoredQuestions(table, Beliefs.of(predictor.predict(table.questions)))
         found = assess(
             policy,
             config.certify,

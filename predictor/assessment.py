@@ -20,7 +20,8 @@ from predictor.planning import Donors, realised_share
 from predictor.policies import AnyPolicy, FixedN
 from predictor.prior import Prior
 from predictor.replay import Outcome, outcome, pick, replay
-from predictor.settings import CertifySettings, Sample, Terms
+from predictor.scored_questions import ScoredQuestions
+from predictor.settings import CertifySettings, Terms
 
 PLANNED = 60
 
@@ -29,7 +30,7 @@ class Assessment(NamedTuple):
     """All that the report tells; on test questions unless it says otherwise."""
 
     train: ScoreTable
-    test: Sample
+    test: ScoredQuestions
     population: Prior
     certificate: Certificate
     policy: AnyPolicy
@@ -70,7 +71,7 @@ def choose_family(
 def assess(
     policy: AnyPolicy,
     settings: CertifySettings,
-    asked: Sample,
+    asked: ScoredQuestions,
     population: Prior,
     families: list[FamilyFit],
     *,
@@ -142,7 +143,7 @@ def to_donors(train: ScoreTable, population: Prior) -> Donors:
 
 
 def check_correctness(
-    policy: AnyPolicy, cap: int, train: Sample, tune: Sample, test: Sample
+    policy: AnyPolicy, cap: int, train: ScoredQuestions, tune: ScoredQuestions, test: ScoredQuestions
 ) -> tuple[Correctness | None, list[Row]]:
     """P(correct | selected maximum, n, prior), fitted on train and tune, held against test."""
     try:
@@ -158,7 +159,11 @@ def check_correctness(
 
 
 def certify_policy(
-    policy: AnyPolicy, settings: CertifySettings, tune: Sample, calibration: Sample, contract: str
+    policy: AnyPolicy,
+    settings: CertifySettings,
+    tune: ScoredQuestions,
+    calibration: ScoredQuestions,
+    contract: str,
 ) -> Certificate:
     """Order policies on tune, test them on calibration."""
     terms = Terms.of(policy, settings)

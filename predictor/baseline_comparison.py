@@ -16,7 +16,8 @@ from predictor.decision import Policy
 from predictor.policies import AnyPolicy, FixedN, OptScale, Predictive, Quantile, Schedule
 from predictor.prior import Beliefs, Prior
 from predictor.replay import Name, Outcome, bootstrap, outcomes
-from predictor.settings import Sample, Terms
+from predictor.scored_questions import ScoredQuestions
+from predictor.settings import Terms
 
 Row = dict[str, Any]
 SHIPPED = "shipped policy"
@@ -28,8 +29,8 @@ TARGETS = (0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98
 
 def compare(
     terms: Terms,
-    test: Sample,
-    tune: Sample,
+    test: ScoredQuestions,
+    tune: ScoredQuestions,
     shipped: AnyPolicy,
     population: Prior,
     reading: float,
@@ -63,12 +64,12 @@ def row(
     """
     tokens, hits, right = (bootstrap(v) for v in (found.tokens, found.hit, found.correct))
     share = bootstrap(found.tokens, full.tokens)
-    read = reading if _reads_prior(policy) else 0.0
+    read = reading if getattr(policy, "reads_prior", False) else 0.0
     saved = bootstrap(schedule.tokens - found.tokens, schedule.tokens)
     in_all = bootstrap(schedule.tokens - found.tokens - read, schedule.tokens)
     gained, over = bootstrap(-found.lost_accuracy), bootstrap(found.correct - schedule.correct)
     promised = float(found.promised.sum())
-    promises = isinstance(policy, Predictive | Quantile | OptScale) and promised > 0
+    promises = getattr(policy, "has_confidence", False) and promised > 0
     return {
         "policy": name,
         "setting": _setting(policy),
@@ -107,7 +108,7 @@ def row(
     }
 
 
-def rivals(terms: Terms, tune: Sample, shipped: AnyPolicy) -> dict[str, Policy]:
+def rivals(terms: Terms, tune: ScoredQuestions, shipped: AnyPolicy) -> dict[str, Policy]:
     """The policies of the report's table beside the shipped one.
 
     The paper's are as its authors' single setting has them: a confidence of .95, three scores first.
@@ -244,11 +245,6 @@ def averaged(
 def _mean(values: np.ndarray) -> float | None:
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else None
-
-
-def _reads_prior(policy: Policy | None) -> bool:
-    silent = policy is None or isinstance(policy, FixedN | Schedule | Beacon)
-    return not silent and getattr(policy, "prior", True)
 
 
 def _setting(policy: Policy | None) -> str:

@@ -43,6 +43,11 @@ class Beacon(_Parts):
     """After the floor, a score below this quantile of the Student-t counts as its centre (app. E.4)."""
     _words = (Reason.WORTH_MORE, Reason.NOT_WORTH_MORE)
 
+    @property
+    def reads_prior(self) -> bool:
+        """No: its own is Jeffreys'."""
+        return False
+
     def wish(self, state: State) -> Wish:
         """All of the cap where the next sample is worth its price; ``batch`` makes it the next alone."""
         mean, scale = self.predictive(state)

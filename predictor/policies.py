@@ -5,7 +5,7 @@ look, a stop on the first hit, giving up, and the size of a round. policies.md s
 promises and when to choose it.
 """
 
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -52,6 +52,13 @@ class _Parts(Settings):
         return self
 
     _words = (Reason.PLAN_NOT_DONE, Reason.PLAN_DONE)
+    has_confidence: ClassVar[bool] = False
+    """Whether it plans for a hit with a stated chance, its confidence."""
+
+    @property
+    def reads_prior(self) -> bool:
+        """Whether it decides by the question's prior, which someone had to pay for."""
+        return True
 
     def wish(self, state: State) -> Wish:
         """What the rule alone would do."""
@@ -95,6 +102,11 @@ class FixedN(_Parts):
     stop_on_hit: bool = False
     """Stop at the first round with a score of at least the target; off in plain Best-of-N."""
 
+    @property
+    def reads_prior(self) -> bool:
+        """No."""
+        return False
+
     def wish(self, state: State) -> Wish:
         """All of the cap."""
         total = np.full(len(state), self.cap)
@@ -113,6 +125,11 @@ class Schedule(_Parts):
     factor: float = Field(2.0, ge=1)
     """Each round is this many times the one before."""
 
+    @property
+    def reads_prior(self) -> bool:
+        """No."""
+        return False
+
     def wish(self, state: State) -> Wish:
         """The first total of the schedule that lies beyond what is drawn."""
         totals, size = [0], float(self.start)
@@ -127,6 +144,7 @@ class Schedule(_Parts):
 class _Bound(_Parts):
     confidence: float = Field(0.95, gt=0, lt=1)
     """Alpha: the chance that the best of the planned samples is a hit."""
+    has_confidence: ClassVar[bool] = True
 
 
 class OptScale(_Bound):
@@ -151,6 +169,11 @@ class OptScale(_Bound):
     prior_width: float = Field(0.1, gt=0)
     """Tau: standard deviation of the priors on mu and sigma (paper: 0.1), over sqrt(strength)."""
     _words = (Reason.BOUND_NOT_REACHED, Reason.BOUND_REACHED)
+
+    @property
+    def reads_prior(self) -> bool:
+        """OptScale-0 does not."""
+        return self.prior
 
     def round_size(self) -> int | None:
         """See `_Parts`; one-shot asks for all of N* together."""

@@ -5,10 +5,10 @@ from scipy.special import logsumexp
 from scipy.stats import spearmanr
 
 from predictor.prior import Prior, log_evidence
-from predictor.settings import Sample
+from predictor.scored_questions import ScoredQuestions
 
 
-def prior_metrics(sample: Sample, population: Prior) -> dict[str, float]:
+def prior_metrics(sample: ScoredQuestions, population: Prior) -> dict[str, float]:
     """How well the priors foretell the scores of the sample, against the population's prior."""
     table, beliefs = sample
     mean, std = np.nanmean(table.scores, axis=1), np.nanstd(table.scores, axis=1, ddof=1)
@@ -28,7 +28,7 @@ def prior_metrics(sample: Sample, population: Prior) -> dict[str, float]:
 
 
 def prior_intervals(
-    sample: Sample, population: Prior, resamples: int = 500
+    sample: ScoredQuestions, population: Prior, resamples: int = 500
 ) -> dict[str, tuple[float, float, float]]:
     """`prior_metrics` with 95 % intervals, questions resampled."""
     (table, beliefs), whole = sample, prior_metrics(sample, population)

@@ -25,7 +25,7 @@ from predictor.decision import Policy
 from predictor.policies import Value
 from predictor.prior import Beliefs, Prior
 from predictor.replay import Interval, bootstrap, outcomes
-from predictor.settings import Sample
+from predictor.scored_questions import ScoredQuestions
 
 Array = NDArray[np.float64]
 POPULATION, PREDICTOR, KNOWN = "population", "predictor", "law known"
@@ -109,7 +109,7 @@ class PriorValue(Settings):
 
 def measure_prior_value(
     policy: Policy,
-    whole: Sample,
+    whole: ScoredQuestions,
     unseen: tuple[Fold, ...],
     population: Prior,
     tokens_read: Callable[[Question], int],

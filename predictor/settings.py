@@ -2,17 +2,11 @@
 
 from typing import NamedTuple, Self, get_args
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from data.candidates import Candidates
-from data.folds import Fold
 from data.record import Settings
-from data.scores import ScoreTable
 from predictor.certificate import Loss
 from predictor.decision import Policy
-from predictor.prior import Beliefs
 
 
 class CertifySettings(Settings):
@@ -62,28 +56,3 @@ class Terms(NamedTuple):
         """Those of the promise that is wanted of a policy."""
         answers = bool(settings.epsilon.keys() - {"lost_hit"})
         return cls(policy.target, policy.cap, settings.orders, settings.round_candidates, answers)
-
-
-class Sample(NamedTuple):
-    """Questions with what is believed of them."""
-
-    table: ScoreTable
-    beliefs: Beliefs
-    """One prior a question of the table."""
-
-    def select(self, rows: NDArray[np.bool_]) -> Self:
-        """The questions where ``rows`` is true."""
-        return type(self)(self.table.select(rows), self.beliefs[rows])
-
-    def full(self, cap: int) -> Self:
-        """See `ScoreTable.full`."""
-        self.table.full(cap)
-        return self.select(self.table.drawn >= cap)
-
-    def fold(self, *names: Fold) -> Self:
-        """The questions of these folds."""
-        return self.select(np.isin(self.table.folds, names))
-
-    def candidates(self, cap: int) -> Candidates:
-        """See `ScoreTable.candidates`."""
-        return self.table.candidates(cap)

@@ -28,7 +28,8 @@ from predictor.family_check import choose, compare_families
 from predictor.policies import Schedule, Value
 from predictor.prior import Beliefs, Prior, fit_population
 from predictor.replay import Outcome, bootstrap, outcomes
-from predictor.settings import Sample, Terms
+from predictor.scored_questions import ScoredQuestions
+from predictor.settings import Terms
 
 FIFTHS = 5
 
@@ -45,7 +46,7 @@ def own(config: Config) -> None:
         family, _ = choose_family(config.predictor.family, config.policy.target, train, tune)
         population = fit_population(train.scores, family)
         tune, calibration, test = (
-            Sample(t, Beliefs.of([population] * len(t))) for t in (tune, calibration, test)
+            ScoredQuestions(t, Beliefs.of([population] * len(t))) for t in (tune, calibration, test)
         )
         certificate = certify_policy(config.policy, config.certify, tune, calibration, "own")
         policy = certificate.policy

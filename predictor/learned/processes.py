@@ -5,7 +5,6 @@ first of them saves. A process whose parent is gone ends itself.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,11 +17,11 @@ from numpy.typing import NDArray
 
 from data.errors import ModelError
 from data.question import Question
-from models.end_with_parent import end_with_parent
 from models.lora import Log
-from predictor.empirical import load_family, save_family
+from predictor.empirical import save_family
 from predictor.learned.settings import PredictorSettings
 
+WORKER = "predictor.learned.worker"
 Fold = tuple[Sequence[Question], NDArray[Any]]
 
 
@@ -59,7 +58,7 @@ def fit_in_processes(
         np.savez(job / "scores.npz", train=train[1], tune=tune[1])
         save_family(settings.family, job)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", str(settings.lora.processes), "-m", __name__, name]
+        command += ["--nproc-per-node", str(settings.lora.processes), "-m", WORKER, name]
         pipe = subprocess.PIPE
         with (
             (job / "said").open("w+") as said,
@@ -79,39 +78,3 @@ def fit_in_processes(
                 raise ModelError(
                     f"a training process failed: {why.read_text() if why.exists() else said.read()[-2000:]}"
                 )
-
-
-def _run(job: Path) -> None:
-    from predictor.learned.lora_predictor import LoraPredictor  # which starts these processes
-
-    end_with_parent()
-
-    def log(step: int, values: dict[str, float]) -> None:
-        os.write(told, f"{json.dumps([step, values])}\n".encode())
-
-    told = os.dup(1)
-    os.dup2(2, 1)  # what libraries print is no record
-    document = json.loads((job / "job.json").read_text())
-    load_family(job)
-    scores = np.load(job / "scores.npz")
-    folds = [[Question.model_validate(q) for q in part] for part in document["questions"]]
-    predictor = LoraPredictor.fit(
-        (folds[0], scores["train"]),
-        (folds[1], scores["tune"]),
-        PredictorSettings.model_validate(document["settings"]),
-        contract=document["contract"],
-        data_digest=document["data_digest"],
-        directory=Path(document["directory"]),
-        log=log,
-    )
-    if os.environ["RANK"] == "0":
-        predictor.save(Path(document["target"]))
-
-
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    try:
-        _run(folder)
-    except Exception as error:
-        (folder / "error").write_text(f"{type(error).__name__}: {error}")
-        raise

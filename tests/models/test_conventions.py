@@ -1,5 +1,7 @@
 """Step scores of each convention, against the model cards' own recipes."""
 
+from typing import get_args
+
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -10,12 +12,20 @@ from flows.config import load_config
 from models.batching import StepCollator
 from models.load import load_reward_model
 from models.reward.steps import find_convention
-from models.settings import LocalRewardSettings
+from models.settings import ConventionName, LocalRewardSettings
 from tests.helpers import make_contract
 from tests.models.by_hand import qwen_by_hand, shepherd_by_hand
 from tests.models.tiny import save_qwen_prm, save_shepherd
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", get_args(ConventionName))
+def test_each_convention_stands_in_the_module_of_its_name(name):
+    convention = find_convention(name)
+    assert convention.split("one\n\ntwo") == ["one", "two"]
+    assert convention.load.__module__ == f"models.reward.{name.replace('-', '_')}"
+
 
 QUESTION = Question.ask("Compute 12 - 3 + 4.")
 STEPS = ["12 - 3 = 9", "9 + 4 = 13, so", "The answer is: 13"]

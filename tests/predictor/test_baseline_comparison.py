@@ -12,7 +12,8 @@ from predictor.baseline_comparison import SHIPPED, averaged, compare
 from predictor.certificate import cost
 from predictor.policies import Schedule, Value
 from predictor.prior import Beliefs, fit_population
-from predictor.settings import Sample, Terms
+from predictor.scored_questions import ScoredQuestions
+from predictor.settings import Terms
 from tests.helpers import make_pool
 
 pytestmark = pytest.mark.slow
@@ -35,7 +36,7 @@ def setting(tmp_path_factory):
 def rows_of(setting, reading=0.0):
     terms, table, shipped, population = setting
     test, tune = table.fold("test"), table.fold("tune")
-    tune, test = (Sample(fold, Beliefs.of([population] * len(fold))) for fold in (tune, test))
+    tune, test = (ScoredQuestions(fold, Beliefs.of([population] * len(fold))) for fold in (tune, test))
     rows, found = compare(terms, test, tune, shipped, population, reading)
     return {row["policy"]: row for row in rows}, found
 
