@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from data.errors import ContractError, ScoreError
-from data.record import Settings
+from data.record import Record
 
 Aggregation = Literal["mean", "min", "last", "product"]
 Span = Literal["all", "answer", "reasoning"]
 
 
-class Sampling(Settings):
+class Sampling(Record):
     """How the generator samples a candidate."""
 
     temperature: float = Field(0.7, ge=0, le=2)
@@ -32,7 +32,7 @@ class Sampling(Settings):
     """Strings that end a candidate, besides the end token."""
 
 
-class ScoreContract(Settings):
+class ScoreContract(Record):
     """Who answers, who scores, and how step scores become one score in [0, 1]."""
 
     generator: str

@@ -9,12 +9,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from data.record import Settings
+from data.record import Record
 
 Fold = Literal["train", "tune", "calibration", "test"]
 
 
-class FoldSettings(Settings):
+class FoldSettings(Record):
     """Shares of the four folds; they sum to 1."""
 
     train: float = Field(0.45, gt=0, lt=1)

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from data.contract import ScoreContract, require_same_contract
 from data.errors import PoolError
 from data.question import Message, Question
-from data.record import Settings
+from data.record import Record
 from data.validation import explain
 
 SCHEMA_VERSION = 1
@@ -57,7 +57,7 @@ SCHEMA = pa.schema(
 Row = dict[str, Any]
 
 
-class Part(Settings):
+class Part(Record):
     """One immutable file of the pool."""
 
     file: str
@@ -68,7 +68,7 @@ class Part(Settings):
     question_ids: tuple[str, ...]
 
 
-class Manifest(Settings):
+class Manifest(Record):
     """What the pool consists of."""
 
     schema_version: int = SCHEMA_VERSION

@@ -10,19 +10,19 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from data.errors import QuestionError
-from data.record import Settings
+from data.record import Record
 
 MAX_CHARACTERS = 200_000
 
 
-class Message(Settings):
+class Message(Record):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-class Question(Settings):
+class Question(Record):
     """What is asked: messages (one user turn in the simple case), where it is from, its answer."""
 
     messages: tuple[Message, ...] = Field(min_length=1)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from data.errors import QuestionError
 from data.question import Question, require_distinct
-from data.records import Record, read_records, source_of
+from data.records import JsonObject, read_records, source_of
 from data.validation import explain
 
 TEXT_KEYS = ("question", "problem", "prompt")
@@ -36,7 +36,7 @@ def read_questions(path: str | Path) -> list[Question]:
     return require_distinct(found, str(file))
 
 
-def parse_question(record: Record, where: str, default_source: str) -> Question:
+def parse_question(record: JsonObject, where: str, default_source: str) -> Question:
     """One question from its record.
 
     Raises
@@ -73,14 +73,14 @@ def parse_question(record: Record, where: str, default_source: str) -> Question:
         raise QuestionError(f"{where}: {explain(error.errors(), Question) or 'no question'}") from error
 
 
-def keys_read(record: Record) -> set[str]:
+def keys_read(record: JsonObject) -> set[str]:
     """Those keys of a record that `parse_question` takes something from."""
     texts = ["messages"] if record.get("messages") else [key for key in TEXT_KEYS if key in record][:1]
     groups = [key for key in GROUP_KEYS if record.get(key) is not None][:1]
     return {*texts, *groups, "answer", "source"}
 
 
-def _text(record: Record, key: str, where: str) -> str | None:
+def _text(record: JsonObject, key: str, where: str) -> str | None:
     """A value as text; None where it is null or NaN, a gap in a data frame. A list of one answer is that."""
     value: Any = record.get(key)
     while key == "answer" and isinstance(value, list) and len(value) <= 1:

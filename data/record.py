@@ -11,7 +11,7 @@ _SECRET = re.compile(
 )
 
 
-class Settings(BaseModel):
+class Record(BaseModel):
     """Immutable settings; a misspelt key is an error, and every docstring below a field is its help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from data.errors import OptScaleError, PoolError
 
-Record = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
-def read_records(file: Path, fault: type[OptScaleError] = PoolError) -> Iterator[tuple[str, Record]]:
+def read_records(file: Path, fault: type[OptScaleError] = PoolError) -> Iterator[tuple[str, JsonObject]]:
     """Each object with its place, for errors: ``file, line 3``, ``item 3`` of a list, ``row 3`` of Parquet.
 
     Lines and rows are read one by one, a list as a whole.
@@ -38,7 +38,7 @@ def source_of(file: Path) -> str:
     return Path(file.name.removesuffix(".gz")).stem
 
 
-def _rows(file: Path) -> Iterator[tuple[str, Record]]:
+def _rows(file: Path) -> Iterator[tuple[str, JsonObject]]:
     with pq.ParquetFile(file) as table:
         number = 0
         for batch in table.iter_batches(batch_size=256, use_threads=False):
@@ -47,7 +47,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Record]]:
                 yield f"{file}, row {number}", record
 
 
-def _objects(file: Path, gzipped: bool, fault: type[OptScaleError]) -> Iterator[tuple[str, Record]]:
+def _objects(file: Path, gzipped: bool, fault: type[OptScaleError]) -> Iterator[tuple[str, JsonObject]]:
     where = str(file)
     with (gzip.open if gzipped else open)(file, "rt", encoding="utf-8-sig") as stream:
         try:

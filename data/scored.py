@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 from data.errors import PoolError, ScoreError
 from data.question import Question, normalise
 from data.questions import keys_read, parse_question
-from data.record import Settings
-from data.records import Record, read_records, source_of
+from data.record import Record
+from data.records import JsonObject, read_records, source_of
 from data.validation import explain
 
 TEXTS = ("completion", "response")
@@ -35,7 +35,7 @@ Tokens = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
 Verdict = Annotated[bool, BeforeValidator(_verdict)]
 
 
-class Scored(Settings):
+class Scored(Record):
     """Candidates of one question; a list that is not known is None."""
 
     model_config = ConfigDict(strict=True)
@@ -142,7 +142,7 @@ def read_optscale(file: Path, prompts: Path | None = None, key: str = "scores") 
         yield Entry(question, _scored(found, key, where, found), where, unread)
 
 
-def _split_item(item: Record, key: str, where: str) -> Iterator[tuple[str, Record, Counter[str]]]:
+def _split_item(item: JsonObject, key: str, where: str) -> Iterator[tuple[str, JsonObject, Counter[str]]]:
     """One record a question: each list of an item has an entry for each of its questions, mostly one."""
     score = item.get("score")
     if not isinstance(score, dict):
@@ -163,7 +163,7 @@ def _split_item(item: Record, key: str, where: str) -> Iterator[tuple[str, Recor
         )
 
 
-def _entry(record: Record, key: str, where: str, source: str) -> Entry:
+def _entry(record: JsonObject, key: str, where: str, source: str) -> Entry:
     question = parse_question(record, where, source)
     # A gap in a data frame is null or NaN, and that is not itself.
     values = {name: value for name, value in record.items() if value is not None and value == value}
@@ -192,7 +192,7 @@ def _entry(record: Record, key: str, where: str, source: str) -> Entry:
     return Entry(question, scored, where, unread, single=single or len(scored) == 1)
 
 
-def _scored(values: Record, key: str, where: str, known: Iterable[str]) -> Scored:
+def _scored(values: JsonObject, key: str, where: str, known: Iterable[str]) -> Scored:
     """Candidates from lists of one entry each, the scores (or step scores) under ``key``.
 
     ``known`` are the keys of the record that the values are from.

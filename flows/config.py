@@ -22,7 +22,7 @@ from pydantic_settings import (
 
 from data.errors import ConfigError
 from data.folds import FoldSettings
-from data.record import Settings, Uri, holds_secret
+from data.record import Record, Uri, holds_secret
 from data.validation import explain
 from models.settings import (
     DTYPE,
@@ -40,7 +40,7 @@ ROOT = Path(__file__).parent.parent
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
-class CollectSettings(Settings):
+class CollectSettings(Record):
     """How the pool is filled."""
 
     questions: tuple[str, ...] = ("data/questions/arithmetic.jsonl",)
@@ -61,7 +61,7 @@ class CollectSettings(Settings):
     """A part with a greater share of failed candidates is not kept: something is broken."""
 
 
-class PriceSettings(Settings):
+class PriceSettings(Record):
     """What tokens cost, for estimates; nothing is billed."""
 
     generator_per_million: float = Field(0.0, ge=0)
@@ -77,7 +77,7 @@ class PriceSettings(Settings):
     """Tokens a second that the reward model reads on one GPU; null: unknown, and GPU hours are too."""
 
 
-class GateSettings(Settings):
+class GateSettings(Record):
     """What a challenger must reach on the test fold to become champion."""
 
     mean_skill: float = 0.0
@@ -100,7 +100,7 @@ class GateSettings(Settings):
         return self.refuted / losses
 
 
-class TrackingSettings(Settings):
+class TrackingSettings(Record):
     """Where MLflow keeps runs and models."""
 
     uri: str | None = None
@@ -125,7 +125,7 @@ class TrackingSettings(Settings):
         return uri
 
 
-class ServeSettings(Settings):
+class ServeSettings(Record):
     """The service and its limits."""
 
     port: int = Field(3000, ge=1, le=65535)
@@ -134,7 +134,7 @@ class ServeSettings(Settings):
     """Seconds that a bundle may take to become ready when it is checked."""
 
 
-class Config(Settings):
+class Config(Record):
     """Everything a run depends on."""
 
     home: Path = Path(".optscale")

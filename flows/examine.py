@@ -11,7 +11,7 @@ from data.scores import load_scores
 from flows.config import Config
 from predictor.assessment import Assessment, assess, choose_family
 from predictor.decision import Policy
-from predictor.prior import Beliefs, fit_population
+from predictor.prior import PriorBatch, fit_population
 from predictor.scored_questions import ScoredQuestions
 
 
@@ -40,7 +40,7 @@ def examine(
     more_told: dict[str, Any] = {}
     if predictor_dir is None:
         population, tokens_read = fit_population(train.scores, family), lambda question: 0
-        beliefs = Beliefs.of([population] * len(table))
+        priors = PriorBatch.of([population] * len(table))
     else:
         from predictor.learned.store import load_predictor
         from predictor.learned.unread import leave_out_read
@@ -50,14 +50,14 @@ def examine(
         table, left_out = leave_out_read(table, predictor.card)
         more_told = {
             "left_out": left_out,
-            "told_by": f"the {predictor.card.kind} predictor in {predictor_dir}",
+            "priors_from": f"the {predictor.card.kind} predictor in {predictor_dir}",
         }
         population, tokens_read = predictor.card.population, predictor.tokens_read
-        beliefs = Beliefs.of(predictor.predict(table.questions))
+        priors = PriorBatch.of(predictor.predict(table.questions))
     found = assess(
         config.policy,
         config.certify,
-        ScoredQuestions(table, beliefs),
+        ScoredQuestions(table, priors),
         population,
         families,
         contract=contract,

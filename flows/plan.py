@@ -13,11 +13,11 @@ from data.questions import read_questions
 from data.scores import ScoreTable, load_scores
 from data.validation import explain
 from flows.config import Config, PriceSettings
-from predictor.assessment import choose_family, to_donors
+from predictor.assessment import choose_family, to_reference
 from predictor.decision import Policy
-from predictor.planning import Donors, Forecast, Range, estimate
+from predictor.planning import Forecast, Range, ReferenceQuestions, estimate
 from predictor.policies import AnyPolicy, FixedN, Predictive
-from predictor.prior import Beliefs, Prior, fit_population
+from predictor.prior import Prior, PriorBatch, fit_population
 
 Row = dict[str, Any]
 CONFIDENCES = (0.8, 0.9, 0.95)
@@ -61,13 +61,13 @@ def plan(
         predictor = load_predictor(predictor_dir)
         require_same_contract(predictor.card.contract, pool.manifest.contract.fingerprint, "plan")
         population, priors = predictor.card.population, predictor.predict(questions)
-    return _rows(config, policies, Beliefs.of(priors), to_donors(train, population))
+    return _rows(config, policies, PriorBatch.of(priors), to_reference(train, population))
 
 
 def plan_like_pool(config: Config, train: ScoreTable, population: Prior, questions: int = 1000) -> list[Row]:
     """The plan for questions like the pool's train questions, as the report shows it."""
     policies = _policies(config, _around(config.policy.target), CONFIDENCES)
-    return _rows(config, policies, Beliefs.of([population] * questions), to_donors(train, population))
+    return _rows(config, policies, PriorBatch.of([population] * questions), to_reference(train, population))
 
 
 def _around(target: float) -> tuple[float, ...]:
@@ -96,9 +96,9 @@ def _policies(
 
 
 def _rows(
-    config: Config, policies: Sequence[tuple[str, Policy]], beliefs: Beliefs, donors: Donors
+    config: Config, policies: Sequence[tuple[str, Policy]], priors: PriorBatch, reference: ReferenceQuestions
 ) -> list[Row]:
-    return [_row(name, p, estimate(p, beliefs, donors), config.prices) for name, p in policies]
+    return [_row(name, p, estimate(p, priors, reference), config.prices) for name, p in policies]
 
 
 def _row(name: str, policy: Policy, told: Forecast, prices: PriceSettings) -> Row:

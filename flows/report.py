@@ -144,7 +144,7 @@ def priors_against_scores(found: Assessment) -> Figure:
     seen = (np.nanmean(found.test.table.scores, axis=1), np.nanstd(found.test.table.scores, axis=1, ddof=1))
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     for axis, told, observed, name in zip(
-        axes, found.test.beliefs.moments, seen, ("mean", "standard deviation"), strict=True
+        axes, found.test.priors.moments, seen, ("mean", "standard deviation"), strict=True
     ):
         axis.scatter(told, observed, s=12, alpha=0.6, color=BLUE)
         top = 1.0 if name == "mean" else 0.5
@@ -175,7 +175,7 @@ def examples(config: Config, found: Assessment) -> list[Row]:
     shown = found.test.candidates(config.policy.cap)
     order = shown.scores.mean(axis=1).argsort()[::-1]
     chosen = order[np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int)]
-    asked, believed = shown.select(chosen), found.test.beliefs[chosen]
+    asked, believed = shown.select(chosen), found.test.priors[chosen]
     course = replay(found.policy, asked.scores, believed, asked.tokens)
     right = pick(asked.correct, course.chosen)
     return [

@@ -34,7 +34,7 @@ from predictor.certificate import Certificate
 from predictor.learned.store import load_predictor
 from predictor.learned.unread import leave_out_read
 from predictor.learned.unread import told as told_left_out
-from predictor.prior import Beliefs
+from predictor.prior import PriorBatch
 from predictor.prior_quality import prior_intervals, prior_metrics
 from predictor.prior_value import measure_prior_value
 from predictor.reward_quality import selection_accuracy, within_question_auc
@@ -81,7 +81,7 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
         train, tune = table.fold("train"), table.fold("tune")
         policy, population = config.policy, predictor.card.population
         _, families = choose_family(config.predictor.family, policy.target, train, tune)
-        asked = ScoredQuestions(table, Beliefs.of(predictor.predict(table.questions)))
+        asked = ScoredQuestions(table, PriorBatch.of(predictor.predict(table.questions)))
         found = assess(
             policy,
             config.certify,
@@ -90,7 +90,7 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
             families,
             contract=contract,
             tokens_read=predictor.tokens_read,
-        )._replace(left_out=left_out, told_by=f"predictor version {version}")
+        )._replace(left_out=left_out, priors_from=f"predictor version {version}")
         test = found.test.table
         metrics = prior_metrics(found.test, found.population)
         metrics["lost_hits"] = found.rows[0]["lost hits"]

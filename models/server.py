@@ -19,7 +19,7 @@ from starlette.routing import Route
 from data.contract import Sampling
 from data.errors import ModelError
 from data.question import Message, Question
-from data.record import Settings
+from data.record import Record
 from data.validation import explain
 from models.generator.base import Candidate
 from models.generator.local import LocalGenerator
@@ -71,7 +71,7 @@ class Batches(Generic[Asked, Found]):
                 found.set_result(answer)
 
 
-class ChatBody(Settings):
+class ChatBody(Record):
     """What is understood of a chat request; no seed, since requests share batches."""
 
     model: str
@@ -84,7 +84,7 @@ class ChatBody(Settings):
     user: str | None = None
 
 
-class PoolingBody(Settings):
+class PoolingBody(Record):
     """What is understood of a pooling request."""
 
     model: str

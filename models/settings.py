@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from data.contract import Aggregation, Sampling, Span
-from data.record import Settings, Uri, is_secret
+from data.record import Record, Uri, is_secret
 
 ConventionName = Literal["lines", "qwen", "math-shepherd"]
 EMBEDDED_PRM = "data/adapters/prm"
@@ -13,7 +13,7 @@ DTYPE = "OPTSCALE_DTYPE"
 """Environment variable with the dtype of all models whose own is ``auto``."""
 
 
-class LoraSettings(Settings):
+class LoraSettings(Record):
     """What is adapted, and how it is trained."""
 
     rank: int = Field(16, ge=1)
@@ -44,7 +44,7 @@ class LoraSettings(Settings):
     """Seed of initialisation and order."""
 
 
-class LocalGeneratorSettings(Settings):
+class LocalGeneratorSettings(Record):
     """A generator in this process: transformers on the CPU or a GPU."""
 
     kind: Literal["local"] = "local"
@@ -61,7 +61,7 @@ class LocalGeneratorSettings(Settings):
     sampling: Sampling = Sampling(temperature=0.8, top_p=1.0, max_tokens=96)
 
 
-class HttpSettings(Settings):
+class HttpSettings(Record):
     """A server that speaks OpenAI's protocol, vLLM for one."""
 
     base_url: Uri = Field(pattern="^https?://")
@@ -123,7 +123,7 @@ class HttpGeneratorSettings(HttpSettings):
 GeneratorSettings = Annotated[LocalGeneratorSettings | HttpGeneratorSettings, Field(discriminator="kind")]
 
 
-class LocalRewardSettings(Settings):
+class LocalRewardSettings(Record):
     """A process reward model in this process."""
 
     kind: Literal["local"] = "local"

@@ -8,11 +8,10 @@ from predictor.bound import is_feasible, required_samples
 from predictor.certificate import Certificate, certify
 from predictor.decision import Decision, Policy, State, decide
 from predictor.policies import FixedN, OptScale, Predictive, Quantile, Schedule, Value, load_policy
-from predictor.prior import Beliefs, Prior
+from predictor.prior import Prior, PriorBatch
 from predictor.replay import replay
 
 __all__ = [
-    "Beliefs",
     "Candidates",
     "Certificate",
     "Decision",
@@ -22,6 +21,7 @@ __all__ = [
     "Policy",
     "Predictive",
     "Prior",
+    "PriorBatch",
     "Quantile",
     "Question",
     "Schedule",

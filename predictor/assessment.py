@@ -10,13 +10,13 @@ from data.question import Question
 from data.scores import ScoreTable
 from predictor.assumptions import Finding, check
 from predictor.baseline_comparison import Row, averaged, by_target, compare, currency
-from predictor.certificate import Certificate, certify, ladders, refuted, thin
+from predictor.certificate import Certificate, certify, drop_dominated, price_sequences, refuted
 from predictor.correctness import Correctness, reliability, training_rows
 from predictor.decision import Policy
 from predictor.empirical import fit_empirical
 from predictor.families import EMPIRICAL, FAMILIES, get_family
 from predictor.family_check import FamilyFit, choose, compare_families
-from predictor.planning import Donors, realised_share
+from predictor.planning import ReferenceQuestions, realised_share
 from predictor.policies import AnyPolicy, FixedN
 from predictor.prior import Prior
 from predictor.replay import Outcome, outcome, pick, replay
@@ -53,7 +53,7 @@ class Assessment(NamedTuple):
     """On train and tune: what stopping at each of several targets would cost and save, whatever the law."""
     left_out: Mapping[str, int] = {}
     """Calibration and test questions that the predictor had read, and that are in nothing here."""
-    told_by: str = "the population's prior alone, without a predictor"
+    priors_from: str = "the population's prior alone, without a predictor"
     """Where the priors are from."""
 
 
@@ -107,14 +107,14 @@ def assess(
     policy = certificate.policy or policy
     reading = float(np.mean([tokens_read(question) for question in test.table.questions]))
     rows, found = compare(terms, test, tune, policy, population, reading, more)
-    seen = outcome(policy, test.candidates(certificate.cap), test.beliefs, certificate.target)
+    seen = outcome(policy, test.candidates(certificate.cap), test.priors, certificate.target)
     correctness, reliability = check_correctness(policy, terms.cap, train, tune, test)
     planned = realised_share(
         policy,
-        test.beliefs,
+        test.priors,
         test.candidates(policy.cap),
         test.table.prompt_tokens,
-        to_donors(train.table, population),
+        to_reference(train.table, population),
         size=PLANNED,
     )
     table = asked.table
@@ -136,10 +136,10 @@ def assess(
     )
 
 
-def to_donors(train: ScoreTable, population: Prior) -> Donors:
+def to_reference(train: ScoreTable, population: Prior) -> ReferenceQuestions:
     """All candidates of the pool's train questions, as planning draws on them."""
     laws = get_family(population.family).own_laws(train.scores)
-    return Donors(train.candidates(int(train.drawn.min())), train.prompt_tokens, population, laws)
+    return ReferenceQuestions(train.candidates(int(train.drawn.min())), train.prompt_tokens, population, laws)
 
 
 def check_correctness(
@@ -147,14 +147,14 @@ def check_correctness(
 ) -> tuple[Correctness | None, list[Row]]:
     """P(correct | selected maximum, n, prior), fitted on train and tune, held against test."""
     try:
-        parts = [training_rows(fold.candidates(cap), fold.beliefs.moments[0]) for fold in (train, tune)]
+        parts = [training_rows(fold.candidates(cap), fold.priors.moments[0]) for fold in (train, tune)]
         best, drawn, means_, right = (np.concatenate(column) for column in zip(*parts, strict=True))
         fitted = Correctness.fit(best, drawn, means_, right)
     except OptScaleError:  # no answer is known, or all are right: nothing to learn, and the report says so
         return None, []
     shown = test.candidates(cap)
-    course = replay(policy, shown.scores, test.beliefs, shown.tokens)
-    told = fitted.predict(course.best, course.drawn, test.beliefs.moments[0])
+    course = replay(policy, shown.scores, test.priors, shown.tokens)
+    told = fitted.predict(course.best, course.drawn, test.priors.moments[0])
     return fitted, reliability(told, pick(shown.correct, course.chosen))
 
 
@@ -171,14 +171,16 @@ def certify_policy(
     first, sequences = policy, list[list[AnyPolicy]]()
     if settings.choose:
         first = FixedN(target=policy.target, cap=policy.cap)
-        for rising in ladders(policy.target, policy.cap, tokens, settings.round_candidates, terms.answers):
+        for rising in price_sequences(
+            policy.target, policy.cap, tokens, settings.round_candidates, terms.answers
+        ):
             found = averaged(terms, dict(enumerate(rising)), *tune)
-            sequences.append(thin(rising, [price(o) for o in found.values()]))
+            sequences.append(drop_dominated(rising, [price(o) for o in found.values()]))
     return certify(
         first,
         sequences,
         calibration.candidates(policy.cap),
-        calibration.beliefs,
+        calibration.priors,
         price=price,
         target=policy.target,
         cap=policy.cap,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2, kruskal
 
 from data.errors import PoolError
-from data.record import Settings
+from data.record import Record
 from predictor.decision import Array, BoolArray, IntArray
 
 Verdict = Literal["fine", "look", "broken", "unknown"]
@@ -24,7 +24,7 @@ _SHUFFLES, _BLOCKS = 999, 64
 _MISSES = ("cut", "failed", "over-length", "cancelled")
 
 
-class Finding(Settings):
+class Finding(Record):
     """One assumption, what the pool says of it, and what to do."""
 
     name: str

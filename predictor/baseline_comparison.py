@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from data.record import Settings
+from data.record import Record
 from data.scores import ScoreTable
 from predictor.baselines import Beacon, adaptive_consistency, answers_known, early_stopping_consistency
 from predictor.certificate import aims, cost
 from predictor.decision import Policy
 from predictor.policies import AnyPolicy, FixedN, OptScale, Predictive, Quantile, Schedule
-from predictor.prior import Beliefs, Prior
+from predictor.prior import Prior, PriorBatch
 from predictor.replay import Name, Outcome, bootstrap, outcomes
 from predictor.scored_questions import ScoredQuestions
 from predictor.settings import Terms
@@ -22,7 +22,7 @@ from predictor.settings import Terms
 Row = dict[str, Any]
 SHIPPED = "shipped policy"
 SCHEDULE = "best fixed schedule"
-KNOWN = "shipped policy, law known"
+KNOWN = "shipped policy, oracle"
 FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0)
 TARGETS = (0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98)
 
@@ -44,7 +44,7 @@ def compare(
     policies = {SHIPPED: shipped, **rivals(terms, tune, shipped), **(more or {})}
     found = averaged(terms, policies, *test)
     shown = test.table.candidates(cap)
-    found |= averaged(terms, {KNOWN: shipped}, test.table, Beliefs.hindsight(population, shown.scores))
+    found |= averaged(terms, {KNOWN: shipped}, test.table, PriorBatch.oracle(population, shown.scores))
     policies[KNOWN] = shipped
     if answers_known(shown):
         found["adaptive-consistency, .95"] = adaptive_consistency(shown, cap, 0.95, target=target)
@@ -174,7 +174,7 @@ def cheapest(
     terms: Terms,
     family: Sequence[Policy],
     tune: ScoreTable,
-    beliefs: Beliefs | None,
+    priors: PriorBatch | None,
     goal: Outcome,
     right: bool = False,
 ) -> tuple[Policy, str]:
@@ -184,7 +184,7 @@ def cheapest(
     none does all, the cheapest of those that hit as often; where none hits as often, the one that hits most.
     The text says what is missed, and is empty where nothing is.
     """
-    found = list(averaged(terms, dict(enumerate(family)), tune, beliefs).values())
+    found = list(averaged(terms, dict(enumerate(family)), tune, priors).values())
     price, slack = currency(terms, tune), 1e-9  # sums of the same losses in another order
     hits = np.array([o.hit.mean() for o in found])
     hitting = hits >= goal.hit.mean() - slack
@@ -232,14 +232,14 @@ def by_target(cap: int, orders: int, table: ScoreTable) -> list[Row]:
 
 
 def averaged(
-    terms: Terms, policies: Mapping[Name, Policy], table: ScoreTable, beliefs: Beliefs | None
+    terms: Terms, policies: Mapping[Name, Policy], table: ScoreTable, priors: PriorBatch | None
 ) -> dict[Name, Outcome]:
     """Outcomes of policies on a table's questions, each averaged over orders of its candidates.
 
     Hits are those of the terms' target, whatever the policies aim at.
     """
     shown = table.candidates(terms.cap)
-    return outcomes(policies, shown, beliefs, terms.orders, target=terms.target)
+    return outcomes(policies, shown, priors, terms.orders, target=terms.target)
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -249,7 +249,7 @@ def _mean(values: np.ndarray) -> float | None:
 
 def _setting(policy: Policy | None) -> str:
     """The knobs that are not the policy's defaults, target and cap left out."""
-    if not isinstance(policy, Settings):
+    if not isinstance(policy, Record):
         return ""
     knobs = policy.model_dump(exclude_defaults=True, exclude={"kind", "cap"})
     return ", ".join(f"{name} {_short(value)}" for name, value in knobs.items())

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from data.candidates import Candidates
 from data.errors import ConfigError
 from predictor.decision import Array, IntArray, Reason, State
-from predictor.policies import Wish, _Parts
+from predictor.policies import Proposal, _Parts
 from predictor.replay import Outcome, best_of, pick, spent
 
 _COST = np.geomspace(1e-5, 2, 64)  # prices in predictive scales, the index among them
@@ -48,7 +48,7 @@ class Beacon(_Parts):
         """No: its own is Jeffreys'."""
         return False
 
-    def wish(self, state: State) -> Wish:
+    def propose(self, state: State) -> Proposal:
         """All of the cap where the next sample is worth its price; ``batch`` makes it the next alone."""
         mean, scale = self.predictive(state)
         z = np.divide(state.best - mean, scale, out=np.zeros_like(scale), where=scale > 0)
@@ -56,7 +56,7 @@ class Beacon(_Parts):
         place = [np.minimum(state.drawn, self.cap), np.arcsinh(z) / axis[1]]
         worth = map_coordinates(table, place, order=1, mode="nearest") * scale > self.cost
         total = np.where(worth, self.cap, state.drawn)
-        return Wish(total, np.minimum(total, state.drawn + 1), np.ones(len(state), bool))
+        return Proposal(total, np.minimum(total, state.drawn + 1), np.ones(len(state), bool))
 
     def predictive(self, state: State) -> tuple[Array, Array]:
         """(questions,) centre and scale of the next score's Student-t, of drawn - 1 degrees of freedom."""

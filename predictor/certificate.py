@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from data.candidates import Candidates
 from data.contract import require_same_contract
 from data.errors import ConfigError
-from data.record import Settings
+from data.record import Record
 from predictor.decision import Array
 from predictor.families import BINS
 from predictor.policies import AnyPolicy, Value
-from predictor.prior import Beliefs
+from predictor.prior import PriorBatch
 from predictor.replay import Outcome, outcomes
 from predictor.risk import questions_needed, refutation_p_value, risk_p_value
 
@@ -32,7 +32,7 @@ SIGNED: Loss = "lost_accuracy"
 """The loss that can be -1."""
 
 
-class Tested(Settings):
+class Tested(Record):
     """One policy of the sequence and what calibration said of it."""
 
     policy: AnyPolicy
@@ -48,14 +48,14 @@ class Tested(Settings):
     passed: bool
 
 
-class Group(Settings):
+class Group(Record):
     """How the certified policy did on one group of calibration questions; no promise is made of it."""
 
     questions: int
     failures: dict[Loss, int]
 
 
-class Certificate(Settings):
+class Certificate(Record):
     """What was promised, on which questions, with which test; JSON in and out."""
 
     contract: str
@@ -105,7 +105,7 @@ def aims(target: float) -> list[float]:
     return np.unique([target, *higher[higher < 1]]).tolist()  # a score of 1 shares the last bin
 
 
-def ladders(
+def price_sequences(
     target: float, cap: int, candidate_tokens: float, round_candidates: float, above: bool = True
 ) -> list[list[AnyPolicy]]:
     """The policies that compete: a sequence a target, value of information at rising token prices.
@@ -129,7 +129,7 @@ def ladders(
     ]
 
 
-def thin(policies: Sequence[AnyPolicy], costs: Sequence[float]) -> list[AnyPolicy]:
+def drop_dominated(policies: Sequence[AnyPolicy], costs: Sequence[float]) -> list[AnyPolicy]:
     """The sequence without policies that cost no less on tune questions than one before them."""
     least = np.minimum.accumulate([np.inf, *costs[:-1]])
     return [policy for policy, price, before in zip(policies, costs, least, strict=True) if price < before]
@@ -144,7 +144,7 @@ def certify(
     first: AnyPolicy,
     sequences: Sequence[Sequence[AnyPolicy]],
     candidates: Candidates,
-    beliefs: Beliefs | None,
+    priors: PriorBatch | None,
     *,
     price: Callable[[Outcome], float] = lambda found: float(found.tokens.mean()),
     target: float,
@@ -171,39 +171,39 @@ def certify(
     if not len(candidates.scores):
         raise ConfigError("a certificate needs at least one calibration question")
     # All at once, since policies beside each other share most of the work.
-    rungs = dict(enumerate([first, *(policy for sequence in sequences for policy in sequence)]))
-    found = outcomes(rungs, candidates, beliefs, target=target)
+    entries = dict(enumerate([first, *(policy for sequence in sequences for policy in sequence)]))
+    found = outcomes(entries, candidates, priors, target=target)
     losses = {k: {n: _known(getattr(o, n)) for n in epsilon} for k, o in found.items()}
     tried: list[Tested] = []
     passed: list[int] = []
 
-    def passes(rung: int, level: float) -> bool:
-        p_value = max(risk_p_value(losses[rung][n], risk, n == SIGNED) for n, risk in epsilon.items())
+    def passes(entry: int, level: float) -> bool:
+        p_value = max(risk_p_value(losses[entry][n], risk, n == SIGNED) for n, risk in epsilon.items())
         tried.append(
             Tested(
-                policy=rungs[rung],
-                tokens=float(found[rung].tokens.mean()),
-                rounds=float(found[rung].rounds.mean()),
-                failures={name: int(values.sum()) for name, values in losses[rung].items()},
+                policy=entries[entry],
+                tokens=float(found[entry].tokens.mean()),
+                rounds=float(found[entry].rounds.mean()),
+                failures={name: int(values.sum()) for name, values in losses[entry].items()},
                 p_value=p_value,
                 level=level,
                 passed=p_value <= level,
             )
         )
         if tried[-1].passed:
-            passed.append(rung)
+            passed.append(entry)
         return tried[-1].passed
 
     needed = None
     if passes(0, delta):
-        places = iter(range(1, len(rungs)))
+        places = iter(range(1, len(entries)))
         for sequence in sequences:
             numbers = [next(places) for _ in sequence]
-            all(passes(rung, delta / len(sequences)) for rung in numbers)
+            all(passes(entry, delta / len(sequences)) for entry in numbers)
     else:
         each = [questions_needed(losses[0][n], risk, delta, n == SIGNED) for n, risk in epsilon.items()]
         needed = None if None in each else max(n for n in each if n is not None)
-    best = min(passed, key=lambda rung: price(found[rung])) if passed else None
+    best = min(passed, key=lambda entry: price(found[entry])) if passed else None
     by_group = {}
     if best is not None:
         for name in np.unique(groups):
@@ -220,7 +220,7 @@ def certify(
         target=target,
         cap=cap,
         tried=tuple(tried),
-        policy=None if best is None else rungs[best],
+        policy=None if best is None else entries[best],
         questions_needed=needed,
         groups=by_group,
         statement=_state(best is not None, epsilon, delta, cap, needed),

@@ -12,14 +12,14 @@ from scipy.special import expit
 from data.candidates import Candidates
 from data.contract import require_scores
 from data.errors import ScoreError
-from data.record import Settings
+from data.record import Record
 from predictor.decision import Array
 from predictor.replay import best_of, pick
 
 _SIZES = tuple(2**power for power in range(10))
 
 
-class Correctness(Settings):
+class Correctness(Record):
     """A logistic law of the chance that the best-scored answer is right; a JSON value.
 
     The log-odds are a curve of the maximum, straight between knots, plus ``drawn`` x log(candidates

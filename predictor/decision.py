@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from data.contract import require_scores
 from data.errors import ConfigError, ScoreError
-from data.record import Settings
+from data.record import Record
 from predictor.families import get_family
-from predictor.prior import Beliefs, Prior
+from predictor.prior import Prior, PriorBatch
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -74,28 +74,28 @@ class State:
     scores : (questions, n) scores in the order drawn, NaN where a candidate has none (it failed, was
         cut, or is over-length): it counts as drawn and as a score of 0, the miss that it is.
     drawn : (questions,) candidates drawn; what lies beyond is not read.
-    beliefs : the questions' priors; None where the policy reads none.
+    priors : the questions' priors; None where the policy reads none.
     tokens : (questions, n) completion tokens of the candidates; None where they are not known.
-    memo : chances of no hit that were asked for before, of the same scores, priors and ``rows``.
-    rows : (questions,) the questions' rows in the memo.
+    cache : chances of no hit that were asked for before, of the same scores, priors and ``rows``.
+    rows : (questions,) the questions' rows in the cache.
     """
 
     def __init__(
         self,
         scores: Array,
         drawn: IntArray,
-        beliefs: Beliefs | None = None,
+        priors: PriorBatch | None = None,
         tokens: Array | None = None,
-        memo: "Memo | None" = None,
+        cache: "NoHitCache | None" = None,
         rows: IntArray | None = None,
     ) -> None:
         self.drawn = drawn
         self.seen = np.arange(scores.shape[1]) < drawn[:, None]
         self.scores = np.where(self.seen, np.nan_to_num(scores), 0.0)
         self.best: Array = self.scores.max(axis=1, initial=0.0)
-        self.beliefs = beliefs
+        self.priors = priors
         self.tokens = tokens
-        self.memo = memo
+        self.cache = cache
         self.rows = rows
 
     def __len__(self) -> int:
@@ -104,31 +104,31 @@ class State:
     def at(self, drawn: IntArray) -> "State":
         """The questions as they were after their first ``drawn`` candidates."""
         earlier = np.minimum(self.drawn, drawn)
-        return State(self.scores, earlier, self.beliefs, self.tokens, self.memo, self.rows)
+        return State(self.scores, earlier, self.priors, self.tokens, self.cache, self.rows)
 
     def hit(self, target: float) -> BoolArray:
         """(questions,) whether a score has reached the target."""
         return (self.best >= target) & (self.drawn > 0)
 
-    def require_beliefs(self) -> Beliefs:
-        """The beliefs.
+    def require_priors(self) -> PriorBatch:
+        """The priors.
 
         Raises
         ------
         ConfigError
             If none were given.
         """
-        if self.beliefs is None:
+        if self.priors is None:
             raise ConfigError(
                 "this policy reads a prior a question, and none was given: give one, or a schedule policy"
             )
-        return self.beliefs
+        return self.priors
 
     @cached_property
     def weights(self) -> Array:
         """(questions, laws) posterior: prior times the likelihood of the scores so far, exact on the grid."""
-        beliefs = self.require_beliefs()
-        family, found = beliefs.family, beliefs.table[beliefs.index]
+        priors = self.require_priors()
+        family, found = priors.family, priors.table[priors.index]
         if len(self) == 1:  # the rows of a few scores are faster than the whole table
             found = found + family.log_mass[family.bin(self.scores[0, : self.drawn[0]])].sum(axis=0)
         else:
@@ -144,14 +144,14 @@ class State:
         The posterior predictive sum over laws of weight x F(s-)^m: it carries the uncertainty of the
         estimate, which a plug-in of one (mu, sigma) does not.
         """
-        if self.memo is not None:
-            return self.memo.no_hit(self, target, longest)
-        found: Array = self.weights @ _miss_powers(self.require_beliefs().family.name, target, longest)
+        if self.cache is not None:
+            return self.cache.no_hit(self, target, longest)
+        found: Array = self.weights @ _miss_powers(self.require_priors().family.name, target, longest)
         return found
 
     def miss_quantile(self, target: float, level: float) -> Array:
         """(questions,) log F(s-) that the question's own exceeds with a chance of at most 1 - level."""
-        family = self.require_beliefs().family
+        family = self.require_priors().family
         order, sorted_miss = _miss_order(family.name, target)
         below = np.cumsum(self.weights[:, order], axis=1)
         place = np.minimum((below < level).sum(axis=1), len(order) - 1)
@@ -174,7 +174,7 @@ def _miss_order(family: str, target: float) -> tuple[IntArray, Array]:
     return order, log_miss[order]
 
 
-class Memo:
+class NoHitCache:
     """What `State.no_hit` found for some questions, by candidates drawn: policies that are replayed
     beside each other meet the same scores again and again.
 
@@ -193,8 +193,8 @@ class Memo:
         places, table, taken = self.held.get(key) or (np.full(self.shape, -1), np.empty((0, longest + 1)), 0)
         assert rows is not None
         if (new := places[rows, drawn] < 0).any():
-            beliefs = state.require_beliefs()[new]
-            found = State(state.scores[new], drawn[new], beliefs).no_hit(target, longest)
+            priors = state.require_priors()[new]
+            found = State(state.scores[new], drawn[new], priors).no_hit(target, longest)
             end = taken + len(found)
             if end > len(table):  # twice what is needed, lest every round copies all
                 table = np.concatenate([table[:taken], np.empty((2 * end - taken, longest + 1))])
@@ -218,7 +218,7 @@ class Policy(Protocol):
         """Plan the next round of each question."""
 
 
-class Decision(Settings):
+class Decision(Record):
     """What to do next for one question."""
 
     action: Literal["sample", "accept", "give up"]
@@ -271,8 +271,8 @@ def decide(
         if not (np.isfinite(spent) & (spent >= 0)).all():
             raise ScoreError(f"token counts {spent.tolist()}: each must be 0 or more"[:200])
         spent = np.concatenate([spent, np.full(failed, spent.mean() if spent.size else 0.0)])[None]
-    beliefs = None if prior is None else Beliefs.of([prior])
-    plan = policy.plan(State(row, np.array([drawn]), beliefs, spent))
+    priors = None if prior is None else PriorBatch.of([prior])
+    plan = policy.plan(State(row, np.array([drawn]), priors, spent))
     more, reason, feasible = int(plan.more[0]), Reason(int(plan.reason[0])), bool(plan.feasible[0])
     best = float(values.max()) if values.size else None
     missed = best is None or best < policy.target

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from data.errors import ConfigError
-from data.record import Settings
+from data.record import Record
 from predictor.decision import CHUNK, Array, BoolArray
 from predictor.families import EMPIRICAL, FAMILIES, Family, get_family
 from predictor.prior import Prior, fit_population
@@ -18,7 +18,7 @@ from predictor.prior import Prior, fit_population
 _TAIL = 20  # fewer hits than this say nothing of the tail
 
 
-class FamilyFit(Settings):
+class FamilyFit(Record):
     """How one family foretells tune questions; log scores are in nats, and larger is better."""
 
     family: str

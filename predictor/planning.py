@@ -1,12 +1,12 @@
 """Planning: what a set of questions will cost under a policy, before anything is generated.
 
-A question to come is taken to be like a pool question: one of those (its donor) is drawn for it, and the
-policy is replayed on the donor's own candidates in another order. So scores, lengths and prompts keep
-whatever ties them, and no law is assumed. A question's prior only says which donors it is more like: each
-is drawn with odds of the evidence that its scores have under that prior, over the evidence they have under
-the population's (Bayes' rule); without a prior of its own all donors are alike. The donors are a finite
-sample too, so every replicate weighs them anew (Bayesian bootstrap, Rubin 1981, Ann. Statist. 9): that
-moves all questions of a replicate together and does not average out over many questions.
+A question to come is taken to be like a pool question: a reference question is drawn for it, and the
+policy is replayed on that one's own candidates in another order. So scores, lengths and prompts keep
+whatever ties them, and no law is assumed. A question's prior only says which reference question it is more
+like: each is drawn with odds of the evidence that its scores have under that prior, over the evidence they
+have under the population's (Bayes' rule); without a prior of its own all are alike. Reference questions are
+a finite sample too, so every replicate weighs them anew (Bayesian bootstrap, Rubin 1981, Ann. Statist. 9):
+that moves all questions of a replicate together and does not average out over many questions.
 """
 
 from typing import NamedTuple, Self
@@ -16,32 +16,32 @@ from pydantic import ConfigDict, Field
 
 from data.candidates import Candidates
 from data.errors import ConfigError
-from data.record import Settings
+from data.record import Record
 from predictor.decision import Array, IntArray, Policy
-from predictor.prior import Beliefs, Prior
+from predictor.prior import Prior, PriorBatch
 from predictor.replay import replay, spent
 
 COURSES = 2048  # replayed a policy at most; where there are many priors, at least LEAST a prior
 LEAST = 16
-ORDERS = 16  # of a donor's candidates; more would tell little beside what the donors differ by
+ORDERS = 16  # of a reference question's candidates; more would tell little beside what these differ by
 _AT_ONCE = 2**19  # weights of replicates that are held together
 TINY = 1e-200  # a prior that no donor fits at all takes any of them
 
 
-class Donors(NamedTuple):
+class ReferenceQuestions(NamedTuple):
     """Pool questions that questions to come are taken to be like."""
 
     candidates: Candidates
-    """Arrays (donors, n); token counts that are all 0 are not known."""
+    """Arrays (questions, n); token counts that are all 0 are not known."""
     prompt_tokens: Array
-    """(donors,)"""
+    """(questions,)"""
     population: Prior
     """The prior fitted on their scores, which questions' own priors are held against."""
     laws: IntArray | None = None
-    """(donors,) laws of the family that they are themselves (`Family.own_laws`); None if none is."""
+    """(questions,) laws of the family that they are themselves (`Family.own_laws`); None if none is."""
 
 
-class Range(Settings):
+class Range(Record):
     """A quantity to come: its mean, and the range that it lies in with the forecast's level."""
 
     mean: float
@@ -55,14 +55,14 @@ class Range(Settings):
         return cls(mean=float(values.mean()), low=float(low), high=float(high))
 
 
-class Forecast(Settings):
-    """Totals over a set of questions; None where the donors' tokens are not known."""
+class Forecast(Record):
+    """Totals over a set of questions; None where the reference questions' tokens are not known."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     questions: int
     level: float
-    """Chance that a total lies in its range, if the questions are drawn like the donors."""
+    """Chance that a total lies in its range, if the questions are drawn like the reference questions."""
     candidates: Range
     rounds: Range
     tokens: Range | None = None
@@ -89,13 +89,13 @@ class Forecast(Settings):
 
 def estimate(
     policy: Policy,
-    beliefs: Beliefs,
-    donors: Donors,
+    priors: PriorBatch,
+    reference: ReferenceQuestions,
     replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Forecast:
-    """What ``policy`` will spend and reach on the questions whose priors are ``beliefs``.
+    """What ``policy`` will spend and reach on the questions whose priors are ``priors``.
 
     A course of the policy on one question does not depend on the others, so at most `COURSES`
     (`ORDERS` a donor; at least `LEAST` a distinct prior) are replayed for all replicates, and a replicate
@@ -104,30 +104,32 @@ def estimate(
     Raises
     ------
     ConfigError
-        If there are no questions or no donors, their families differ, or the policy's cap is above the
-        donors' candidates.
+        If there are no questions or no reference, their families differ, or the policy's cap is above the
+        reference questions' candidates.
     """
-    if not len(beliefs) or not len(donors.prompt_tokens):
-        raise ConfigError(f"{len(beliefs)} questions to plan and {len(donors.prompt_tokens)} pool questions")
+    if not len(priors) or not len(reference.prompt_tokens):
+        raise ConfigError(
+            f"{len(priors)} questions to plan and {len(reference.prompt_tokens)} pool questions"
+        )
     rng = np.random.default_rng(seed)
-    chosen, courses = _courses(policy, beliefs, donors, rng)
-    totals = _totals(chosen, courses, beliefs.index, replicates, rng)
+    chosen, courses = _courses(policy, priors, reference, rng)
+    totals = _totals(chosen, courses, priors.index, replicates, rng)
     ranges = {name: Range.of(values, level) for name, values in totals.items()}
     return Forecast(
-        questions=len(beliefs),
+        questions=len(priors),
         level=level,
-        **ranges | {"reached": Range.of(totals["reached"] / len(beliefs), level)},
-        expected_draws=courses["candidates"].mean(axis=1)[beliefs.index],
+        **ranges | {"reached": Range.of(totals["reached"] / len(priors), level)},
+        expected_draws=courses["candidates"].mean(axis=1)[priors.index],
         totals=totals,
     )
 
 
 def realised_share(
     policy: Policy,
-    beliefs: Beliefs,
+    priors: PriorBatch,
     held: Candidates,
     prompt_tokens: Array,
-    donors: Donors,
+    reference: ReferenceQuestions,
     size: int = 60,
     subsets: int = 100,
     seed: int = 0,
@@ -136,16 +138,16 @@ def realised_share(
     """How often what held-out questions took lies in the range that was stated for them.
 
     Random subsets of ``size`` of the questions, each planned by itself; a share a quantity. The subsets
-    overlap and are planned from the same donors, so the share scatters around the level by far more
+    overlap and are planned from the same reference, so the share scatters around the level by far more
     than one of ``subsets`` independent trials.
     """
     rng = np.random.default_rng(seed)
-    chosen, courses = _courses(policy, beliefs, donors, rng)
-    found = _spend(policy, beliefs, held.shuffled(seed), prompt_tokens)
+    chosen, courses = _courses(policy, priors, reference, rng)
+    found = _spend(policy, priors, held.shuffled(seed), prompt_tokens)
     inside = dict.fromkeys(courses, 0)
     for _ in range(subsets):
-        rows = rng.choice(len(beliefs), min(size, len(beliefs)), replace=False)
-        totals = _totals(chosen, courses, beliefs.index[rows], 200, rng)
+        rows = rng.choice(len(priors), min(size, len(priors)), replace=False)
+        totals = _totals(chosen, courses, priors.index[rows], 200, rng)
         for name in inside:
             stated, total = Range.of(totals[name], level), found[name][rows].sum()
             inside[name] += bool(stated.low <= total <= stated.high)
@@ -153,40 +155,42 @@ def realised_share(
 
 
 def _courses(
-    policy: Policy, beliefs: Beliefs, donors: Donors, rng: np.random.Generator
+    policy: Policy, priors: PriorBatch, reference: ReferenceQuestions, rng: np.random.Generator
 ) -> tuple[IntArray, dict[str, Array]]:
-    """Donors drawn for each distinct prior, and each known quantity of a course on them; (priors, each)."""
-    if beliefs.family.name != donors.population.family:
-        raise ConfigError(f"priors of {beliefs.family.name}, but a population of {donors.population.family}")
-    likelihood = beliefs.family.log_likelihood(donors.candidates.scores)
+    """Questions drawn for each distinct prior, and each known quantity of a run on them; (priors, each)."""
+    if priors.family.name != reference.population.family:
+        raise ConfigError(
+            f"priors of {priors.family.name}, but a population of {reference.population.family}"
+        )
+    likelihood = priors.family.log_likelihood(reference.candidates.scores)
     likelihood = np.exp(likelihood - likelihood.max(axis=1, keepdims=True))  # the peak cancels in the odds
-    likelihood /= (likelihood @ np.exp(donors.population.log_weights()) + TINY)[:, None]
-    courses = min(COURSES, ORDERS * len(donors.prompt_tokens))
-    each = max(courses // len(beliefs.table), LEAST)
-    at = (np.arange(each) + rng.random((len(beliefs.table), 1))) / each  # every donor as often as is due
+    likelihood /= (likelihood @ np.exp(reference.population.log_weights()) + TINY)[:, None]
+    courses = min(COURSES, ORDERS * len(reference.prompt_tokens))
+    each = max(courses // len(priors.table), LEAST)
+    at = (np.arange(each) + rng.random((len(priors.table), 1))) / each  # every donor as often as is due
     chosen, parts = np.empty(at.shape, dtype=np.int64), []
     for start in range(0, len(at), block := max(COURSES // each, 1)):
         rows = slice(start, start + block)
-        line = np.cumsum(np.exp(beliefs.table[rows]) @ likelihood.T + TINY, axis=1)
+        line = np.cumsum(np.exp(priors.table[rows]) @ likelihood.T + TINY, axis=1)
         chosen[rows] = [np.searchsorted(x[:-1], a * x[-1]) for x, a in zip(line, at[rows], strict=True)]
         picked = chosen[rows].ravel()
         index = start + np.arange(len(line)).repeat(each)
-        believed = Beliefs(beliefs.family, beliefs.table, index, beliefs.strength)
-        if donors.laws is not None:  # of a question to come no law knows the scores
-            believed = believed.without(donors.laws[picked])
-        shown = Candidates._make(values[picked] for values in donors.candidates)
+        believed = PriorBatch(priors.family, priors.table, index, priors.strength)
+        if reference.laws is not None:  # of a question to come no law knows the scores
+            believed = believed.without(reference.laws[picked])
+        shown = Candidates._make(values[picked] for values in reference.candidates)
         shown = shown.shuffled(int(rng.integers(2**31)))
-        parts.append(_spend(policy, believed, shown, donors.prompt_tokens[picked]))
-    tokens = {**donors.candidates._asdict(), "prompt_tokens": donors.prompt_tokens}
+        parts.append(_spend(policy, believed, shown, reference.prompt_tokens[picked]))
+    tokens = {**reference.candidates._asdict(), "prompt_tokens": reference.prompt_tokens}
     known = [n for n in parts[0] if "tokens" not in n or tokens[n].any()]
     return chosen, {n: np.concatenate([p[n] for p in parts]).reshape(at.shape) for n in known}
 
 
 def _spend(
-    policy: Policy, beliefs: Beliefs, candidates: Candidates, prompt_tokens: Array
+    policy: Policy, priors: PriorBatch, candidates: Candidates, prompt_tokens: Array
 ) -> dict[str, Array]:
     """Each quantity of the policy's course (questions,)."""
-    course = replay(policy, candidates.scores, beliefs, candidates.tokens)
+    course = replay(policy, candidates.scores, priors, candidates.tokens)
     return {
         "candidates": course.drawn.astype(float),
         "rounds": course.rounds.astype(float),

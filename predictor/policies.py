@@ -11,16 +11,16 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from data.errors import ConfigError
-from data.record import Settings
+from data.record import Record
 from data.validation import explain
 from predictor import truncnorm
 from predictor.bound import is_feasible, required_from_log_miss, required_samples
 from predictor.decision import Array, BoolArray, IntArray, Plan, Policy, Reason, State
 from predictor.families import BINS
-from predictor.prior import Beliefs
+from predictor.prior import PriorBatch
 
 
-class Wish(NamedTuple):
+class Proposal(NamedTuple):
     """What a rule alone would do; every field (questions,)."""
 
     total: IntArray
@@ -29,7 +29,7 @@ class Wish(NamedTuple):
     feasible: BoolArray
 
 
-class _Parts(Settings):
+class _Parts(Record):
     """What every policy has around its rule."""
 
     target: float = Field(0.95, gt=0, le=1)
@@ -60,7 +60,7 @@ class _Parts(Settings):
         """Whether it decides by the question's prior, which someone had to pay for."""
         return True
 
-    def wish(self, state: State) -> Wish:
+    def propose(self, state: State) -> Proposal:
         """What the rule alone would do."""
         raise NotImplementedError
 
@@ -71,9 +71,9 @@ class _Parts(Settings):
     def plan(self, state: State) -> Plan:
         """See `Policy`."""
         drawn, look = state.drawn, min(self.floor, self.cap)
-        wish = self.wish(state)
+        proposal = self.propose(state)
         first, hit, full = drawn < look, state.hit(self.target), drawn >= self.cap
-        more = np.clip(np.where(first, look, np.minimum(wish.total, self.cap)) - drawn, 0, None)
+        more = np.clip(np.where(first, look, np.minimum(proposal.total, self.cap)) - drawn, 0, None)
         if (size := self.round_size()) is not None:
             more = np.where(first, more, np.minimum(more, size))
         going, done = self._words
@@ -92,7 +92,7 @@ class _Parts(Settings):
             [Reason.HIT, Reason.CAP_REACHED, Reason.HOPELESS, Reason.FIRST_LOOK, going],
             done,
         )
-        return Plan(more, reason, wish.required, wish.feasible)
+        return Plan(more, reason, proposal.required, proposal.feasible)
 
 
 class FixedN(_Parts):
@@ -107,10 +107,10 @@ class FixedN(_Parts):
         """No."""
         return False
 
-    def wish(self, state: State) -> Wish:
+    def propose(self, state: State) -> Proposal:
         """All of the cap."""
         total = np.full(len(state), self.cap)
-        return Wish(total, total, np.ones(len(state), bool))
+        return Proposal(total, total, np.ones(len(state), bool))
 
 
 class Schedule(_Parts):
@@ -130,7 +130,7 @@ class Schedule(_Parts):
         """No."""
         return False
 
-    def wish(self, state: State) -> Wish:
+    def propose(self, state: State) -> Proposal:
         """The first total of the schedule that lies beyond what is drawn."""
         totals, size = [0], float(self.start)
         while totals[-1] < self.cap:
@@ -138,7 +138,7 @@ class Schedule(_Parts):
             size *= self.factor
         place = np.searchsorted(totals, state.drawn, side="right")
         total = np.array(totals)[np.minimum(place, len(totals) - 1)]
-        return Wish(total, np.full(len(state), self.cap), np.ones(len(state), bool))
+        return Proposal(total, np.full(len(state), self.cap), np.ones(len(state), bool))
 
 
 class _Bound(_Parts):
@@ -179,21 +179,21 @@ class OptScale(_Bound):
         """See `_Parts`; one-shot asks for all of N* together."""
         return None if self.one_shot else self.batch
 
-    def wish(self, state: State) -> Wish:
+    def propose(self, state: State) -> Proposal:
         """N* of the scores so far; one-shot: of the first ``floor`` scores."""
         if self.one_shot:
             state = state.at(np.minimum(state.drawn, self.floor))
         n = np.maximum(state.drawn, 1)
         first, second = state.scores.sum(axis=1) / n, (state.scores**2).sum(axis=1) / n
         if self.prior:
-            beliefs = state.require_beliefs()
-            precision = beliefs.strength[beliefs.index] / self.prior_width**2
-            mu, sigma = truncnorm.fit(first, second, state.drawn, *centres(beliefs), precision)
+            priors = state.require_priors()
+            precision = priors.strength[priors.index] / self.prior_width**2
+            mu, sigma = truncnorm.fit(first, second, state.drawn, *centres(priors), precision)
         else:
             mu, sigma = truncnorm.fit(first, second, state.drawn)
         known = (mu, sigma, self.target, self.confidence, self.cap)
         required = np.asarray(required_samples(*known))
-        return Wish(required, required, np.asarray(is_feasible(*known)))
+        return Proposal(required, required, np.asarray(is_feasible(*known)))
 
 
 class Predictive(_Bound):
@@ -215,7 +215,7 @@ class Predictive(_Bound):
             )
         return self
 
-    def wish(self, state: State) -> Wish:
+    def propose(self, state: State) -> Proposal:
         """What is drawn at the look, and the fewest more that keep the promise."""
         look = np.minimum(state.drawn, self.floor)
         then = state.at(look)
@@ -224,7 +224,7 @@ class Predictive(_Bound):
         more = np.where(then.hit(self.target), 0, (misses > allowed).sum(axis=1))
         feasible = look + more <= self.cap
         required = np.where(feasible, np.maximum(look + more, 1), self.cap)
-        return Wish(required, required, feasible)
+        return Proposal(required, required, feasible)
 
 
 class Quantile(_Bound):
@@ -240,12 +240,12 @@ class Quantile(_Bound):
     """Gamma: the share of questions whose N* may be too small."""
     _words = (Reason.BOUND_NOT_REACHED, Reason.BOUND_REACHED)
 
-    def wish(self, state: State) -> Wish:
+    def propose(self, state: State) -> Proposal:
         """N* at that quantile, from the prior and the first ``floor`` scores."""
         then = state.at(np.minimum(state.drawn, self.floor))
         log_miss = then.miss_quantile(self.target, 1 - self.risk)
         required, feasible = required_from_log_miss(log_miss, self.confidence, self.cap)
-        return Wish(required, required, feasible)
+        return Proposal(required, required, feasible)
 
 
 class Value(_Parts):
@@ -275,17 +275,17 @@ class Value(_Parts):
             raise ValueError("utility needs at least two values, none below the one before")
         return self
 
-    def wish(self, state: State) -> Wish:
+    def propose(self, state: State) -> Proposal:
         """The first round of the plan with the best expected value."""
         sizes = np.minimum(_sizes(self.cap), np.maximum(self.cap - state.drawn, 0)[:, None])
         price = (self.token_price * self._tokens(state))[:, None]
         if self.utility is None:
             more, chance = self._plan_rounds(state, sizes, price)
-            return Wish(state.drawn + more, state.drawn + more, (more > 0) | chance)
+            return Proposal(state.drawn + more, state.drawn + more, (more > 0) | chance)
         gain = self._gain(state, sizes) - price * sizes - self.round_price * (sizes > 0)
         best = gain.argmax(axis=1)
         more = sizes[np.arange(len(state)), best]
-        return Wish(state.drawn + more, state.drawn + more, (more > 0) | state.hit(self.target))
+        return Proposal(state.drawn + more, state.drawn + more, (more > 0) | state.hit(self.target))
 
     def _tokens(self, state: State) -> Array:
         """(questions,) expected tokens of a candidate; the first guess counts as much as four are seen."""
@@ -329,9 +329,9 @@ def _sizes(cap: int) -> IntArray:
     return np.unique(np.minimum(np.concatenate([[0, 1, cap], powers, powers * 3 // 2]), cap))
 
 
-def centres(beliefs: Beliefs) -> tuple[Array, Array]:
+def centres(priors: PriorBatch) -> tuple[Array, Array]:
     """(mu0, sigma0) of the truncated normals with each prior's expected mean and standard deviation."""
-    mean, std = beliefs.moments
+    mean, std = priors.moments
     return truncnorm.fit(mean, std**2 + mean**2)
 
 

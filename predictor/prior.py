@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from scipy.special import logsumexp
 
 from data.errors import ConfigError, ScoreError
-from data.record import Settings
+from data.record import Record
 from predictor.families import EMPIRICAL, FAMILIES, IMPOSSIBLE, Family, get_family
 
 Array = NDArray[np.float64]
@@ -18,7 +18,7 @@ Coordinate = Annotated[float, Field(ge=-20, le=20)]
 Spread = Annotated[float, Field(gt=0, le=20)]
 
 
-class Prior(Settings):
+class Prior(Record):
     """A normal over the family's coordinates: a JSON value, from a predictor or a population."""
 
     family: str = "beta"
@@ -57,10 +57,10 @@ class Prior(Settings):
         return cls(family=family, location=location, spread=(spread, spread))
 
 
-class Beliefs:
+class PriorBatch:
     """The priors of many questions as arrays, computed once however often a policy asks.
 
-    ``beliefs[rows]`` are those of some of the questions.
+    ``priors[rows]`` are those of some of the questions.
     """
 
     def __init__(self, family: Family, table: Array, index: NDArray[np.int64], strength: Array) -> None:
@@ -92,7 +92,7 @@ class Beliefs:
         return cls(family, table, index, np.array([p.strength for p in distinct]))
 
     @classmethod
-    def hindsight(cls, population: Prior, scores: ArrayLike) -> Self:
+    def oracle(cls, population: Prior, scores: ArrayLike) -> Self:
         """What nobody can know in advance: each question's law as all its scores place it.
 
         A baseline that shows how much a perfect predictor could save; scores (questions, n).

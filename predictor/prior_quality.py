@@ -10,12 +10,12 @@ from predictor.scored_questions import ScoredQuestions
 
 def prior_metrics(sample: ScoredQuestions, population: Prior) -> dict[str, float]:
     """How well the priors foretell the scores of the sample, against the population's prior."""
-    table, beliefs = sample
+    table, priors = sample
     mean, std = np.nanmean(table.scores, axis=1), np.nanstd(table.scores, axis=1, ddof=1)
-    told_mean, told_std = beliefs.moments
+    told_mean, told_std = priors.moments
     flat = population.moments()
-    likelihood = beliefs.family.log_likelihood(table.scores)
-    told = logsumexp(beliefs.table[beliefs.index] + likelihood, axis=1)
+    likelihood = priors.family.log_likelihood(table.scores)
+    told = logsumexp(priors.table[priors.index] + likelihood, axis=1)
     gain = told - log_evidence([population] * len(table), likelihood)
     counted = np.isfinite(mean) & np.isfinite(std)
     return {
@@ -31,10 +31,10 @@ def prior_intervals(
     sample: ScoredQuestions, population: Prior, resamples: int = 500
 ) -> dict[str, tuple[float, float, float]]:
     """`prior_metrics` with 95 % intervals, questions resampled."""
-    (table, beliefs), whole = sample, prior_metrics(sample, population)
+    (table, priors), whole = sample, prior_metrics(sample, population)
     rng, found = np.random.default_rng(0), []
     mean, std = np.nanmean(table.scores, axis=1), np.nanstd(table.scores, axis=1, ddof=1)
-    told, flat = beliefs.moments, population.moments()
+    told, flat = priors.moments, population.moments()
     for _ in range(resamples):
         rows = rng.integers(0, len(table), len(table))
         values = []

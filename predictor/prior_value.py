@@ -1,6 +1,6 @@
 """What a predictor's priors are worth in decisions: tokens saved against the population's prior.
 
-The same policies (`Value`, over a grid of prices) decide with three beliefs: the population's prior, the
+The same policies (`Value`, over a grid of prices) decide with three priors: the population's prior, the
 predictor's, and each question's own law, which nobody can know. Fixed schedules, which read no prior, stand
 beside them for every belief: without a predictor one would take them where they are cheaper. For each, the
 mixture of policies with the fewest tokens that hits as often in as few rounds is found on some questions;
@@ -18,17 +18,17 @@ from scipy.optimize import linprog
 
 from data.folds import Fold
 from data.question import Question
-from data.record import Settings
+from data.record import Record
 from data.scores import ScoreTable
 from predictor.baseline_comparison import schedules
 from predictor.decision import Policy
 from predictor.policies import Value
-from predictor.prior import Beliefs, Prior
+from predictor.prior import Prior, PriorBatch
 from predictor.replay import Interval, bootstrap, outcomes
 from predictor.scored_questions import ScoredQuestions
 
 Array = NDArray[np.float64]
-POPULATION, PREDICTOR, KNOWN = "population", "predictor", "law known"
+POPULATION, PREDICTOR, KNOWN = "population", "predictor", "oracle"
 TOKEN_PRICES = (0.0005, 0.0015, 0.004, 0.01, 0.03)
 """Of a candidate of average length, in hits."""
 ROUND_PRICES = (0.0, 0.006, 0.04)
@@ -38,7 +38,7 @@ Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Rows on which mixtures are found, and rows of which is told."""
 
 
-class Course(NamedTuple):
+class PolicyRun(NamedTuple):
     """What a mixture of policies did with each question; every field (questions,)."""
 
     tokens: Array
@@ -46,7 +46,7 @@ class Course(NamedTuple):
     rounds: Array
 
 
-class PriorValue(Settings):
+class PriorValue(Record):
     """The account, on questions on which no mixture was found.
 
     Intervals are of 95 %, questions resampled in pairs, mixtures and shadow prices held as they were found.
@@ -120,29 +120,29 @@ def measure_prior_value(
     those of ``policy``.
     """
     table = whole.table
-    beliefs = {
-        POPULATION: Beliefs.of([population] * len(table)),
-        PREDICTOR: whole.beliefs,
-        KNOWN: Beliefs.hindsight(population, table.scores),
+    priors = {
+        POPULATION: PriorBatch.of([population] * len(table)),
+        PREDICTOR: whole.priors,
+        KNOWN: PriorBatch.oracle(population, table.scores),
     }
-    laws = beliefs[POPULATION].family.own_laws(table.scores)
-    beliefs = {name: belief.without(laws) for name, belief in beliefs.items()}
+    laws = priors[POPULATION].family.own_laws(table.scores)
+    priors = {name: belief.without(laws) for name, belief in priors.items()}
     split = (np.flatnonzero(np.isin(table.folds, unseen)), np.flatnonzero(table.folds == "test"))
     reading = float(np.mean([tokens_read(question) for question in table.fold("test").questions]))
-    return prior_value(policy.target, policy.cap, table, beliefs, [split], reading)
+    return prior_value(policy.target, policy.cap, table, priors, [split], reading)
 
 
 def prior_value(
     target: float,
     cap: int,
     table: ScoreTable,
-    beliefs: Mapping[str, Beliefs],
+    priors: Mapping[str, PriorBatch],
     splits: Sequence[Split],
     reading: float,
     rounds: float = 2.0,
     orders: int = 2,
 ) -> PriorValue:
-    """Hold three beliefs of the table's questions against each other at equal hits and rounds.
+    """Hold three priors of the table's questions against each other at equal hits and rounds.
 
     Each of ``splits`` finds mixtures on its first rows and tells of its second ones, which no two splits may
     share. ``reading`` is what the predictor reads, in tokens a question; ``rounds`` what a question may take
@@ -150,23 +150,23 @@ def prior_value(
     """
     grid = _policies(target, cap, table)
     fixed = _courses(target, cap, schedules(target, cap), table, None, orders)
-    courses = {n: _courses(target, cap, grid, table, belief, orders) + fixed for n, belief in beliefs.items()}
-    parts: dict[str, list[Course]] = {name: [] for name in beliefs}
+    courses = {n: _courses(target, cap, grid, table, belief, orders) + fixed for n, belief in priors.items()}
+    parts: dict[str, list[PolicyRun]] = {name: [] for name in priors}
     prices, wanted = [], []
     for rows, told in splits:
         known = rows[np.linspace(0, len(rows) - 1, min(len(rows), _MOST)).astype(int)]
         full = table.scores[known, :cap].max(axis=1) >= target
         wanted.append(0.98 * full.mean())
-        for name in beliefs:
+        for name in priors:
             weights, price = _mixture([_take(c, known) for c in courses[name]], wanted[-1], rounds)
             parts[name].append(_mix([_take(c, told) for c in courses[name]], weights))
             if name == POPULATION:
                 prices.append(np.tile(price, (len(told), 1)))
-    done = {name: Course(*map(np.concatenate, zip(*found, strict=True))) for name, found in parts.items()}
+    done = {name: PolicyRun(*map(np.concatenate, zip(*found, strict=True))) for name, found in parts.items()}
     hit_price, round_price = np.concatenate(prices).T
     flat, ours = done[POPULATION], done[PREDICTOR]
 
-    def saved(course: Course) -> Array:
+    def saved(course: PolicyRun) -> Array:
         hits, waited = course.hits - flat.hits, course.rounds - flat.rounds
         equal: Array = flat.tokens - course.tokens + hit_price * hits - round_price * waited
         return equal
@@ -216,20 +216,20 @@ def _courses(
     cap: int,
     policies: Sequence[Policy],
     table: ScoreTable,
-    beliefs: Beliefs | None,
+    priors: PriorBatch | None,
     orders: int,
-) -> list[Course]:
+) -> list[PolicyRun]:
     """Each policy's course."""
     shown = table.candidates(cap)
-    found = outcomes(dict(enumerate(policies)), shown, beliefs, orders, target=target).values()
-    return [Course(o.tokens, o.hit, o.rounds) for o in found]
+    found = outcomes(dict(enumerate(policies)), shown, priors, orders, target=target).values()
+    return [PolicyRun(o.tokens, o.hit, o.rounds) for o in found]
 
 
-def _take(course: Course, rows: NDArray[np.int64]) -> Course:
-    return Course(*(values[rows] for values in course))
+def _take(course: PolicyRun, rows: NDArray[np.int64]) -> PolicyRun:
+    return PolicyRun(*(values[rows] for values in course))
 
 
-def _mixture(courses: list[Course], hits: float, rounds: float) -> tuple[Array, Array]:
+def _mixture(courses: list[PolicyRun], hits: float, rounds: float) -> tuple[Array, Array]:
     """Weights (courses,) of the mixture with the fewest tokens that hits so often in so few rounds.
 
     And its shadow prices (2,): tokens for a hit more, and for a round less.
@@ -247,8 +247,8 @@ def _mixture(courses: list[Course], hits: float, rounds: float) -> tuple[Array, 
     return found.x, -found.ineqlin.marginals  # the whole cap in one round, a schedule, always fits
 
 
-def _mix(courses: list[Course], weights: Array) -> Course:
-    return Course(
+def _mix(courses: list[PolicyRun], weights: Array) -> PolicyRun:
+    return PolicyRun(
         *(
             sum(w * values for w, values in zip(weights, field, strict=True))
             for field in zip(*courses, strict=True)

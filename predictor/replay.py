@@ -7,8 +7,8 @@ import numpy as np
 
 from data.candidates import Candidates
 from data.errors import ConfigError
-from predictor.decision import CHUNK, Array, BoolArray, IntArray, Memo, Policy, State
-from predictor.prior import Beliefs
+from predictor.decision import CHUNK, Array, BoolArray, IntArray, NoHitCache, Policy, State
+from predictor.prior import PriorBatch
 
 Name = TypeVar("Name", bound=Hashable)
 _AT_ONCE = 1_000_000  # questions drawn again at once, over all resamples
@@ -38,13 +38,13 @@ class Replay(NamedTuple):
 def replay(
     policy: Policy,
     scores: Array,
-    beliefs: Beliefs | None = None,
+    priors: PriorBatch | None = None,
     tokens: Array | None = None,
-    memo: Memo | None = None,
+    cache: NoHitCache | None = None,
 ) -> Replay:
     """Run ``policy`` over scores (questions, n), drawn from left to right.
 
-    ``memo`` is shared by policies that are replayed over the same scores and beliefs, of at most `CHUNK`
+    ``cache`` is shared by policies that are replayed over the same scores and priors, of at most `CHUNK`
     questions.
 
     Raises
@@ -65,16 +65,16 @@ def replay(
             _replay(
                 policy,
                 shown,
-                None if beliefs is None else beliefs[rows],
+                None if priors is None else priors[rows],
                 None if tokens is None else tokens[rows, : policy.cap],
-                memo or Memo(*shown.shape),  # a policy that plans once asks the same in each round
+                cache or NoHitCache(*shown.shape),  # a policy that plans once asks the same in each round
             )
         )
     return Replay(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
 
 def round_ends(
-    policy: Policy, scores: Array, beliefs: Beliefs | None = None, tokens: Array | None = None
+    policy: Policy, scores: Array, priors: PriorBatch | None = None, tokens: Array | None = None
 ) -> list[int]:
     """Candidates drawn at the end of each round of one question, scores and tokens (1, n) in the order drawn.
 
@@ -82,7 +82,7 @@ def round_ends(
     """
     ends, drawn = list[int](), 0
     while drawn < scores.shape[1]:
-        more = int(policy.plan(State(scores, np.array([drawn]), beliefs, tokens)).more[0])
+        more = int(policy.plan(State(scores, np.array([drawn]), priors, tokens)).more[0])
         if not more:
             break
         drawn += more
@@ -91,7 +91,7 @@ def round_ends(
 
 
 def _replay(
-    policy: Policy, scores: Array, beliefs: Beliefs | None, tokens: Array | None, memo: Memo
+    policy: Policy, scores: Array, priors: PriorBatch | None, tokens: Array | None, cache: NoHitCache
 ) -> Replay:
     drawn = np.zeros(len(scores), dtype=np.int64)
     rounds, required = np.zeros_like(drawn), np.zeros_like(drawn)
@@ -103,9 +103,9 @@ def _replay(
             State(
                 scores[active],
                 drawn[active],
-                None if beliefs is None else beliefs[active],
+                None if priors is None else priors[active],
                 None if tokens is None else tokens[active],
-                memo,
+                cache,
                 active,
             )
         )
@@ -150,17 +150,17 @@ class Outcome(NamedTuple):
 def outcomes(
     policies: Mapping[Name, Policy],
     candidates: Candidates,
-    beliefs: Beliefs | Mapping[Name, Beliefs | None] | None = None,
+    priors: PriorBatch | Mapping[Name, PriorBatch | None] | None = None,
     orders: int = 1,
     seed: int = 0,
     target: float | None = None,
 ) -> dict[Name, Outcome]:
     """Replay every policy over the pool's order (``orders`` = 1), or over that many random ones.
 
-    ``candidates`` are the full cap that losses are paired with. ``beliefs`` may differ by policy: then
+    ``candidates`` are the full cap that losses are paired with. ``priors`` may differ by policy: then
     they are a mapping from its name.
     """
-    believed = {name: beliefs.get(name) if isinstance(beliefs, Mapping) else beliefs for name in policies}
+    believed = {name: priors.get(name) if isinstance(priors, Mapping) else priors for name in policies}
     questions, n = candidates.scores.shape
     sums: dict[Name, list[Array]] = {name: [] for name in policies}
     for number in range(orders):
@@ -169,11 +169,11 @@ def outcomes(
         for start in range(0, max(questions, 1), CHUNK):
             rows = slice(start, start + CHUNK)
             part = shown.select(rows)
-            memos: dict[int, Memo] = {}
+            caches: dict[int, NoHitCache] = {}
             for name, policy in policies.items():
                 prior = believed[name]
-                memo = memos.setdefault(id(prior), Memo(len(part.scores), n))
-                parts[name].append(outcome(policy, part, prior and prior[rows], target, memo))
+                cache = caches.setdefault(id(prior), NoHitCache(len(part.scores), n))
+                parts[name].append(outcome(policy, part, prior and prior[rows], target, cache))
         for name, found in parts.items():
             joined = [np.concatenate(fields) for fields in zip(*found, strict=True)]
             sums[name] = [a + b for a, b in zip(sums[name], joined, strict=True)] if sums[name] else joined
@@ -183,15 +183,15 @@ def outcomes(
 def outcome(
     policy: Policy,
     candidates: Candidates,
-    beliefs: Beliefs | None = None,
+    priors: PriorBatch | None = None,
     target: float | None = None,
-    memo: Memo | None = None,
+    cache: NoHitCache | None = None,
 ) -> Outcome:
     """One policy's course on one order of the candidates, paired with all of them on the same order.
 
     ``target`` is the score that counts as a hit, the policy's own unless it aims higher.
     """
-    course = replay(policy, candidates.scores, beliefs, candidates.tokens, memo)
+    course = replay(policy, candidates.scores, priors, candidates.tokens, cache)
     goal = policy.target if target is None else target
     hit = course.best >= goal
     top, top_column = best_of(candidates.scores)

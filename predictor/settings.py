@@ -4,12 +4,12 @@ from typing import NamedTuple, Self, get_args
 
 from pydantic import Field
 
-from data.record import Settings
+from data.record import Record
 from predictor.certificate import Loss
 from predictor.decision import Policy
 
 
-class CertifySettings(Settings):
+class CertifySettings(Record):
     """The promise, and the price that chooses among policies that keep it."""
 
     lost_hit: float | None = Field(0.02, gt=0, lt=1)

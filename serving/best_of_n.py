@@ -49,7 +49,7 @@ class Scorer(Protocol):
     async def score(self, items: Sequence[tuple[Question, str]], observe: Observe) -> list[StepScores]: ...
 
 
-class Believer(Protocol):
+class PriorSource(Protocol):
     """Foretells a question's scores."""
 
     async def prior(self, question: Question) -> Prior: ...
@@ -62,7 +62,7 @@ class BestOfN:
         self,
         sampler: Sampler,
         scorer: Scorer,
-        believer: Believer,
+        prior_source: PriorSource,
         contract: ScoreContract,
         population: Prior,
         *,
@@ -72,7 +72,7 @@ class BestOfN:
         observe_generator: Observe = unobserved,
         observe_reward: Observe = unobserved,
     ) -> None:
-        self.sampler, self.scorer, self.believer = sampler, scorer, believer
+        self.sampler, self.scorer, self.prior_source = sampler, scorer, prior_source
         self.contract, self.population = contract, population
         self.per_request = per_request
         """Candidates a request; None: all of a round."""
@@ -185,7 +185,7 @@ class _Run:
     async def _foretell(self) -> None:
         try:
             async with asyncio.timeout(self.owner.prior_timeout):
-                self.prior = await self.owner.believer.prior(self.ask.question)
+                self.prior = await self.owner.prior_source.prior(self.ask.question)
         except Exception as error:  # whatever is wrong with it, the population's prior serves
             self.error = error
             self.degraded["the predictor is away: the population's prior was used"] = None

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from data.contract import ScoreContract
 from data.errors import BundleError, ConfigError
-from data.record import Settings
+from data.record import Record
 from data.validation import explain
 from models.tokenizer import open_tokenizer
 from predictor.certificate import Certificate
@@ -55,7 +55,7 @@ REQUIREMENTS = (
 )
 
 
-class BundleCard(Settings):
+class BundleCard(Record):
     """``bundle.json``: what the service serves."""
 
     contract: ScoreContract
@@ -73,7 +73,7 @@ class BundleCard(Settings):
     """Generator and reward model behind the gateway; None: it only predicts and decides."""
 
 
-class Bundle(Settings):
+class Bundle(Record):
     """A bundle on disk."""
 
     path: Path

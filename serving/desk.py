@@ -12,7 +12,7 @@ from data.errors import ConfigError, OptScaleError
 from data.question import Question
 from predictor.decision import Decision, State, decide
 from predictor.policies import Predictive, Value
-from predictor.prior import Beliefs, Prior
+from predictor.prior import Prior, PriorBatch
 from predictor.replay import round_ends
 from serving import metrics
 from serving.bundle import Bundle
@@ -24,7 +24,7 @@ logger = logging.getLogger("optscale.desk")
 Told = TypeVar("Told")
 
 
-class Foreteller(Protocol):
+class PriorSource(Protocol):
     """The predictor, wherever it runs."""
 
     async def prior(self, question: Question) -> Prior: ...
@@ -41,7 +41,7 @@ class Desk:
         self,
         bundle: Bundle,
         settings: GatewaySettings | None,
-        predictor: Foreteller,
+        predictor: PriorSource,
         tracer_provider: Any = None,
     ) -> None:
         self.card, self.predictor, self.tracer_provider = bundle.card, predictor, tracer_provider
@@ -132,7 +132,7 @@ class Desk:
             if isinstance(policy, Value) and (request.tokens is not None) != counted:
                 return None
             tokens = None if request.tokens is None else np.array([request.tokens], float)
-            ends = round_ends(policy, np.array([request.scores]), Beliefs.of([prior]), tokens)
+            ends = round_ends(policy, np.array([request.scores]), PriorBatch.of([prior]), tokens)
             if len(request.scores) not in ends:
                 return None
         return certificate.statement
@@ -146,7 +146,7 @@ class Desk:
     def _prediction(self, prior: Prior) -> Prediction:
         policy, (mean, std) = self.card.policy, prior.moments()
         bound = Predictive(target=policy.target, cap=policy.cap, confidence=0.9)
-        start = State(np.empty((1, 0)), np.zeros(1, dtype=np.int64), Beliefs.of([prior]))
+        start = State(np.empty((1, 0)), np.zeros(1, dtype=np.int64), PriorBatch.of([prior]))
         plan = bound.plan(start)
         needed = int(plan.required[0])
         return Prediction(

@@ -25,7 +25,7 @@ from predictor.decision import decide
 from predictor.policies import AnyPolicy
 from predictor.prior import Prior
 from serving import metrics
-from serving.best_of_n import SEEDS, Believer, BestOfN
+from serving.best_of_n import SEEDS, BestOfN, PriorSource
 from serving.bundle import BundleCard
 from serving.chat import ChatRequest, ChatResponse, Explanation, Tokens, Usage, make_response
 from serving.draws import Answer, Ask, log_row
@@ -54,7 +54,7 @@ class Gateway:
     """Answers chat requests with the best of as many candidates as the policy asks for."""
 
     def __init__(
-        self, card: BundleCard, settings: GatewaySettings, believer: Believer, population: Prior
+        self, card: BundleCard, settings: GatewaySettings, prior_source: PriorSource, population: Prior
     ) -> None:
         self.card, self.settings = card, settings
         self.generator = AsyncHttpGenerator(settings.generator)
@@ -70,7 +70,7 @@ class Gateway:
         self.best_of_n = BestOfN(
             self.generator,
             self.reward,
-            believer,
+            prior_source,
             self.contract,
             population,
             per_request=settings.per_request,

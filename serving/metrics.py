@@ -6,7 +6,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from models.http_client import Observe
 from predictor.decision import State
 from predictor.policies import AnyPolicy
-from predictor.prior import Beliefs, Prior
+from predictor.prior import Prior, PriorBatch
 from serving.draws import Answer, Ask
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -87,5 +87,5 @@ def reward_tokens(answer: Answer) -> int:
 
 def chance_of_hit(policy: AnyPolicy, prior: Prior) -> float:
     """Chance that one of the cap's candidates reaches the target, before any is drawn."""
-    start = State(np.empty((1, 0)), np.zeros(1, dtype=np.int64), Beliefs.of([prior]))
+    start = State(np.empty((1, 0)), np.zeros(1, dtype=np.int64), PriorBatch.of([prior]))
     return 1 - float(start.no_hit(policy.target, policy.cap)[0, -1])

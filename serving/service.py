@@ -103,7 +103,7 @@ class Predictor:
 
 
 class RemotePredictor:
-    """The predictor's service as `serving.best_of_n.Believer`; what it said of a question is remembered."""
+    """The predictor's service as a `PriorSource`; what it said of a question is remembered."""
 
     def __init__(self, service: Any) -> None:
         self.service = service

@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from data.errors import ConfigError
-from data.record import Settings
+from data.record import Record
 from data.validation import explain
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
 
@@ -18,7 +18,7 @@ OVERRIDES = "OPTSCALE_GATEWAY"
 """Environment variable that names a YAML file with settings that differ where the bundle runs."""
 
 
-class LogSettings(Settings):
+class LogSettings(Record):
     """The decision log: Parquet files, one row a request."""
 
     folder: str | None = None
@@ -42,7 +42,7 @@ class LogSettings(Settings):
         return Path(home) / "decisions" if home else None
 
 
-class GatewaySettings(Settings):
+class GatewaySettings(Record):
     """The OpenAI-compatible gateway: who answers, who scores, and how far a request may go."""
 
     generator: HttpGeneratorSettings

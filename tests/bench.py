@@ -38,11 +38,11 @@ from models.settings import (
 )
 from models.sft import SftCollator, encode_example, sft_loss
 from predictor import (
-    Beliefs,
     Candidates,
     OptScale,
     Predictive,
     Prior,
+    PriorBatch,
     Quantile,
     State,
     Value,
@@ -98,18 +98,18 @@ def bench_decisions() -> None:
     """One decision, many in one call, and a replay, each as a multiple of the bare posterior."""
     rng = np.random.default_rng(0)
     prior, policy = Prior.centred(0.7, 0.15), Value(token_price=0.002, round_price=0.01)
-    beliefs, scores = Beliefs.of([prior]), rng.beta(5, 2, (1, 8))
-    family = beliefs.family
+    priors, scores = PriorBatch.of([prior]), rng.beta(5, 2, (1, 8))
+    family = priors.family
     drawn = np.array([8])
     for rule in (policy, Predictive(), Quantile(), OptScale()):
         seconds, ratio = paired(
-            lambda rule=rule: rule.plan(State(scores, drawn, beliefs)),
-            lambda: State(scores, drawn, beliefs).weights,
+            lambda rule=rule: rule.plan(State(scores, drawn, priors)),
+            lambda: State(scores, drawn, priors).weights,
             101,
         )
         show(f"one decision of {rule.kind}", (seconds, ratio), "its bare posterior")
     many = rng.beta(5, 2, (10_000, 8))
-    priors = Beliefs.of([Prior.centred(m, 0.15) for m in rng.uniform(0.4, 0.9, 10_000).round(2)])
+    priors = PriorBatch.of([Prior.centred(m, 0.15) for m in rng.uniform(0.4, 0.9, 10_000).round(2)])
     chunks = [slice(at, at + CHUNK) for at in range(0, 10_000, CHUNK)]
 
     def decide_all() -> None:
@@ -118,7 +118,7 @@ def bench_decisions() -> None:
 
     show("10,000 decisions", paired(decide_all, lambda: family.log_likelihood(many), 3), "their likelihood")
     pool, tokens = rng.beta(5, 2, (500, 64)), np.ones((500, 64))
-    population = Beliefs.of([prior] * 500)
+    population = PriorBatch.of([prior] * 500)
     policies = [Value(token_price=p, round_price=2 * p) for p in np.geomspace(1e-4, 0.1, 48)]
 
     answers = np.full(pool.shape, -1)

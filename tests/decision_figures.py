@@ -26,7 +26,7 @@ from predictor.empirical import fit_empirical
 from predictor.families import FAMILIES
 from predictor.family_check import choose, compare_families
 from predictor.policies import Schedule, Value
-from predictor.prior import Beliefs, Prior, fit_population
+from predictor.prior import Prior, PriorBatch, fit_population
 from predictor.replay import Outcome, bootstrap, outcomes
 from predictor.scored_questions import ScoredQuestions
 from predictor.settings import Terms
@@ -46,7 +46,7 @@ def own(config: Config) -> None:
         family, _ = choose_family(config.predictor.family, config.policy.target, train, tune)
         population = fit_population(train.scores, family)
         tune, calibration, test = (
-            ScoredQuestions(t, Beliefs.of([population] * len(t))) for t in (tune, calibration, test)
+            ScoredQuestions(t, PriorBatch.of([population] * len(t))) for t in (tune, calibration, test)
         )
         certificate = certify_policy(config.policy, config.certify, tune, calibration, "own")
         policy = certificate.policy
@@ -55,7 +55,7 @@ def own(config: Config) -> None:
         (goal,) = averaged(terms, {"": policy}, *tune).values()
         schedule, _ = cheapest(terms, schedules(terms.target, terms.cap), tune.table, None, goal)
         found, fixed = outcomes(
-            {"": policy, "fixed": schedule}, shown, test.beliefs, 4, target=config.policy.target
+            {"": policy, "fixed": schedule}, shown, test.priors, 4, target=config.policy.target
         ).values()
         for name, one in (("", policy), ("the fixed schedule beside it, ", schedule)):
             print(f"fifth {k}: {name}{family}, {one.model_dump_json(exclude_defaults=True)}", flush=True)
@@ -105,13 +105,13 @@ def published(file: Path) -> None:
     fifth = np.array([int(hashlib.sha256(k.encode()).hexdigest(), 16) % FIFTHS for k in keys])
     tune, test = scores[fifth > 0], scores[fifth == 0]
     laws = [Prior.centred(r["score_mean"], r["score_std"], spread=0.05) for r in records]
-    known = [Beliefs.of([laws[i] for i in np.flatnonzero(rows)]) for rows in (fifth > 0, fifth == 0)]
+    known = [PriorBatch.of([laws[i] for i in np.flatnonzero(rows)]) for rows in (fifth > 0, fifth == 0)]
     cap = scores.shape[1]
     for target in (0.95, 0.98):
         fits = compare_families(tune[::2], tune[1::2], target, (*FAMILIES, fit_empirical(tune[::2]).name))
         family = choose(fits)
         population = fit_population(tune, family)
-        priors = [Beliefs.of([population] * len(part)) for part in (tune, test)]
+        priors = [PriorBatch.of([population] * len(part)) for part in (tune, test)]
         print(f"target {target}: family {family}; forecast of a hit", end="")
         print("".join(f", {f.family.split(':')[0]} {f.hit_score:.4f}" for f in fits), flush=True)
         values: dict[tuple[float, ...], Policy] = {
@@ -134,8 +134,8 @@ def published(file: Path) -> None:
             chosen = {}
             for name, policies in (("fixed", fixed), ("population", values), ("known", values)):
                 best = _cheapest(on_tune[name], rounds)
-                beliefs = {"fixed": None, "population": priors[1], "known": known[1]}[name]
-                (chosen[name],) = _replay({best: policies[best]}, test, beliefs, target, orders=8).values()
+                priors = {"fixed": None, "population": priors[1], "known": known[1]}[name]
+                (chosen[name],) = _replay({best: policies[best]}, test, priors, target, orders=8).values()
                 full = (test.max(axis=1) >= target).mean()
                 found = chosen[name]
                 print(
@@ -157,13 +157,13 @@ def published(file: Path) -> None:
 def _replay(
     policies: dict[tuple[float, ...], Policy],
     scores: np.ndarray,
-    beliefs: Beliefs | None,
+    priors: PriorBatch | None,
     target: float,
     orders: int = 1,
 ) -> dict[tuple[float, ...], Outcome]:
     ones = np.ones(scores.shape)
     shown = Candidates(scores, np.full(scores.shape, np.nan), ones, ones, np.zeros(scores.shape, np.int64))
-    return outcomes(policies, shown, beliefs, orders, target=target)
+    return outcomes(policies, shown, priors, orders, target=target)
 
 
 def _cheapest(found: dict[tuple[float, ...], Outcome], rounds: float) -> tuple[float, ...]:

@@ -55,7 +55,7 @@ from predictor.learned.regression import Reach, Regression, choose, make_priors,
 from predictor.learned.settings import KINDS, PredictorSettings
 from predictor.learned.states import FrozenStates
 from predictor.learned.store import load_predictor
-from predictor.prior import Beliefs, Prior, fit_population, log_evidence
+from predictor.prior import Prior, PriorBatch, fit_population, log_evidence
 from predictor.prior_value import KNOWN, POPULATION, PREDICTOR, PriorValue, prior_value
 from predictor.replay import bootstrap
 
@@ -121,7 +121,7 @@ def own_pool(location: str = "data/pool") -> None:
     for kind in KINDS[:-1]:
         model = fit_kind(kind, fold, settings, features, states)
         priors = model.predict_from(test.questions, wanted if "states" in KINDS[kind].views else None)
-        told = Beliefs.of(priors).moments[0]
+        told = PriorBatch.of(priors).moments[0]
         rank = spearmanr(observed, told).statistic if np.ptp(told) > 1e-9 else 0.0
         hits[kind] = tell(priors, test.scores, target).hit
         own = model.predict_from(fold.questions, features if "states" in KINDS[kind].views else None)
@@ -149,7 +149,7 @@ def learning_curve(fold: Any, test: Any, settings: Any, features: np.ndarray, st
             test.questions
         )
         told = tell(priors, test.scores, target)
-        rank = spearmanr(test.scores.mean(axis=1), Beliefs.of(priors).moments[0]).statistic
+        rank = spearmanr(test.scores.mean(axis=1), PriorBatch.of(priors).moments[0]).statistic
         print(
             f"stack of {count} questions: rank correlation {rank:.3f}, log score {told.hit.mean():.4f}, "
             f"evidence {told.evidence.mean():.3f}",
@@ -173,15 +173,15 @@ def worth(whole: Any, priors: list[Prior], population: Prior, reading: float) ->
     """The account of priors on a table's questions, policies found on the other half."""
     half = np.random.default_rng(0).permutation(len(whole)) % 2
     halves = (np.flatnonzero(half == 0), np.flatnonzero(half == 1))
-    beliefs = {
-        POPULATION: Beliefs.of([population] * len(whole)),
-        PREDICTOR: Beliefs.of(priors),
-        KNOWN: Beliefs.hindsight(population, whole.scores),
+    priors = {
+        POPULATION: PriorBatch.of([population] * len(whole)),
+        PREDICTOR: PriorBatch.of(priors),
+        KNOWN: PriorBatch.oracle(population, whole.scores),
     }
-    laws = beliefs[POPULATION].family.own_laws(whole.scores)
-    beliefs = {name: belief.without(laws) for name, belief in beliefs.items()}
+    laws = priors[POPULATION].family.own_laws(whole.scores)
+    priors = {name: belief.without(laws) for name, belief in priors.items()}
     return prior_value(
-        Config().policy.target, Config().policy.cap, whole, beliefs, [halves, halves[::-1]], reading, orders=4
+        Config().policy.target, Config().policy.cap, whole, priors, [halves, halves[::-1]], reading, orders=4
     )
 
 
@@ -212,7 +212,7 @@ def own_pool_states(location: str = "data/pool") -> None:
         location_, covariance = fitted.normals(fitted.arrays["left_out"])
         priors = make_priors(location_, np.zeros(len(table)), covariance, population)
         told, value = tell(priors, table.scores, config.policy.target), worth(table, priors, population, 0.0)
-        rank = spearmanr(table.scores.mean(axis=1), Beliefs.of(priors).moments[0]).statistic
+        rank = spearmanr(table.scores.mean(axis=1), PriorBatch.of(priors).moments[0]).statistic
         print(
             f"{' + '.join(chosen)}, {shape}: rank correlation {rank:.3f}, log score {told.hit.mean():.4f}, "
             f"of what knowing the law would save {(value.gap_closed or (np.nan,))[0]:.3f}",
@@ -236,8 +236,8 @@ def fit_kind(kind: Any, fold: Any, settings: Any, features: Any, states: Any) ->
 def coverage(priors: list[Prior], scores: np.ndarray) -> list[float]:
     """Share of questions whose mean score lies in the central 50, 80 and 95 % of what priors foretell."""
     family = get_family(priors[0].family)
-    beliefs = Beliefs.of(priors).without(family.own_laws(scores))
-    weights = np.exp(beliefs.table[beliefs.index])
+    priors = PriorBatch.of(priors).without(family.own_laws(scores))
+    weights = np.exp(priors.table[priors.index])
     error = np.maximum(family.std / scores.shape[1] ** 0.5, 1e-4)
     below = (weights * norm.cdf((scores.mean(axis=1)[:, None] - family.mean) / error)).sum(axis=1)
     return [float((np.abs(below - 0.5) <= level / 2).mean()) for level in (0.5, 0.8, 0.95)]
@@ -319,7 +319,7 @@ def baselines(model: Any, kept: list[Any], held: list[Any], ours: np.ndarray) ->
 
 def show(name: str, priors: list[Prior], held: list[Any]) -> np.ndarray:
     """Print how priors did; returns the log scores of 1{score >= target}, which rest on simulated scores."""
-    told = Beliefs.of(priors).moments
+    told = PriorBatch.of(priors).moments
     figures = []
     for values, key in zip(told, ("score_mean", "score_std"), strict=True):
         seen = np.array([r[key] for r in held])

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from data.errors import ModelError
 from data.question import Question
-from data.record import Settings
+from data.record import Record
 from data.validation import explain
 from predictor.learned.settings import Kind, PredictorSettings
 from predictor.prior import Prior
@@ -33,7 +33,7 @@ REFIT = "refit"
 """Folder beside a predictor: the same, fitted on all questions of the pool."""
 
 
-class Rival(Settings):
+class Rival(Record):
     """How one kind of predictor did on tune questions, fitted on train questions."""
 
     kind: Kind
@@ -53,7 +53,7 @@ class Rival(Settings):
     """Time that the fit took."""
 
 
-class PredictorCard(Settings):
+class PredictorCard(Record):
     """``predictor.json``."""
 
     kind: Kind = "lora"

@@ -19,7 +19,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.special import logit
 
-from data.record import Settings
+from data.record import Record
 from predictor.families import Family, get_family
 from predictor.prior import Prior, evidence_slopes, log_evidence, posterior_moments, posterior_weights
 
@@ -36,7 +36,7 @@ _CHUNK = 256  # questions whose weights are held at once
 _FEWEST = 8  # questions without which a group can be left out to learn how far predictions reach
 
 
-class Shape(Settings):
+class Shape(Record):
     """What is chosen before a fit: see `choose`."""
 
     weights: tuple[float, ...]
@@ -45,7 +45,7 @@ class Shape(Settings):
     """Ridge of each number told, in units of the kernel's mean diagonal."""
 
 
-class Reach(Settings):
+class Reach(Record):
     """How unlike the training questions one may be before its prior widens to the population's."""
 
     near: float

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from data.record import Settings
+from data.record import Record
 from models.settings import LoraSettings
 
 Kind = Literal["population", "description", "words", "ridge", "stack", "lora"]
@@ -41,7 +41,7 @@ Depths = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_le
 """Which layers are pooled (mean and last token), by their depth; 1 is the last."""
 
 
-class HeadSettings(Settings):
+class HeadSettings(Record):
     """What stands on the fine-tuned backbone."""
 
     depths: Depths = (0.5, 1.0)
@@ -50,7 +50,7 @@ class HeadSettings(Settings):
     """Units of a hidden layer beside the linear map; 0: none."""
 
 
-class PredictorSettings(Settings):
+class PredictorSettings(Record):
     """What foretells a question's scores, the backbone that reads it, and how that is adapted."""
 
     kind: Literal["auto"] | Kind = "auto"

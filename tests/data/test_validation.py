@@ -5,27 +5,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter, ValidationError
 
-from data.record import Settings
+from data.record import Record
 from data.validation import explain, place_of
 
 
-class Leaf(Settings):
+class Leaf(Record):
     size: int = Field(1, ge=1)
 
 
-class Red(Settings):
+class Red(Record):
     kind: Literal["red"] = "red"
     size: int = Field(1, ge=1)
     leaves: tuple[Leaf, ...] = ()
 
 
-class Blue(Settings):
+class Blue(Record):
     kind: Literal["blue"] = "blue"
     red: Leaf = Leaf()
     """A field that has the name of another kind."""
 
 
-class Tree(Settings):
+class Tree(Record):
     colour: Annotated[Red | Blue, Field(discriminator="kind")] = Red()
     text: str | list[Leaf] | None = None
     shares: dict[str, float] | None = None

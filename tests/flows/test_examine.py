@@ -61,7 +61,7 @@ def test_replay_prints_every_policy_and_writes_the_report(pool, tmp_path):
     assert full["lost hits"] == 0
     assert shipped["generator tokens"] < full["generator tokens"]
     assert found["mine"]["rounds"] <= 3
-    assert found["shipped policy, law known"]["generator tokens"] <= full["generator tokens"]
+    assert found["shipped policy, oracle"]["generator tokens"] <= full["generator tokens"]
     assert {"OptScale-t, .95", "best fixed schedule"} <= set(found)
     assert any(name.startswith("best BEACON") for name in found)
     page = (tmp_path / "report" / "report.html").read_text()
@@ -118,4 +118,4 @@ def test_what_cannot_be_examined_says_why(pool, setting, message):
 def test_another_family_can_be_named(pool):
     _, found = examine(config_of(pool, "predictor.family=beta"))
     assert [f.family for f in found.families] == ["beta"]
-    assert found.test.beliefs.family.name == "beta"
+    assert found.test.priors.family.name == "beta"

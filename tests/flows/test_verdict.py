@@ -70,8 +70,8 @@ def test_the_moment_of_each_decision_is_that_of_a_policy_that_weighs_tokens(exam
     policy = Value(target=0.9, cap=6, token_price=0.03, candidate_tokens=1, round_price=0.001)
     shown = report.examples(config, found._replace(policy=policy))
     candidates = found.test.candidates(6)
-    course = replay(policy, candidates.scores, found.test.beliefs, candidates.tokens)
-    assert np.any(course.drawn != replay(policy, candidates.scores, found.test.beliefs).drawn)
+    course = replay(policy, candidates.scores, found.test.priors, candidates.tokens)
+    assert np.any(course.drawn != replay(policy, candidates.scores, found.test.priors).drawn)
     drawn = {q.text: int(n) for q, n in zip(found.test.table.questions, course.drawn, strict=True)}
     for example in shown:
         assert example["drawn"] == example["ends"][-1] == drawn[example["question"]]

@@ -11,7 +11,7 @@ from data.scores import load_scores
 from predictor.baseline_comparison import SHIPPED, averaged, compare
 from predictor.certificate import cost
 from predictor.policies import Schedule, Value
-from predictor.prior import Beliefs, fit_population
+from predictor.prior import PriorBatch, fit_population
 from predictor.scored_questions import ScoredQuestions
 from predictor.settings import Terms
 from tests.helpers import make_pool
@@ -36,7 +36,7 @@ def setting(tmp_path_factory):
 def rows_of(setting, reading=0.0):
     terms, table, shipped, population = setting
     test, tune = table.fold("test"), table.fold("tune")
-    tune, test = (ScoredQuestions(fold, Beliefs.of([population] * len(fold))) for fold in (tune, test))
+    tune, test = (ScoredQuestions(fold, PriorBatch.of([population] * len(fold))) for fold in (tune, test))
     rows, found = compare(terms, test, tune, shipped, population, reading)
     return {row["policy"]: row for row in rows}, found
 
@@ -49,7 +49,7 @@ def test_the_schedule_is_the_cheapest_that_hits_the_goal_as_often_in_as_few_roun
     terms, table, shipped, population = setting
     _, found = rows_of(setting)
     tune, test = table.fold("tune"), table.fold("test")
-    (goal,) = averaged(terms, {"": shipped}, tune, Beliefs.of([population] * len(tune))).values()
+    (goal,) = averaged(terms, {"": shipped}, tune, PriorBatch.of([population] * len(tune))).values()
     settings = {
         (start, factor, last): Schedule(target=GOAL, cap=last, start=start, factor=factor)
         for start, factor, last in product(

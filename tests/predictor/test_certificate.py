@@ -7,9 +7,9 @@ from predictor.certificate import (
     Certificate,
     certify,
     cost,
-    ladders,
+    drop_dominated,
+    price_sequences,
     refuted,
-    thin,
 )
 from predictor.policies import FixedN, Schedule
 from predictor.replay import Outcome, outcome
@@ -106,18 +106,18 @@ def test_sequences_share_delta_and_the_cheapest_that_passed_is_chosen():
 
 def test_policies_that_are_no_cheaper_are_left_out():
     policies = [FULL, SAFE, RASH]
-    assert thin(policies, [3.0, 3.0, 1.0]) == [FULL, RASH]
-    assert thin(policies, [3.0, 1.0, 2.0]) == [FULL, SAFE]
+    assert drop_dominated(policies, [3.0, 3.0, 1.0]) == [FULL, RASH]
+    assert drop_dominated(policies, [3.0, 1.0, 2.0]) == [FULL, SAFE]
 
 
 def test_a_ladder_is_a_target_at_rising_prices():
-    rungs = ladders(0.9, CAP, 20.0, 2.0)
-    assert [{p.target for p in rising} for rising in rungs] == [{0.9}, {0.925}, {0.95}, {0.975}]
-    for rising in rungs:
+    entries = price_sequences(0.9, CAP, 20.0, 2.0)
+    assert [{p.target for p in rising} for rising in entries] == [{0.9}, {0.925}, {0.95}, {0.975}]
+    for rising in entries:
         assert np.all(np.diff([p.token_price for p in rising]) > 0)
         assert all(p.round_price == pytest.approx(40 * p.token_price) for p in rising)
-    assert [rising[0].target for rising in ladders(0.9, CAP, 20.0, 2.0, above=False)] == [0.9]
-    assert [rising[0].target for rising in ladders(0.995, CAP, 20.0, 2.0)] == [0.995]
+    assert [rising[0].target for rising in price_sequences(0.9, CAP, 20.0, 2.0, above=False)] == [0.9]
+    assert [rising[0].target for rising in price_sequences(0.995, CAP, 20.0, 2.0)] == [0.995]
 
 
 def test_a_price_of_rounds_counts_in_the_cost():

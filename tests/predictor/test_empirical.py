@@ -11,9 +11,9 @@ from predictor.decision import decide
 from predictor.empirical import MAX_LAWS, fit_empirical, load_family, save_family
 from predictor.families import FAMILIES, get_family
 from predictor.family_check import choose, compare_families
-from predictor.planning import Donors, estimate
+from predictor.planning import ReferenceQuestions, estimate
 from predictor.policies import Predictive, Value
-from predictor.prior import Beliefs, Prior, fit_population
+from predictor.prior import Prior, PriorBatch, fit_population
 from predictor.replay import replay
 
 
@@ -71,8 +71,8 @@ def test_a_question_that_is_a_law_itself_is_told_of_by_the_others(fitted):
     assert abs(left_out.mean() - new.mean()) < 3 * error
     assert (seen - left_out).min() > 0
     assert (seen - left_out).mean() > 5  # what a law knows of its own question
-    beliefs = Beliefs.of([population] * len(train)).without(family.own_laws(train))
-    weights = np.exp(beliefs[:7].table[beliefs[:7].index])
+    priors = PriorBatch.of([population] * len(train)).without(family.own_laws(train))
+    weights = np.exp(priors[:7].table[priors[:7].index])
     assert weights.sum(axis=1) == pytest.approx(1)
     assert np.diag(weights) == pytest.approx(0)
 
@@ -82,13 +82,13 @@ def test_a_forecast_from_the_laws_own_questions_is_not_too_good(fitted):
     population = fit_population([[0.5]], family.name)
     policy = Value(target=0.9, cap=24, token_price=0.01)
     zeros = np.zeros(train.shape)
-    donors = Donors(
+    reference = ReferenceQuestions(
         Candidates(train, zeros, zeros + 1, zeros, zeros.astype(int)), np.ones(len(train)), population
     )
-    beliefs = Beliefs.of([population] * len(tune))
-    taken = replay(policy, tune, beliefs).drawn.sum()
-    knowing = estimate(policy, beliefs, donors, seed=1).candidates
-    told = estimate(policy, beliefs, donors._replace(laws=family.own_laws(train)), seed=1).candidates
+    priors = PriorBatch.of([population] * len(tune))
+    taken = replay(policy, tune, priors).drawn.sum()
+    knowing = estimate(policy, priors, reference, seed=1).candidates
+    told = estimate(policy, priors, reference._replace(laws=family.own_laws(train)), seed=1).candidates
     assert told.low < taken < told.high
     assert knowing.mean < told.mean - 0.1 * taken
 
@@ -109,8 +109,8 @@ def test_it_decides_like_any_family(fitted):
     assert open_.action == "accept"
     assert lost.action == "sample"
     assert decide(policy, [], prior).required_samples > 1
-    hindsight = Beliefs.hindsight(prior, train[:5])
-    assert hindsight.moments[0] == pytest.approx(train[:5].mean(axis=1), abs=0.05)
+    oracle = PriorBatch.oracle(prior, train[:5])
+    assert oracle.moments[0] == pytest.approx(train[:5].mean(axis=1), abs=0.05)
 
 
 def test_more_questions_than_laws_are_sampled():

@@ -6,9 +6,9 @@ from data.candidates import Candidates
 from data.errors import ConfigError
 from predictor import planning
 from predictor.families import get_family
-from predictor.planning import Donors, estimate, realised_share
+from predictor.planning import ReferenceQuestions, estimate, realised_share
 from predictor.policies import FixedN, Predictive, Value
-from predictor.prior import Beliefs, Prior
+from predictor.prior import Prior, PriorBatch
 from predictor.replay import replay, spent
 
 pytestmark = pytest.mark.slow
@@ -38,15 +38,15 @@ def sample(rng, priors):
 
 
 def make_donors(rng, count=150):
-    return Donors(sample(rng, [POPULATION] * count), np.full(count, 20.0), POPULATION)
+    return ReferenceQuestions(sample(rng, [POPULATION] * count), np.full(count, 20.0), POPULATION)
 
 
 def same(count):
-    return Beliefs.of([POPULATION] * count)
+    return PriorBatch.of([POPULATION] * count)
 
 
-def realise(policy, beliefs, found):
-    course = replay(policy, found.scores, beliefs, found.tokens)
+def realise(policy, priors, found):
+    course = replay(policy, found.scores, priors, found.tokens)
     return {
         "candidates": course.drawn.sum(),
         "tokens": spent(found.tokens, course.drawn).sum(),
@@ -60,10 +60,10 @@ def count_inside(pool, priors, trials=40, heed=True):
     inside = dict.fromkeys(("candidates", "tokens", "reward_tokens", "reached"), 0)
     for seed in range(trials):
         rng = np.random.default_rng(seed)
-        donors, asked = pool(rng), priors(rng)
-        beliefs = Beliefs.of(asked) if heed else same(len(asked))
-        told = estimate(PREDICTIVE, beliefs, donors, replicates=300, seed=seed)
-        for name, value in realise(PREDICTIVE, beliefs, sample(rng, asked)).items():
+        reference, asked = pool(rng), priors(rng)
+        priors = PriorBatch.of(asked) if heed else same(len(asked))
+        told = estimate(PREDICTIVE, priors, reference, replicates=300, seed=seed)
+        for name, value in realise(PREDICTIVE, priors, sample(rng, asked)).items():
             stated = getattr(told, name)
             inside[name] += stated.low <= value <= stated.high
     return inside
@@ -94,7 +94,7 @@ def test_the_check_finds_a_pool_of_other_questions_out():
     easier = POPULATION.model_copy(update={"location": (1.2, -1.5)})
 
     def other(rng):
-        return Donors(sample(rng, [easier] * 150), np.full(150, 20.0), POPULATION)
+        return ReferenceQuestions(sample(rng, [easier] * 150), np.full(150, 20.0), POPULATION)
 
     inside = count_inside(other, lambda rng: [POPULATION] * 50)
     assert refuted(inside["candidates"])
@@ -111,8 +111,8 @@ def test_fixed_n_draws_what_it_says_and_no_range():
 
 
 def test_more_questions_cost_more_and_no_less_a_question():
-    donors = make_donors(np.random.default_rng(0))
-    few, many = (estimate(PREDICTIVE, same(count), donors) for count in (20, 200))
+    reference = make_donors(np.random.default_rng(0))
+    few, many = (estimate(PREDICTIVE, same(count), reference) for count in (20, 200))
     for name in ("candidates", "tokens", "reward_tokens", "prompt_tokens", "rounds"):
         assert getattr(few, name).high < getattr(many, name).low
         assert getattr(many, name).mean == pytest.approx(10 * getattr(few, name).mean, rel=0.05)
@@ -123,19 +123,19 @@ def test_the_pools_own_finiteness_does_not_average_out():
     rng = np.random.default_rng(0)
     small, large = make_donors(rng, 30), make_donors(rng, 400)
     widths = []
-    for donors in (small, large):
-        told = estimate(PREDICTIVE, same(20_000), donors, replicates=400)
+    for reference in (small, large):
+        told = estimate(PREDICTIVE, same(20_000), reference, replicates=400)
         widths.append((told.candidates.high - told.candidates.low) / told.candidates.mean)
-    # Around 1 / sqrt(donors), whatever the number of questions.
+    # Around 1 / sqrt(reference), whatever the number of questions.
     assert widths[0] > 2 * widths[1] > 0.05
 
 
 def test_a_higher_target_never_costs_less_or_is_reached_more_often():
-    donors = make_donors(np.random.default_rng(0))
+    reference = make_donors(np.random.default_rng(0))
     policies = [
         FIXED.model_copy(update={"target": t, "stop_on_hit": True, "batch": 1}) for t in (0.8, 0.9, 0.95)
     ]
-    told = [estimate(policy, same(30), donors) for policy in policies]
+    told = [estimate(policy, same(30), reference) for policy in policies]
     assert sorted(f.candidates.mean for f in told) == [f.candidates.mean for f in told]
     assert sorted(f.reached.mean for f in told)[::-1] == [f.reached.mean for f in told]
 
@@ -143,22 +143,22 @@ def test_a_higher_target_never_costs_less_or_is_reached_more_often():
 def test_questions_of_their_own_get_draws_of_their_own():
     easy = POPULATION.model_copy(update={"location": (1.5, -1.5), "spread": (0.4, 0.4)})
     hard = POPULATION.model_copy(update={"location": (-1.5, -1.5), "spread": (0.4, 0.4)})
-    told = estimate(PREDICTIVE, Beliefs.of([easy, hard, easy]), make_donors(np.random.default_rng(0)))
+    told = estimate(PREDICTIVE, PriorBatch.of([easy, hard, easy]), make_donors(np.random.default_rng(0)))
     assert told.expected_draws[0] == told.expected_draws[2] < told.expected_draws[1] - 2
 
 
 def test_a_prior_that_no_donor_fits_still_has_a_plan():
     odd = Prior(location=(-20, -20), spread=(0.01, 0.01))
-    told = estimate(PREDICTIVE, Beliefs.of([odd]), make_donors(np.random.default_rng(0), 20))
+    told = estimate(PREDICTIVE, PriorBatch.of([odd]), make_donors(np.random.default_rng(0), 20))
     assert np.isfinite(told.candidates.mean)
 
 
 def test_money_is_a_range_of_the_sum_and_unknown_where_a_part_is():
-    donors = make_donors(np.random.default_rng(0))
-    told = estimate(PREDICTIVE, same(20), donors)
+    reference = make_donors(np.random.default_rng(0))
+    told = estimate(PREDICTIVE, same(20), reference)
     cost = told.weigh(tokens=2.0, prompt_tokens=0.5)
     assert cost.mean == pytest.approx(2 * told.tokens.mean + 0.5 * told.prompt_tokens.mean)
-    blank = donors._replace(candidates=donors.candidates._replace(tokens=np.zeros((150, CAP))))
+    blank = reference._replace(candidates=reference.candidates._replace(tokens=np.zeros((150, CAP))))
     told = estimate(PREDICTIVE, same(20), blank)
     assert told.tokens is None
     assert told.reward_tokens is not None
@@ -178,28 +178,30 @@ def test_a_forecast_is_json_without_its_arrays():
 
 
 def test_the_same_seed_tells_the_same():
-    donors = make_donors(np.random.default_rng(0))
-    first, again, other = (estimate(PREDICTIVE, same(20), donors, seed=s).model_dump() for s in (1, 1, 2))
+    reference = make_donors(np.random.default_rng(0))
+    first, again, other = (estimate(PREDICTIVE, same(20), reference, seed=s).model_dump() for s in (1, 1, 2))
     assert first == again != other
 
 
 def test_the_share_realised_on_held_out_questions():
     rng = np.random.default_rng(1)
-    donors, held = make_donors(rng, 300), sample(rng, [POPULATION] * 300)
-    share = realised_share(PREDICTIVE, same(300), held, np.full(300, 20.0), donors, subsets=60)
+    reference, held = make_donors(rng, 300), sample(rng, [POPULATION] * 300)
+    share = realised_share(PREDICTIVE, same(300), held, np.full(300, 20.0), reference, subsets=60)
     assert all(0.8 <= value <= 1 for value in share.values()), share
-    fixed = realised_share(FIXED, same(300), held, np.full(300, 20.0), donors, subsets=10)
+    fixed = realised_share(FIXED, same(300), held, np.full(300, 20.0), reference, subsets=10)
     assert fixed["candidates"] == fixed["rounds"] == fixed["prompt_tokens"] == 1
 
 
 def test_what_cannot_be_planned_is_said():
-    donors = make_donors(np.random.default_rng(0), 10)
+    reference = make_donors(np.random.default_rng(0), 10)
     with pytest.raises(ConfigError, match="0 questions"):
-        estimate(FIXED, same(3)[np.zeros(3, bool)], donors)
-    none = Donors(Candidates(*(values[:0] for values in donors.candidates)), np.empty(0), POPULATION)
+        estimate(FIXED, same(3)[np.zeros(3, bool)], reference)
+    none = ReferenceQuestions(
+        Candidates(*(values[:0] for values in reference.candidates)), np.empty(0), POPULATION
+    )
     with pytest.raises(ConfigError, match="0 pool questions"):
         estimate(FIXED, same(3), none)
     with pytest.raises(ConfigError, match="lower the cap"):
-        estimate(FixedN(cap=CAP + 1), same(3), donors)
+        estimate(FixedN(cap=CAP + 1), same(3), reference)
     with pytest.raises(ConfigError, match="population"):
-        estimate(FIXED, Beliefs.of([POPULATION.model_copy(update={"family": "atoms"})]), donors)
+        estimate(FIXED, PriorBatch.of([POPULATION.model_copy(update={"family": "atoms"})]), reference)

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from data.errors import ConfigError, ScoreError
 from predictor import (
-    Beliefs,
     FixedN,
     OptScale,
     Predictive,
     Prior,
+    PriorBatch,
     Quantile,
     Schedule,
     Value,
@@ -119,7 +119,7 @@ def test_replay_agrees_with_deciding_step_by_step(policy):
     scores = rng.beta(4, 2, (12, 16))
     tokens = rng.integers(5, 50, (12, 16)).astype(float)
     priors = [Prior.centred(m, 0.15) for m in np.linspace(0.3, 0.9, 12)]
-    course = replay(policy, scores, Beliefs.of(priors), tokens)
+    course = replay(policy, scores, PriorBatch.of(priors), tokens)
     for row, values in enumerate(scores):
         drawn = rounds = 0
         while (
@@ -164,7 +164,7 @@ def test_equal_scores_and_scores_at_the_ends_are_decided(policy, scores):
 
 def test_posterior_predictive_chance_is_the_sum_over_laws():
     scores = [0.3, 0.55, 0.8]
-    state = State(np.array([scores]), np.array([3]), Beliefs.of([BELIEF]))
+    state = State(np.array([scores]), np.array([3]), PriorBatch.of([BELIEF]))
     family = get_family("beta")
     log_weight = BELIEF.log_weights() + family.log_likelihood([scores])[0]
     weight = np.exp(log_weight) / np.exp(log_weight).sum()
@@ -175,15 +175,15 @@ def test_posterior_predictive_chance_is_the_sum_over_laws():
 def test_one_question_and_many_have_the_same_posterior():
     rng = np.random.default_rng(3)
     scores, drawn = rng.random((7, 9)), rng.integers(0, 10, 7)
-    beliefs = Beliefs.of([BELIEF] * 7)
-    together = State(scores, drawn, beliefs).weights
+    priors = PriorBatch.of([BELIEF] * 7)
+    together = State(scores, drawn, priors).weights
     for row in range(7):
-        alone = State(scores[row : row + 1], drawn[row : row + 1], beliefs[row : row + 1]).weights
+        alone = State(scores[row : row + 1], drawn[row : row + 1], priors[row : row + 1]).weights
         assert alone[0] == pytest.approx(together[row])
 
 
 def test_miss_quantile_leaves_the_stated_chance_above():
-    state = State(np.array([[0.4, 0.7]]), np.array([2]), Beliefs.of([BELIEF]))
+    state = State(np.array([[0.4, 0.7]]), np.array([2]), PriorBatch.of([BELIEF]))
     log_miss = get_family("beta").log_miss(0.9)
     found = state.miss_quantile(0.9, 0.95)[0]
     assert state.weights[0][log_miss > found].sum() <= 0.05
@@ -201,10 +201,10 @@ def test_a_schedule_grows_by_its_factor_up_to_the_cap():
 def test_a_dearer_token_never_draws_more_and_a_dearer_round_never_takes_more_rounds():
     rng = np.random.default_rng(5)
     scores = rng.beta(5, 2, (200, 16))
-    beliefs = Beliefs.of([BELIEF] * 200)
+    priors = PriorBatch.of([BELIEF] * 200)
 
     def run(token, round_):
-        return replay(Value(token_price=token, round_price=round_, target=0.95, cap=16), scores, beliefs)
+        return replay(Value(token_price=token, round_price=round_, target=0.95, cap=16), scores, priors)
 
     draws = [run(price, 0.01).drawn.mean() for price in (0.0005, 0.005, 0.02, 0.5)]
     assert draws == sorted(draws, reverse=True)

@@ -10,8 +10,8 @@ from flows.config import Config
 from flows.model_card import model_card
 from predictor.learned.card import PredictorCard, Rival
 from predictor.learned.settings import PredictorSettings
-from predictor.prior import Beliefs, Prior, fit_population
-from predictor.prior_value import KNOWN, POPULATION, PREDICTOR, Course, PriorValue, _mixture, prior_value
+from predictor.prior import Prior, PriorBatch, fit_population
+from predictor.prior_value import KNOWN, POPULATION, PREDICTOR, PolicyRun, PriorValue, _mixture, prior_value
 from tests.helpers import make_contract
 
 pytestmark = pytest.mark.slow
@@ -47,12 +47,12 @@ def account(setting, believe, reading):
     config, _, table = setting
     known, told = (np.flatnonzero(np.isin(table.folds, names)) for names in (("train", "tune"), "test"))
     population = fit_population(table.fold("train", "tune").scores)
-    beliefs = {
-        POPULATION: Beliefs.of([population] * len(table)),
-        PREDICTOR: Beliefs.of([believe(question, population) for question in table.questions]),
-        KNOWN: Beliefs.hindsight(population, table.scores),
+    priors = {
+        POPULATION: PriorBatch.of([population] * len(table)),
+        PREDICTOR: PriorBatch.of([believe(question, population) for question in table.questions]),
+        KNOWN: PriorBatch.oracle(population, table.scores),
     }
-    return prior_value(config.policy.target, config.policy.cap, table, beliefs, [(known, told)], reading)
+    return prior_value(config.policy.target, config.policy.cap, table, priors, [(known, told)], reading)
 
 
 def the_law(question, population):
@@ -84,7 +84,7 @@ def test_where_all_scores_are_alike_knowing_them_saves_nothing(score, tmp_path):
 
 
 def test_a_hit_costs_what_the_mixture_would_pay_for_it():
-    cheap, dear = (Course(*(np.full(4, v) for v in values)) for values in ((10, 0.5, 1), (30, 0.9, 1)))
+    cheap, dear = (PolicyRun(*(np.full(4, v) for v in values)) for values in ((10, 0.5, 1), (30, 0.9, 1)))
     weights, (hit, waited) = _mixture([cheap, dear], hits=0.7, rounds=2.0)
     assert weights == pytest.approx([0.5, 0.5])
     assert hit == pytest.approx(20 / 0.4)

@@ -10,7 +10,7 @@ from predictor.bound import is_feasible, required_from_log_miss, required_sample
 from predictor.certificate import certify
 from predictor.decision import State
 from predictor.policies import FixedN, Predictive, Quantile
-from predictor.prior import Beliefs, fit_population
+from predictor.prior import PriorBatch, fit_population
 from predictor.replay import replay
 from tests.predictor import populations
 
@@ -31,7 +31,7 @@ def world(request):
     rng = np.random.default_rng(0)
     population = fit_population(make(rng, 400, 24, target).scores, family)
     asked = make(rng, QUESTIONS, CAP, target)
-    return asked, Beliefs.of([population] * QUESTIONS), target
+    return asked, PriorBatch.of([population] * QUESTIONS), target
 
 
 def at_most(share, allowed, number):
@@ -42,20 +42,20 @@ def at_most(share, allowed, number):
 @pytest.mark.parametrize("floor", [3, 8])
 @pytest.mark.parametrize("give_up", [0.0, 0.05])
 def test_predictive_bound_keeps_its_mean_miss_probability(world, floor, give_up):
-    asked, beliefs, target = world
+    asked, priors, target = world
     policy = Predictive(
         target=target, confidence=0.8, cap=CAP, floor=floor, give_up=give_up, batch=8, stop_on_hit=True
     )
-    course = replay(policy, asked.scores, beliefs)
+    course = replay(policy, asked.scores, priors)
     feasible = course.feasible
     assert feasible.mean() > 0.3
     assert at_most((~course.hit[feasible]).mean(), 0.2, int(feasible.sum()))
 
 
 def test_giving_up_loses_no_more_hits_than_its_level(world):
-    asked, beliefs, target = world
+    asked, priors, target = world
     policy = FixedN(target=target, cap=CAP, stop_on_hit=True, batch=8, give_up=0.1)
-    course = replay(policy, asked.scores, beliefs)
+    course = replay(policy, asked.scores, priors)
     lost = (asked.scores.max(axis=1) >= target) & ~course.hit
     stubborn = replay(policy.model_copy(update={"give_up": 0.0}), asked.scores)
     assert course.drawn.mean() < stubborn.drawn.mean()
@@ -64,15 +64,15 @@ def test_giving_up_loses_no_more_hits_than_its_level(world):
 
 @pytest.mark.parametrize("seen", [3, 10])
 def test_quantile_bound_keeps_its_share_where_the_plug_in_does_not(world, seen):
-    asked, beliefs, target = world
+    asked, priors, target = world
     confidence, risk = 0.9, 0.05
-    state = State(asked.scores, np.full(QUESTIONS, seen), beliefs)
+    state = State(asked.scores, np.full(QUESTIONS, seen), priors)
     policy = Quantile(target=target, confidence=confidence, cap=CAP, risk=risk, floor=seen)
-    wish = policy.wish(state)
-    short = 1 - np.exp(asked.log_miss * wish.required) < confidence
-    feasible = wish.feasible
+    proposal = policy.propose(state)
+    short = 1 - np.exp(asked.log_miss * proposal.required) < confidence
+    feasible = proposal.feasible
     assert feasible.mean() > 0.2
-    for asked_for in (feasible, feasible & (wish.required > seen)):  # overall, and where it asks for more
+    for asked_for in (feasible, feasible & (proposal.required > seen)):  # overall, and where it asks for more
         assert asked_for.sum() > 50
         assert at_most(short[asked_for].mean(), risk, int(asked_for.sum()))
     first = asked.scores[:, :seen]
@@ -83,12 +83,12 @@ def test_quantile_bound_keeps_its_share_where_the_plug_in_does_not(world, seen):
 
 
 def test_the_bound_asks_for_more_than_the_known_law_and_for_less_than_five_times_as_much(world):
-    asked, beliefs, target = world
+    asked, priors, target = world
     known, feasible = required_from_log_miss(asked.log_miss, 0.9, CAP)
-    state = State(asked.scores, np.full(QUESTIONS, 5), beliefs)
-    wish = Quantile(target=target, confidence=0.9, cap=CAP, floor=5, risk=0.2).wish(state)
-    both = feasible & wish.feasible
-    assert known[both].mean() < wish.required[both].mean() < 5 * known[both].mean()
+    state = State(asked.scores, np.full(QUESTIONS, 5), priors)
+    proposal = Quantile(target=target, confidence=0.9, cap=CAP, floor=5, risk=0.2).propose(state)
+    both = feasible & proposal.feasible
+    assert known[both].mean() < proposal.required[both].mean() < 5 * known[both].mean()
 
 
 def test_outside_every_family_the_promise_fails_and_the_certificate_refuses():
@@ -96,9 +96,9 @@ def test_outside_every_family_the_promise_fails_and_the_certificate_refuses():
     rng = np.random.default_rng(1)
     population = fit_population(populations.lures(rng, 400, 24, target).scores, "beta")
     asked = populations.lures(rng, 600, CAP, target)
-    beliefs = Beliefs.of([population] * 600)
+    priors = PriorBatch.of([population] * 600)
     policy = FixedN(target=target, cap=CAP, stop_on_hit=True, batch=4, give_up=0.02)
-    course = replay(policy, asked.scores, beliefs)
+    course = replay(policy, asked.scores, priors)
     lost = ((asked.scores.max(axis=1) >= target) & ~course.hit).mean()
     assert lost > 0.03  # what giving up promised does not hold
     blank = np.full(asked.scores.shape, np.nan)
@@ -109,7 +109,7 @@ def test_outside_every_family_the_promise_fails_and_the_certificate_refuses():
         sequence[0],
         [sequence[1:]],
         shown,
-        beliefs,
+        priors,
         target=target,
         cap=CAP,
         epsilon={"lost_hit": 0.02},

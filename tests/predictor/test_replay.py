@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.candidates import Candidates
-from predictor.decision import Memo
+from predictor.decision import NoHitCache
 from predictor.policies import FixedN, Predictive, Schedule, Value
-from predictor.prior import Beliefs, Prior
+from predictor.prior import Prior, PriorBatch
 from predictor.replay import bootstrap, outcome, outcomes, replay
 
 SCORES = np.array([[0.2, 0.95, 0.3, 0.4], [0.5, 0.5, 0.5, 0.5], [0.97, 0.1, 0.99, 0.2]])
@@ -58,11 +58,11 @@ def test_orders_shuffle_candidates_within_a_question_and_keep_columns_together()
 def test_questions_do_not_depend_on_their_neighbours(questions, seed):
     rng = np.random.default_rng(seed)
     scores = rng.random((questions, 8))
-    beliefs = Beliefs.of([Prior.centred(m, 0.1) for m in rng.uniform(0.2, 0.9, questions)])
+    priors = PriorBatch.of([Prior.centred(m, 0.1) for m in rng.uniform(0.2, 0.9, questions)])
     policy = Predictive(target=0.9, cap=8, confidence=0.7, floor=1, batch=2)
-    together = replay(policy, scores, beliefs)
+    together = replay(policy, scores, priors)
     for row in range(questions):
-        alone = replay(policy, scores[row : row + 1], beliefs[row : row + 1])
+        alone = replay(policy, scores[row : row + 1], priors[row : row + 1])
         assert alone.drawn[0] == together.drawn[row]
 
 
@@ -70,20 +70,20 @@ def test_a_memo_gives_what_is_found_without_it_and_holds_only_what_was_asked_for
     rng = np.random.default_rng(0)
     questions, cap = 40, 400
     scores = rng.beta(4, 2, (questions, cap))
-    beliefs = Beliefs.of([Prior.centred(m, 0.15) for m in rng.uniform(0.3, 0.9, questions)])
-    memo = Memo(questions, cap)
+    priors = PriorBatch.of([Prior.centred(m, 0.15) for m in rng.uniform(0.3, 0.9, questions)])
+    cache = NoHitCache(questions, cap)
     for price in (1e-5, 1e-4, 1e-3):
         policy = Value(target=0.95, cap=cap, token_price=price, round_price=0.01)
         for alone, beside in zip(
-            replay(policy, scores, beliefs), replay(policy, scores, beliefs, memo=memo), strict=True
+            replay(policy, scores, priors), replay(policy, scores, priors, cache=cache), strict=True
         ):
             assert (alone == beside).all()
-    (held,) = memo.held.values()
+    (held,) = cache.held.values()
     assert held[1].size < questions * cap**2 / 10
     by_one = FixedN(target=0.99, cap=30, stop_on_hit=True, batch=1, give_up=0.01)
     for _ in range(2):
         assert (
-            replay(by_one, scores, beliefs, memo=memo).drawn == replay(by_one, scores, beliefs).drawn
+            replay(by_one, scores, priors, cache=cache).drawn == replay(by_one, scores, priors).drawn
         ).all()
 
 
@@ -92,8 +92,8 @@ def test_hindsight_knows_what_the_scores_will_be():
     mean = np.where(rng.random(100) < 0.5, 0.9, 0.3)[:, None]
     scores = rng.beta(20 * mean, 20 * (1 - mean), (100, 32))
     population = Prior(location=(0.5, -2.0), spread=(2.0, 1.0))
-    beliefs = Beliefs.hindsight(population, scores)
-    assert np.abs(beliefs.moments[0] - scores.mean(axis=1)).max() < 0.02
+    priors = PriorBatch.oracle(population, scores)
+    assert np.abs(priors.moments[0] - scores.mean(axis=1)).max() < 0.02
 
 
 def test_bootstrap_interval_covers_a_mean_as_often_as_it_says():

@@ -24,7 +24,7 @@ POLICY = Value(target=0.9, cap=12, token_price=1e-4, candidate_tokens=8, round_p
 ASKED = [Question.ask(f"Compute {n} + 4.") for n in range(10)]
 
 
-class Believer:
+class PriorSource:
     async def prior(self, question):
         return PRIOR
 
@@ -50,9 +50,9 @@ def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, 
 
     async def main():
         sampler, scorer = AsyncHttpGenerator(generator), AsyncHttpRewardModel(reward)
-        believer = options.pop("believer", Believer())
+        prior_source = options.pop("prior_source", PriorSource())
         contract = make_contract(aggregation="mean")
-        best_of_n = BestOfN(sampler, scorer, believer, contract, PRIOR, **options)
+        best_of_n = BestOfN(sampler, scorer, prior_source, contract, PRIOR, **options)
         due = asyncio.get_running_loop().time() + seconds
         asked = [Ask(deadline=due, **({"seed": 0, "sampling": Sampling(max_tokens=20)} | a)) for a in asks]
         found = await asyncio.gather(*(best_of_n.answer(a) for a in asked), return_exceptions=True)
@@ -149,7 +149,7 @@ def test_candidates_ahead_of_the_decision_are_no_answers_to_it(server):
 
     async def main(ahead):
         world = Slow()
-        best_of_n = BestOfN(world, world, Believer(), make_contract(), PRIOR, agreement=3)
+        best_of_n = BestOfN(world, world, PriorSource(), make_contract(), PRIOR, agreement=3)
         due = asyncio.get_running_loop().time() + 60
         return await best_of_n.answer(Ask(ASKED[0], policy, Sampling(), 0, due, ahead=ahead))
 
@@ -250,12 +250,12 @@ def test_a_predictor_that_is_away_leaves_the_populations_prior(server, tokenizer
         async def prior(self, question):
             await asyncio.sleep(60)
 
-    for believer in (Away(), Hanging()):
+    for prior_source in (Away(), Hanging()):
         (found,) = run(
             server,
             tokenizer,
             [{"question": ASKED[0], "policy": POLICY}],
-            believer=believer,
+            prior_source=prior_source,
             prior_timeout=0.1,
         )
         assert found.prior == PRIOR
@@ -270,7 +270,7 @@ def test_cancelling_a_question_leaves_nothing_under_way(server, tokenizer, ahead
 
     async def main():
         sampler, scorer = AsyncHttpGenerator(generator), AsyncHttpRewardModel(reward)
-        best_of_n = BestOfN(sampler, scorer, Believer(), make_contract(), PRIOR)
+        best_of_n = BestOfN(sampler, scorer, PriorSource(), make_contract(), PRIOR)
         due = asyncio.get_running_loop().time() + 60
         ask = Ask(ASKED[0], FixedN(cap=6), Sampling(), 0, due, ahead=ahead)
         told = []

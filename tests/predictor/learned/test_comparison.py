@@ -12,7 +12,7 @@ from predictor.learned.comparison import fit_rivals, refit
 from predictor.learned.settings import PredictorSettings
 from predictor.learned.states import FrozenStates
 from predictor.learned.store import load_predictor
-from predictor.prior import Beliefs
+from predictor.prior import PriorBatch
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.suite]
@@ -48,7 +48,7 @@ def fitted(folds, tmp_path_factory):
 
 
 def told(model, texts):
-    return Beliefs.of(model.predict([Question.ask(t) for t in texts])).moments[0]
+    return PriorBatch.of(model.predict([Question.ask(t) for t in texts])).moments[0]
 
 
 def widths(model, texts):
@@ -70,7 +70,7 @@ def test_every_kind_is_compared_and_the_recommended_one_is_good(fitted, folds):
     assert card.kind in ("ridge", "stack")
     assert card.questions == 200
     test = folds[2]
-    means = Beliefs.of(fitted.predict(test.questions)).moments[0]
+    means = PriorBatch.of(fitted.predict(test.questions)).moments[0]
     assert spearmanr(means, test.scores.mean(axis=1)).statistic > 0.6
 
 
@@ -79,7 +79,7 @@ def test_no_prior_knows_its_own_scores(fitted, folds):
     train, _, test = folds
     errors = []
     for fold in (train, test):
-        means = Beliefs.of(fitted.predict(fold.questions)).moments[0]
+        means = PriorBatch.of(fitted.predict(fold.questions)).moments[0]
         errors.append(np.mean((means - fold.scores.mean(axis=1)) ** 2))
     assert errors[0] > 0.7 * errors[1]
 
