@@ -34,3 +34,7 @@ class Candidates(NamedTuple):
     def select(self, rows: slice | IntArray) -> "Candidates":
         """Those of some questions."""
         return Candidates(**{name: values[rows] for name, values in self._asdict().items()})
+
+    def first(self, n: int) -> "Candidates":
+        """The first ``n`` candidates of every question."""
+        return Candidates(**{name: values[:, :n] for name, values in self._asdict().items()})

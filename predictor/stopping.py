@@ -1,0 +1,147 @@
+"""Rules that stop by what the answers say, and a rule that was learned on public pools.
+
+All are asked at the totals of a schedule of rounds (`totals`), for a round costs latency.
+"""
+
+import json
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from pydantic import ValidationError, model_validator
+
+from data.candidates import Array, IntArray
+from data.errors import ConfigError
+from data.record import Record
+from data.validation import explain
+from predictor.votes import FEATURES
+
+RULES = Path(__file__).parent / "rules"
+GROWTH = 1.5
+CHUNK = 4096  # rows that go down the trees together
+
+
+def totals(cap: int, start: int = 1, growth: float = GROWTH) -> IntArray:
+    """Candidates in all after each round: each ``growth`` times the one before, at least one more."""
+    found = [min(start, cap)]
+    while found[-1] < cap:
+        found.append(min(cap, max(found[-1] + 1, round(found[-1] * growth))))
+    return np.array(found)
+
+
+class Trees(Record):
+    """A sum of regression trees as arrays; JSON in and out."""
+
+    base: float
+    feature: tuple[tuple[int, ...], ...]
+    """(trees, nodes) column that a node compares; -1 in a leaf."""
+    threshold: tuple[tuple[float, ...], ...]
+    """A row goes left where its column is at most this."""
+    left: tuple[tuple[int, ...], ...]
+    right: tuple[tuple[int, ...], ...]
+    value: tuple[tuple[float, ...], ...]
+    """What a leaf adds."""
+
+    @model_validator(mode="after")
+    def _nodes_agree(self) -> Self:
+        for tree in zip(self.feature, self.threshold, self.left, self.right, self.value, strict=True):
+            size = len(tree[0])
+            if not size or {len(column) for column in tree} != {size}:
+                raise ValueError("a tree's columns differ in length, or are empty")
+            inner = [node for node, feature in enumerate(tree[0]) if feature >= 0]
+            if any(not node < side[node] < size for node in inner for side in tree[2:4]):
+                raise ValueError("a node of a tree does not lead to a later one")
+        return self
+
+    @cached_property
+    def _nodes(self) -> tuple[IntArray, IntArray, Array, IntArray, Array, int]:
+        """Roots; column, threshold, children and value of all trees' nodes; the longest way down.
+
+        A leaf leads to itself.
+        """
+        sizes = np.array([len(tree) for tree in self.feature])
+        roots = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        feature, threshold, value = (
+            np.concatenate([np.array(tree) for tree in column])
+            for column in (self.feature, self.threshold, self.value)
+        )
+        own, first = np.arange(len(feature)), np.repeat(roots, sizes)
+        sides = np.stack(
+            [np.concatenate([np.array(t) for t in side]) + first for side in (self.left, self.right)]
+        )
+        sides = np.where(feature < 0, own, sides)
+        depth = np.zeros(len(feature), int)
+        for node in own[feature >= 0]:  # children come after their parent
+            depth[sides[:, node]] = depth[node] + 1
+        return roots, np.maximum(feature, 0), threshold, sides, value, int(depth.max())
+
+    def predict(self, rows: Array) -> Array:
+        """(n,) sums for (n, features)."""
+        roots, feature, threshold, (left, right), value, depth = self._nodes
+        sums = np.empty(len(rows))
+        for start in range(0, len(rows), CHUNK):
+            part = rows[start : start + CHUNK]
+            at, node = np.arange(len(part))[:, None], np.repeat(roots[None], len(part), axis=0)
+            for _ in range(depth):
+                node = np.where(part[at, feature[node]] <= threshold[node], left[node], right[node])
+            sums[start : start + CHUNK] = self.base + value[node].sum(axis=1)
+        return sums
+
+
+class Source(Record):
+    """A pool that a rule was learned on."""
+
+    name: str
+    family: str
+    """Pools of one family are of one set of questions; families weigh alike."""
+    source: str
+    """Where it was published."""
+    commit: str | None = None
+    licence: str
+    questions: int
+    candidates: int
+    """A question."""
+
+
+class StoppingRule(Record):
+    """Accuracy still to be gained by going on to the cap, from the shares of a vote; JSON in and out."""
+
+    version: int = 1
+    name: str
+    features: tuple[str, ...] = FEATURES
+    trees: Trees
+    sources: tuple[Source, ...]
+
+    @model_validator(mode="after")
+    def _features_are_known(self) -> Self:
+        if self.features != FEATURES:
+            raise ValueError(f"it reads {', '.join(self.features)}; this release has {', '.join(FEATURES)}")
+        return self
+
+    def gain(self, features: Array) -> Array:
+        """(questions, n) expected gain in accuracy of going on; features (questions, n, `FEATURES`)."""
+        return self.trees.predict(features.reshape(-1, features.shape[-1])).reshape(features.shape[:-1])
+
+
+@cache
+def load_rule(name: str) -> StoppingRule:
+    """A rule that comes with the product, or the one in a file.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name, or the file is no rule of this release.
+    """
+    file = RULES / f"{name}.json" if (RULES / f"{name}.json").exists() else Path(name)
+    try:
+        return StoppingRule.model_validate(json.loads(file.read_text()))
+    except OSError as error:
+        known = ", ".join(sorted(path.stem for path in RULES.glob("*.json")))
+        raise ConfigError(
+            f"no stopping rule {name!r} ({error.strerror}); there are {known}, or give a file"
+        ) from error
+    except ValidationError as error:
+        raise ConfigError(f"{file} is no stopping rule: {explain(error.errors(), StoppingRule)}") from error
+    except ValueError as error:
+        raise ConfigError(f"{file} is not JSON: {error}") from error
