@@ -16,6 +16,16 @@ LEVELS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.998)
 LEADS = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 WINDOWS = (2, 3, 4, 5, 6, 8)
 GAINS = (0.003, 0.006, 0.012, 0.02, 0.03, 0.04, 0.055, 0.075, 0.1, 0.15, 0.25)
+OWN = "learned on the own questions"
+LADDER = (
+    "fixed N",
+    "fixed schedule",
+    "adaptive consistency in rounds",
+    "lead",
+    "learned on public pools",
+    OWN,
+)
+"""From the plainest to the one that asks most of its user."""
 SHARES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 Kind = Literal["fixed", "schedule", "adaptive"]
 Stop = Callable[[Shown], tuple[IntArray, IntArray]]

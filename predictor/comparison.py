@@ -6,14 +6,15 @@ questions that it may look at.
 """
 
 from collections import defaultdict
+from typing import NamedTuple
 
 import numpy as np
 
 from data.candidates import Array, Candidates, IntArray
 from data.errors import ConfigError
 from data.record import Record
-from predictor.compared_policies import Entry, Kind, entries
-from predictor.selection import Selection, choose_weights
+from predictor.compared_policies import LADDER, OWN, Entry, Kind, entries
+from predictor.selection import Selection, accuracy, choose_weights
 from predictor.stopping import StoppingRule
 from predictor.value_rule import Orders, fit_value_rules
 
@@ -21,7 +22,15 @@ LOSE = 0.01
 ORDERS = 20
 CHOICE_ORDERS = 4
 BOOTSTRAPS = 1000
-OWN = "learned on the own questions"
+PRODUCT = "the product's choice"
+"""The highest rung of the ladder that beats those below on the questions that it may look at."""
+
+
+class Comparison(NamedTuple):
+    """The rows, and the selection that is most accurate at the cap on questions that may be looked at."""
+
+    rows: "list[Row]"
+    selection: str
 
 
 class Gain(Record):
@@ -64,7 +73,7 @@ def compare(
     fit: Candidates | None = None,
     orders: int = ORDERS,
     seed: int = 0,
-) -> list[Row]:
+) -> Comparison:
     """Measure every policy on candidates in several orders.
 
     Parameters
@@ -88,8 +97,11 @@ def compare(
     if folds is not None:
         sides = [(questions[folds != fold], questions[folds == fold]) for fold in np.unique(folds)]
     sums: dict[Key, Array] = defaultdict(lambda: np.zeros((5, len(questions))))
+    preferred: list[str] = []
     for fitted_on, inside in sides:
-        for selection in selections(seen.candidates.select(fitted_on)):
+        options = selections(seen.candidates.select(fitted_on))
+        preferred.append(max(options, key=lambda s: accuracy(s, seen.candidates.select(fitted_on))).kind)
+        for selection in options:
             contenders = prepare(seen, fitted_on, selection)
             for order in range(orders):
                 shown = asked.show(selection, order, inside)
@@ -102,7 +114,8 @@ def compare(
                     values = (drawn, shown.spent[rows, place], rounds, shown.right[rows, place], ~same)
                     key = (entry.policy, entry.kind, selection.kind, "" if chosen else entry.setting, chosen)
                     sums[key][:, inside] += np.array(values, float)
-    return to_rows({key: values / orders for key, values in sums.items()}, seed)
+    rows_ = to_rows({key: values / orders for key, values in sums.items()}, seed)
+    return Comparison(rows_, max(set(preferred), key=preferred.count))
 
 
 def selections(seen: Candidates) -> list[Selection]:
@@ -136,11 +149,12 @@ def prepare(seen: Orders, rows: IntArray, selection: Selection) -> list[tuple[En
                 costs[entry.policy, entry.setting].append(
                     np.array([shown.spent[place, last], shown.right[place, last]])
                 )
-    goal = np.nanmean(np.concatenate(full)) - LOSE
-    everything, chosen = [*ready, *_own(seen, rows, selection)], []
+    goal = float(np.nanmean(np.concatenate(full))) - LOSE
+    everything, chosen = [*ready, *_own(seen, rows, selection)], list[Entry]()
+    measures = {key: np.concatenate(parts, axis=1) for key, parts in costs.items()}
     for policy in dict.fromkeys(entry.policy for entry in everything):
         settings = [entry for entry in everything if entry.policy == policy]
-        means = [np.nanmean(np.concatenate(costs[policy, e.setting], axis=1), axis=1) for e in settings]
+        means = [np.nanmean(measures[policy, e.setting], axis=1) for e in settings]
         good = [place for place, (_, right) in enumerate(means) if right >= goal]
         best = (
             min(good, key=lambda p: means[p][0])
@@ -148,7 +162,26 @@ def prepare(seen: Orders, rows: IntArray, selection: Selection) -> list[tuple[En
             else max(range(len(means)), key=lambda p: means[p][1])
         )
         chosen.append(settings[best])
+    top = climb([e for e in chosen if e.policy in LADDER], measures, goal)
+    chosen.append(top._replace(policy=PRODUCT, kind="adaptive"))
     return [*((entry, False) for entry in everything), *((entry, True) for entry in chosen)]
+
+
+def climb(rungs: list[Entry], measures: dict[tuple[str, str], Array], goal: float) -> Entry:
+    """The highest rung that is accurate enough and spends less than the one below it that was taken.
+
+    It has to by a one-sided 90 % interval of the tokens saved, paired. ``measures``: tokens and right answers,
+    each (orders x questions,).
+    """
+    order = sorted(rungs, key=lambda entry: LADDER.index(entry.policy))
+    taken = order[0]
+    for entry in order[1:]:
+        spent, right = measures[entry.policy, entry.setting]
+        saved = measures[taken.policy, taken.setting][0] - spent
+        error = saved.std() / np.sqrt(saved.size / CHOICE_ORDERS)  # as if a question's orders were one
+        if np.nanmean(right) >= goal and saved.mean() > 1.2816 * error:
+            taken = entry
+    return taken
 
 
 def _own(seen: Orders, rows: IntArray, selection: Selection) -> list[Entry]:
