@@ -61,11 +61,11 @@ def entries(cap: int, selection: Selection, scores: Array | None) -> list[Entry]
     found = [Entry("fixed N", "fixed", str(n), constant(n)) for n in fixed_sizes(cap)]
     if scores is not None and selection.reads_scores:
         best = np.maximum.accumulate(np.nan_to_num(scores), axis=1)[:, min(3, cap - 1)]
-        targets = sorted(set(np.quantile(best, SHARES).round(4).tolist()))
+        targets = np.quantile(best, SHARES).tolist()
         for start, growth in ((1, 2.0), (2, 1.5)):
             at = totals(cap, start, growth)
-            for target in targets:
-                setting = f"start {start}, x{growth:g}, until {target:g}"
+            for share, target in zip(SHARES, targets, strict=True):
+                setting = f"start {start}, x{growth:g}, until quantile {share:g}"
                 stop = partial(_stop_at, evidence=attrgetter("best"), level=target, at=at)
                 found.append(Entry("fixed schedule", "schedule", setting, stop))
     for name, levels, evidence, one in (
@@ -74,10 +74,7 @@ def entries(cap: int, selection: Selection, scores: Array | None) -> list[Entry]
         ("lead", LEADS, attrgetter("lead"), False),
         ("learned on public pools", [-price for price in GAINS], attrgetter("saturation"), False),
     ):
-        found += [
-            Entry(name, "adaptive", setting.lstrip("-"), stop)
-            for setting, stop in each(levels, evidence, one)
-        ]
+        found += [Entry(name, "adaptive", setting, stop) for setting, stop in each(levels, evidence, one)]
     found += [
         Entry("early-stopping self-consistency", "adaptive", str(w), _windows(w, cap))
         for w in WINDOWS

@@ -170,7 +170,7 @@ def prepare(seen: Orders, rows: IntArray, selection: Selection) -> list[tuple[En
 def climb(rungs: list[Entry], measures: dict[tuple[str, str], Array], goal: float) -> Entry:
     """The highest rung that is accurate enough and spends less than the one below it that was taken.
 
-    It has to by a one-sided 90 % interval of the tokens saved, paired. ``measures``: tokens and right answers,
+    It has to by a one-sided 90 % interval of the tokens saved. ``measures`` are tokens and right answers,
     each (orders x questions,).
     """
     order = sorted(rungs, key=lambda entry: LADDER.index(entry.policy))

@@ -1,0 +1,146 @@
+"""The honest table of a pool: every selection with every stopping rule, in a minute, on questions held out."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data.candidates import Candidates
+from data.errors import PoolError
+from data.folds import FoldSettings
+from data.pool import Pool
+from data.score_map import ScoreMap
+from data.scores import ScoreTable, load_scores
+from predictor.comparison import PRODUCT, Row, compare
+from predictor.stopping import load_rule
+
+FOLDS = 5
+MOST = 32
+"""Candidates a question, unless another cap is asked for."""
+RULE = "public-1"
+
+
+class Compared(NamedTuple):
+    """The rows, and what they are of."""
+
+    rows: list[Row]
+    questions: int
+    left_out: int
+    """Questions with fewer candidates than the cap."""
+    cap: int
+    selection: str
+    """The one that was most accurate at the cap on the questions that may be looked at."""
+    tokens_known: bool
+
+
+def compare_pools(
+    pool: str,
+    report_on: str | None = None,
+    cap: int | None = None,
+    rule: str = RULE,
+    seed: int = 0,
+) -> Compared:
+    """Compare on a pool, cross-fitted, or fit on it and measure on all of another.
+
+    Parameters
+    ----------
+    cap : candidates a question; None takes what 95 % of the questions have, at most `MOST`.
+    rule : a stopping rule that comes with the product, or its file.
+    seed : of folds and orders.
+
+    Raises
+    ------
+    PoolError, ConfigError, ScoreError
+        If a pool cannot be read, has too few questions, or no answers and no scores; if there is no such rule.
+    """
+    own = load_scores(Pool.open(pool), FoldSettings())
+    other = None if report_on is None else load_scores(Pool.open(report_on), FoldSettings())
+    measured = own if other is None else other
+    size = cap or min(MOST, int(np.quantile(measured.drawn, 0.05, method="lower")))
+    if own.scale == "raw":  # by rank, without a look at a verdict
+        ranks = ScoreMap.fit(own.full(size).raw_scores[:, :size])
+        own, other = own.mapped(ranks), None if other is None else other.mapped(ranks)
+    shown = (own if other is None else other).full(size)
+    candidates = _require_answers(shown, size, pool)
+    learned = load_rule(rule)
+    if other is None:
+        if len(shown) < 4 * FOLDS:
+            raise PoolError(f"{len(shown)} questions with {size} candidates are too few to cross-fit on")
+        sides = np.array([_side(question.id, seed) for question in shown.questions])
+        found = compare(candidates, learned, folds=sides, seed=seed)
+    else:
+        fit = _require_answers(own.full(size), size, pool)
+        found = compare(candidates, learned, fit=fit, seed=seed)
+    return Compared(
+        found.rows, len(shown), len(measured) - len(shown), size, found.selection, measured.has_tokens
+    )
+
+
+def _require_answers(table: ScoreTable, cap: int, pool: str) -> Candidates:
+    candidates = table.candidates(cap)
+    if not table.has_scores and (candidates.answers < 0).all():
+        raise PoolError(
+            f"pool {pool} has neither scores nor answers: there is nothing to select a candidate by"
+        )
+    return candidates
+
+
+def _side(question_id: str, seed: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{question_id}".encode()).digest()[:8]) % FOLDS
+
+
+def summarise(compared: Compared) -> list[str]:
+    """The verdict, in three sentences."""
+    rows = [row for row in compared.rows if row.selection == compared.selection]
+    singles = next(row for row in rows if row.policy == "fixed N" and row.setting == "1")
+    fulls = [row for row in compared.rows if row.policy == "fixed N" and row.setting == str(compared.cap)]
+    unit = "tokens" if compared.tokens_known else "candidates"
+    lines = [f"{compared.questions} questions with {compared.cap} candidates each."]
+    if singles.accuracy is None:
+        return [*lines, "No verdict is known: nothing is said of accuracy, only of how often answers change."]
+    by_selection = ", ".join(f"{row.selection.replace('_', ' ')} {row.accuracy:.3f}" for row in fulls)
+    lines.append(
+        f"One candidate is right on {singles.accuracy:.3f} of them; all {compared.cap}: {by_selection}."
+    )
+    product = next(row for row in rows if row.policy == PRODUCT)
+    full = next(row for row in fulls if row.selection == compared.selection)
+    lines.append(
+        f"With {compared.selection.replace('_', ' ')} the product spends {product.tokens / full.tokens:.0%} of the "
+        f"full cap's {unit} in {product.rounds:.1f} rounds and is right on {product.accuracy:.3f}: {_gain(product, unit)}."
+    )
+    return lines
+
+
+def _gain(row: Row, unit: str) -> str:
+    if row.gain is None:
+        return "no fixed N or schedule is as accurate"
+    interval = f"{row.gain.tokens:.0%} of the {unit} (95 %: {row.gain.low:.0%} to {row.gain.high:.0%})"
+    if row.gain.low > 0:
+        return f"it saves {interval} of the best fixed N and schedule at equal accuracy"
+    return f"no saving is shown over the best fixed N and schedule at equal accuracy: {interval}"
+
+
+def tabulate(compared: Compared) -> list[Sequence[str]]:
+    """Cells of the table that is printed: each fixed N, and every policy at the setting chosen for it."""
+    cells: list[Sequence[str]] = [
+        ("selection", "policy", "setting", "draws", "tokens", "rounds", "right", "changed", "saved (95 %)")
+    ]
+    for row in compared.rows:
+        if row.chosen or row.policy == "fixed N":
+            gain = (
+                ""
+                if row.gain is None
+                else f"{row.gain.tokens:.1%} ({row.gain.low:.1%} to {row.gain.high:.1%})"
+            )
+            right = "" if row.accuracy is None else f"{row.accuracy:.3f}"
+            numbers = (
+                f"{row.draws:.1f}",
+                f"{row.tokens:.0f}",
+                f"{row.rounds:.1f}",
+                right,
+                f"{row.changed:.3f}",
+            )
+            setting = "chosen" if row.chosen else row.setting
+            cells.append((row.selection.replace("_", " "), row.policy, setting, *numbers, gain))
+    return cells
