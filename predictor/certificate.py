@@ -107,7 +107,7 @@ def aims(target: float) -> list[float]:
 
 def price_sequences(
     target: float, cap: int, candidate_tokens: float, round_candidates: float, above: bool = True
-) -> list[list[AnyPolicy]]:
+) -> list[list[Value]]:
     """The policies that compete: a sequence a target, value of information at rising token prices.
 
     ``above`` adds targets above the one promised for. ``round_candidates`` is the price of a round, in
