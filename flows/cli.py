@@ -258,7 +258,7 @@ def replay(
     if output:
         report.write(output, loaded, found_pool, found, {})
     if as_json:
-        _print(found.rows)
+        _print([row.flat() for row in found.rows])
     else:
         typer.echo("\n".join([*verdict_lines(loaded, found.certificate, found.rows, found.refuted), ""]))
         typer.echo("\n".join(table(found.rows)))

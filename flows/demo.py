@@ -3,15 +3,16 @@
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.pool import Pool
 from flows.config import ROOT, Config
 from flows.verdict import verdict
+from predictor.baseline_comparison import Row
 from predictor.certificate import Certificate
 from predictor.learned.settings import PredictorSettings
 
@@ -52,22 +53,24 @@ def seed(target: Path) -> None:
     (target / "manifest.json.tmp").rename(target / "manifest.json")
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
+def table(rows: Sequence[Row]) -> list[str]:
     """The policies as lines of text."""
-    columns = {"candidates": "draws", "rounds": "rounds", "generator tokens": "tokens", "hits": "hits"}
-    columns |= {"lost hits": "lost", "accuracy": "right"}
-    head = f"{'policy on test questions':37s}" + "".join(f"{name:>8s}" for name in columns.values())
-    cells = [["–" if np.isnan(row[key]) else f"{row[key]:.3g}" for key in columns] for row in rows]
-    lines = zip((row["policy"] for row in rows), cells, strict=True)
-    return [head, *(f"{name:37s}" + "".join(f"{cell:>8s}" for cell in line) for name, line in lines)]
+    columns = {"draws": "draws", "rounds": "rounds", "tokens": "tokens"}
+    columns |= {"hit": "hits", "lost_hit": "lost", "correct": "right"}
+    lines = [f"{'policy on test questions':37s}" + "".join(f"{name:>8s}" for name in columns.values())]
+    for row in rows:
+        means = [getattr(row.means, field).mean for field in columns]
+        cells = ["–" if np.isnan(mean) else f"{mean:.3g}" for mean in means]
+        lines.append(f"{row.policy:37s}" + "".join(f"{cell:>8s}" for cell in cells))
+    return lines
 
 
 def verdict_lines(
-    config: Config, certificate: Certificate, rows: list[dict[str, Any]], refuted: Mapping[str, float]
+    config: Config, certificate: Certificate, rows: Sequence[Row], refuted: Mapping[str, float]
 ) -> list[str]:
     """The verdict, and what was promised, as lines of text."""
     found = verdict(certificate, rows, refuted, config.gate.level(max(len(refuted), 1)))
-    return [found.headline, found.told, certificate.statement]
+    return [found.headline, found.text, certificate.statement]
 
 
 def _summary(config: Config, found: "Retrained", seconds: float) -> None:

@@ -13,11 +13,12 @@ from data.questions import read_questions
 from data.scores import ScoreTable, load_scores
 from data.validation import explain
 from flows.config import Config, PriceSettings
-from predictor.assessment import choose_family, to_reference
+from flows.examine import population_priors
+from predictor.assessment import to_reference
 from predictor.decision import Policy
-from predictor.planning import Forecast, Range, ReferenceQuestions, estimate
+from predictor.planning import Forecast, Range, estimate
 from predictor.policies import AnyPolicy, FixedN, Predictive
-from predictor.prior import Prior, PriorBatch, fit_population
+from predictor.prior import Prior, PriorBatch
 
 Row = dict[str, Any]
 CONFIDENCES = (0.8, 0.9, 0.95)
@@ -50,10 +51,8 @@ def plan(
     questions, pool = read_questions(questions_file), Pool.open(config.pool_location)
     policies = _policies(config, targets or _around(config.policy.target), confidences)
     table = load_scores(pool, config.folds).full(config.policy.cap)
-    train = table.fold("train")
     if predictor_dir is None:
-        family, _ = choose_family(config.predictor.family, config.policy.target, train, table.fold("tune"))
-        population = fit_population(train.scores, family)
+        population = population_priors(config, table).population
         priors = [population] * len(questions)
     else:
         from predictor.learned.store import load_predictor
@@ -61,13 +60,13 @@ def plan(
         predictor = load_predictor(predictor_dir)
         require_same_contract(predictor.card.contract, pool.manifest.contract.fingerprint, "plan")
         population, priors = predictor.card.population, predictor.predict(questions)
-    return _rows(config, policies, PriorBatch.of(priors), to_reference(train, population))
+    return _rows(config, policies, priors, table.fold("train"), population)
 
 
 def plan_like_pool(config: Config, train: ScoreTable, population: Prior, questions: int = 1000) -> list[Row]:
     """The plan for questions like the pool's train questions, as the report shows it."""
     policies = _policies(config, _around(config.policy.target), CONFIDENCES)
-    return _rows(config, policies, PriorBatch.of([population] * questions), to_reference(train, population))
+    return _rows(config, policies, [population] * questions, train, population)
 
 
 def _around(target: float) -> tuple[float, ...]:
@@ -79,59 +78,56 @@ def _policies(
 ) -> list[tuple[str, Policy]]:
     cap = config.policy.cap
     # Rounds of an eighth of the cap where the policy sets none: in one round no hit could stop it.
-    batch = config.policy.batch or max(cap // 8, 1)
-    found: list[tuple[str, Policy]] = [("config's policy", config.policy)]
+    common: dict[str, Any] = {"cap": cap, "batch": config.policy.batch or max(cap // 8, 1)}
+    policies: list[tuple[str, Policy]] = [("config's policy", config.policy)]
     try:
         for target in targets:
-            found.append((f"fixed N = {cap}", FixedN(target=target, cap=cap)))
-            for confidence in confidences:
-                one = Predictive(target=target, confidence=confidence, cap=cap, batch=batch)
-                found.append(("predictive", one))
+            policies.append((f"fixed N = {cap}", FixedN(target=target, cap=cap)))
+            bounds = [Predictive(target=target, confidence=alpha, **common) for alpha in confidences]
+            policies += [("predictive", bound) for bound in bounds]
     except ValidationError as error:
         problems = explain(error.errors(), AnyPolicy)
         raise ConfigError(
             f"cannot plan for targets {targets} and confidences {confidences}: {problems}"
         ) from error
-    return found
+    return policies
 
 
 def _rows(
-    config: Config, policies: Sequence[tuple[str, Policy]], priors: PriorBatch, reference: ReferenceQuestions
+    config: Config,
+    policies: Sequence[tuple[str, Policy]],
+    priors: Sequence[Prior],
+    train: ScoreTable,
+    population: Prior,
 ) -> list[Row]:
-    return [_row(name, p, estimate(p, priors, reference), config.prices) for name, p in policies]
+    batch, reference = PriorBatch.of(priors), to_reference(train, population)
+    return [_row(name, p, estimate(p, batch, reference), config.prices) for name, p in policies]
 
 
-def _row(name: str, policy: Policy, told: Forecast, prices: PriceSettings) -> Row:
+def _row(name: str, policy: Policy, forecast: Forecast, prices: PriceSettings) -> Row:
     per_million = {
         "tokens": prices.generator_per_million,
         "prompt_tokens": prices.prompt_per_million,
         "reward_tokens": prices.reward_per_million,
     }
-    cost = told.weigh(**{quantity: price / 1e6 for quantity, price in per_million.items()})
     hours = None
     if prices.generator_per_second and prices.reward_per_second:
         rates = {"tokens": prices.generator_per_second, "reward_tokens": prices.reward_per_second}
-        hours = told.weigh(**{quantity: 1 / rate / 3600 for quantity, rate in rates.items()})
-    reached = told.reached
-    short = Range(mean=1 - reached.mean, low=1 - reached.high, high=1 - reached.low)
+        hours = forecast.weigh(**{quantity: 1 / rate / 3600 for quantity, rate in rates.items()})
+    reached = forecast.reached
     ranges = {
-        "below target": short,
-        "candidates": told.candidates,
-        "rounds": told.rounds,
-        "generated tokens": told.tokens,
-        "prompt tokens": told.prompt_tokens,
-        "reward-model tokens": told.reward_tokens,
+        "below target": Range(mean=1 - reached.mean, low=1 - reached.high, high=1 - reached.low),
+        "candidates": forecast.candidates,
+        "rounds": forecast.rounds,
+        "generated tokens": forecast.tokens,
+        "prompt tokens": forecast.prompt_tokens,
+        "reward-model tokens": forecast.reward_tokens,
         "GPU hours": hours,
-        f"cost ({prices.currency})": cost,
+        f"cost ({prices.currency})": forecast.weigh(**{k: price / 1e6 for k, price in per_million.items()}),
     }
-    return {
-        "policy": name,
-        "target": policy.target,
-        "confidence": getattr(policy, "confidence", None),
-        "questions": told.questions,
-        **{quantity: None if r is None else _rounded(r) for quantity, r in ranges.items()},
+    row = {"policy": name, "target": policy.target, "confidence": getattr(policy, "confidence", None)}
+    rounded = {
+        quantity: None if r is None else {end: round(value, 4) for end, value in r.model_dump().items()}
+        for quantity, r in ranges.items()
     }
-
-
-def _rounded(found: Range) -> dict[str, float]:
-    return {end: round(value, 4) for end, value in found.model_dump().items()}
+    return {**row, "questions": forecast.questions, **rounded}

@@ -18,12 +18,12 @@ from flows.config import Config
 from flows.plan import plan_like_pool
 from flows.verdict import verdict
 from predictor.assessment import PLANNED, Assessment
-from predictor.baseline_comparison import SCHEDULE, SHIPPED, Row
+from predictor.baseline_comparison import SCHEDULE, SHIPPED, Summary
 from predictor.learned.unread import told as left_out
-from predictor.replay import pick, replay, round_ends
+from predictor.replay import bootstrap, pick, replay, round_ends
 
 EXAMPLES = 10
-GREY, BLUE, ORANGE = "#9aa5b1", "#2563eb", "#ea7317"
+GREY, BLUE = "#9aa5b1", "#2563eb"
 PLOT_STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -38,180 +38,162 @@ def write(
     folder: Path,
     config: Config,
     pool: Pool,
-    found: Assessment,
+    assessment: Assessment,
     metrics: dict[str, float],
-    worth: str | None = None,
+    prior_value: str | None = None,
 ) -> None:
     """Write ``report.html`` and the plot ``frontier.png`` into ``folder``.
 
-    ``worth`` says what the predictor's priors are worth in decisions.
+    ``prior_value`` states the value of the predictor's priors in decisions.
     """
     with plt.rc_context(PLOT_STYLE):
-        front = frontier(found)
-        plots = {
-            "frontier": front,
-            "effort": effort_by_difficulty(config, found),
-            "priors": priors_against_scores(found),
-            "reliability": reliability(found) if found.reliability else None,
-        }
-        front.savefig(folder / "frontier.png", dpi=130)
-        drawn = {name: None if figure is None else _embed(figure) for name, figure in plots.items()}
+        figures = {"frontier": frontier(assessment), "effort": effort_by_difficulty(config, assessment)}
+        figures["priors"] = priors_against_scores(assessment)
+        if assessment.reliability:
+            figures["reliability"] = reliability(assessment)
+        figures["frontier"].savefig(folder / "frontier.png", dpi=130)
+        plots = {name: _embed(figure) for name, figure in figures.items()}
     plt.close("all")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"number": _number, "percent": _percent}
-    page = environment.get_template("report.html.j2").render(
-        plots=drawn,
-        config=config,
-        contract=pool.manifest.contract,
-        digest=pool.manifest.digest,
-        found=found,
-        metrics=metrics,
-        worth=worth,
-        verdict=verdict(
-            found.certificate, found.rows, found.refuted, config.gate.level(max(len(found.refuted), 1))
-        ),
-        left_out=left_out(found.left_out),
-        rows={row["policy"]: row for row in found.rows},
-        shipped=SHIPPED,
-        schedule=SCHEDULE,
-        full=f"fixed N = {config.policy.cap}",
-        examples=examples(config, found),
-        groups=by_group(found),
-        planned_size=PLANNED,
-        plan=plan_like_pool(config, found.train, found.population),
+    level = config.gate.level(max(len(assessment.refuted), 1))
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            plots=plots,
+            config=config,
+            manifest=pool.manifest,
+            assessment=assessment,
+            certificate=assessment.certificate,
+            metrics=metrics,
+            prior_value=prior_value,
+            verdict=verdict(assessment.certificate, assessment.rows, assessment.refuted, level),
+            level=level,
+            left_out=left_out(assessment.left_out),
+            rows={row.policy: row for row in assessment.rows},
+            shipped=SHIPPED,
+            schedule=SCHEDULE,
+            examples=examples(config, assessment),
+            groups=by_group(assessment),
+            planned_size=PLANNED,
+            plan=plan_like_pool(config, assessment.train, assessment.population),
+        )
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def frontier(found: Assessment) -> Figure:
-    """Hits and accuracy against generated tokens, and rounds against tokens, for every policy."""
-    known = bool(np.isfinite(found.rows[0]["accuracy"]))
-    keys = ["hits", "accuracy", "rounds"] if known else ["hits", "rounds"]
-    figure, axes = plt.subplots(1, len(keys), figsize=(4.6 * len(keys), 4.3), layout="constrained")
-    fixed = [r for r in found.rows if r["policy"].startswith("fixed") and "equal" not in r["policy"]]
-    others = [r for r in found.rows if r not in fixed]
-    for axis, key in zip(axes, keys, strict=True):
-        if key != "rounds":
-            axis.plot([r["generator tokens"] for r in fixed], [r[key] for r in fixed], "o-", color=GREY, ms=4)
-        for r in fixed:
-            place = (r["generator tokens"], r[key])
-            label = r["policy"].removeprefix("fixed ")
-            axis.annotate(label, place, (3, -10), textcoords="offset points", color=GREY, fontsize=7)
-        for number, r in enumerate(others):
-            star = r["policy"] == SHIPPED
-            colour = BLUE if star else f"C{1 + number % 9}"
-            marker = "*" if star else "Ds^vPX"[number % 6]
-            axis.plot(
-                r["generator tokens"], r[key], marker, ms=15 if star else 6, color=colour, label=r["policy"]
-            )
-            if star and key != "rounds":
-                low, high = r[f"{key} low"], r[f"{key} high"]
-                axis.plot([r["generator tokens"]] * 2, [low, high], color=BLUE, lw=1)
-        axis.set_xlabel("generated tokens a question")
-        axis.set_ylabel(key if key == "rounds" else f"{key} (share of test questions)")
+def environment() -> jinja2.Environment:
+    """The templates of this folder; a name that is not there is an error."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    templates.filters |= {"number": _number, "percent": _percent}
+    return templates
+
+
+def frontier(assessment: Assessment) -> Figure:
+    """Hits, right answers and rounds against generated tokens, for every policy."""
+    panels = {"hit": "hits (share of test questions)", "correct": "right answers", "rounds": "rounds"}
+    if np.isnan(assessment.rows[0].means.correct.mean):
+        del panels["correct"]
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.3), layout="constrained")
+    for axis, (field, label) in zip(axes, panels.items(), strict=True):
+        axis.set(xlabel="generated tokens a question", ylabel=label)
+        fixed = []
+        for number, row in enumerate(assessment.rows):
+            tokens, value = row.means.tokens.mean, getattr(row.means, field)
+            if row.policy.startswith("fixed") and "equal" not in row.policy:
+                fixed.append((tokens, value.mean))
+                name = row.policy.removeprefix("fixed ")
+                axis.annotate(name, fixed[-1], (3, -10), textcoords="offset points", color=GREY, fontsize=7)
+            elif row.policy == SHIPPED:
+                axis.plot(tokens, value.mean, "*", ms=15, color=BLUE, label=row.policy)
+                axis.plot([tokens] * 2, [value.low, value.high], color=BLUE, lw=1)
+            else:
+                style = {"marker": "Ds^vPX"[number % 6], "color": f"C{1 + number % 9}"}
+                axis.plot(tokens, value.mean, ls="", label=row.policy, **style)
+        axis.plot(*zip(*fixed, strict=True), "o-", color=GREY, ms=4)
     axes[-1].legend(fontsize=6.5, loc="best")
     return figure
 
 
-def effort_by_difficulty(config: Config, found: Assessment) -> Figure:
-    """Where the tokens went: candidates drawn and hits, by fifths of the questions' mean score."""
-    mean = np.nanmean(found.test.table.scores, axis=1)
-    fifth = np.minimum((mean.argsort().argsort() * 5) // len(mean), 4)
-    shipped = found.outcomes[SHIPPED]
+def effort_by_difficulty(config: Config, assessment: Assessment) -> Figure:
+    """Candidates drawn and hits, by fifths of the questions' mean score."""
+    mean = np.nanmean(assessment.test.table.scores, axis=1)
+    fifth, places = np.minimum((mean.argsort().argsort() * 5) // len(mean), 4), np.arange(5)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    places = np.arange(5)
-    draws = [shipped.draws[fifth == k].mean() for k in places]
-    axes[0].bar(places, [config.policy.cap] * 5, color=GREY, alpha=0.35, label="full cap")
-    axes[0].bar(places, draws, color=BLUE, label="shipped policy")
-    axes[0].set_ylabel("candidates a question")
-    full = found.outcomes[f"fixed N = {config.policy.cap}"]
-    for shift, outcome, colour in ((-0.2, full, GREY), (0.2, shipped, BLUE)):
-        hits = [outcome.hit[fifth == k].mean() for k in places]
-        axes[1].bar(places + shift, hits, 0.38, color=colour)
-    axes[1].set_ylabel(f"hits (best score ≥ {config.policy.target:g})")
-    for axis in axes:
+    policies = {f"fixed N = {config.policy.cap}": GREY, SHIPPED: BLUE}
+    for axis, field in zip(axes, ("draws", "hit"), strict=True):
+        for shift, (name, colour) in zip((-0.2, 0.2), policies.items(), strict=True):
+            values = getattr(assessment.outcomes[name], field)
+            axis.bar(
+                places + shift, [values[fifth == k].mean() for k in places], 0.38, color=colour, label=name
+            )
         axis.set_xticks(places, ["hardest fifth", "", "middle", "", "easiest fifth"])
+    axes[0].set_ylabel("candidates a question")
+    axes[1].set_ylabel(f"hits (best score ≥ {config.policy.target:g})")
     axes[0].legend(fontsize=8)
     return figure
 
 
-def priors_against_scores(found: Assessment) -> Figure:
-    """What the priors said of mean and standard deviation, against what was observed."""
-    seen = (np.nanmean(found.test.table.scores, axis=1), np.nanstd(found.test.table.scores, axis=1, ddof=1))
+def priors_against_scores(assessment: Assessment) -> Figure:
+    """Mean and standard deviation of the scores: by the prior, and observed."""
+    scores = assessment.test.table.scores
+    observed = (np.nanmean(scores, axis=1), np.nanstd(scores, axis=1, ddof=1))
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-    for axis, told, observed, name in zip(
-        axes, found.test.priors.moments, seen, ("mean", "standard deviation"), strict=True
+    for axis, prior, seen, name, top in zip(
+        axes,
+        assessment.test.priors.moments,
+        observed,
+        ("mean", "standard deviation"),
+        (1.0, 0.5),
+        strict=True,
     ):
-        axis.scatter(told, observed, s=12, alpha=0.6, color=BLUE)
-        top = 1.0 if name == "mean" else 0.5
+        axis.scatter(prior, seen, s=12, alpha=0.6, color=BLUE)
         axis.plot([0, top], [0, top], color=GREY, lw=1)
-        axis.set_xlabel(f"{name} of the scores: prior")
-        axis.set_ylabel(f"{name} of the scores: observed")
+        axis.set(xlabel=f"{name} of the scores: prior", ylabel=f"{name} of the scores: observed")
     return figure
 
 
-def reliability(found: Assessment) -> Figure:
-    """How often the selected answer was right, against how often the model of it had said."""
+def reliability(assessment: Assessment) -> Figure:
+    """How often the selected answer was right, against the predicted chance."""
     figure, axis = plt.subplots(figsize=(4.4, 3.8), layout="constrained")
-    told = [r["predicted"] for r in found.reliability]
+    predicted, observed, number = np.array(assessment.reliability).T
     axis.plot([0, 1], [0, 1], color=GREY, lw=1)
-    axis.scatter(
-        told,
-        [r["observed"] for r in found.reliability],
-        color=BLUE,
-        s=[8 + r["number"] for r in found.reliability],
-    )
-    axis.set_xlabel("P(correct | selected maximum, n, prior)")
-    axis.set_ylabel("share that was right")
+    axis.scatter(predicted, observed, color=BLUE, s=8 + number)
+    axis.set(xlabel="P(correct | selected maximum, n, prior)", ylabel="share that was right")
     return figure
 
 
-def examples(config: Config, found: Assessment) -> list[Row]:
+def examples(config: Config, assessment: Assessment) -> list[dict[str, Any]]:
     """Questions from easy to hard, their scores in the order drawn, and the moment of each decision."""
-    shown = found.test.candidates(config.policy.cap)
-    order = shown.scores.mean(axis=1).argsort()[::-1]
+    policy, target = assessment.policy, config.policy.target
+    candidates = assessment.test.candidates(config.policy.cap)
+    order = candidates.scores.mean(axis=1).argsort()[::-1]
     chosen = order[np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int)]
-    asked, believed = shown.select(chosen), found.test.priors[chosen]
-    course = replay(found.policy, asked.scores, believed, asked.tokens)
-    right = pick(asked.correct, course.chosen)
+    shown, priors = candidates.select(chosen), assessment.test.priors[chosen]
+    run = replay(policy, shown.scores, priors, shown.tokens)
+    right = pick(shown.correct, run.chosen)
     return [
         {
-            "question": found.test.table.questions[place].text,
-            "group": found.test.table.questions[place].group or "",
-            "scores": asked.scores[k].tolist(),
-            "drawn": int(course.drawn[k]),
-            "ends": round_ends(
-                found.policy, asked.scores[[k], : found.policy.cap], believed[[k]], asked.tokens[[k]]
-            ),
-            "best": float(course.best[k]),
+            "question": assessment.test.table.questions[place],
+            "scores": shown.scores[k].tolist(),
+            "drawn": int(run.drawn[k]),
+            "ends": round_ends(policy, shown.scores[[k], : policy.cap], priors[[k]], shown.tokens[[k]]),
+            "best": float(run.best[k]),
             "right": None if np.isnan(right[k]) else bool(right[k]),
-            "lost": bool(asked.scores[k].max() >= config.policy.target > course.best[k]),
+            "lost": bool(shown.scores[k].max() >= target > run.best[k]),
         }
         for k, place in enumerate(chosen)
     ]
 
 
-def by_group(found: Assessment) -> list[Row]:
-    """What the shipped policy did on each group of test questions."""
-    shipped, groups = found.outcomes[SHIPPED], found.test.table.groups
+def by_group(assessment: Assessment) -> list[dict[str, Any]]:
+    """Means of the shipped policy over each group of test questions, where there are several."""
+    outcome, groups = assessment.outcomes[SHIPPED], assessment.test.table.groups
     rows = []
     for name in np.unique(groups):
         inside = groups == name
-        right = shipped.correct[inside]
-        rows.append(
-            {
-                "group": name or "(none)",
-                "questions": int(inside.sum()),
-                "candidates": float(shipped.draws[inside].mean()),
-                "hits": float(shipped.hit[inside].mean()),
-                "lost hits": float(shipped.lost_hit[inside].mean()),
-                "accuracy": float(np.nanmean(right)) if np.isfinite(right).any() else None,
-            }
-        )
+        means = Summary(*(bootstrap(values[inside]) for values in outcome))
+        rows.append({"group": name or "(none)", "questions": int(inside.sum()), "means": means})
     return rows if len(rows) > 1 else []
 
 
@@ -222,7 +204,7 @@ def _embed(figure: Figure) -> str:
 
 
 def _number(value: Any) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    if value is None or np.isnan(value):
         return "–"
     if isinstance(value, int):
         return f"{value:,}"

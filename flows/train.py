@@ -12,7 +12,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from data.errors import ConfigError, PoolError
+from data.errors import ConfigError
 from data.pool import Pool
 from data.scores import ScoreTable, load_scores
 from flows.config import ROOT, Config
@@ -57,11 +57,6 @@ def fit_predictor(
         If a fold has too few questions to fit or to tune.
     """
     train, tune = table.fold("train"), table.fold("tune")
-    if len(train) < 8 or len(tune) < 4:
-        raise PoolError(
-            f"pool {pool.location} has {len(train)} train and {len(tune)} tune questions; at least 8 "
-            "and 4 are needed: collect more questions"
-        )
     family, _ = choose_family(config.predictor.family, config.policy.target, train, tune)
     return fit_rivals(
         (train.questions, train.scores),

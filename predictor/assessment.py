@@ -1,17 +1,17 @@
-"""Which policy to ship, what is promised of it, and how it does beside the others. Plain functions."""
+"""Choose a policy, certify it, and compare it with others on test questions. Plain functions."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from data.errors import ConfigError, OptScaleError
+from data.errors import ConfigError, OptScaleError, PoolError
 from data.question import Question
 from data.scores import ScoreTable
 from predictor.assumptions import Finding, check
-from predictor.baseline_comparison import Row, averaged, by_target, compare, currency
+from predictor.baseline_comparison import Row, TargetRow, averaged, by_target, compare, currency
 from predictor.certificate import Certificate, certify, drop_dominated, price_sequences, refuted
-from predictor.correctness import Correctness, reliability, training_rows
+from predictor.correctness import Correctness, ReliabilityBin, reliability, training_rows
 from predictor.decision import Policy
 from predictor.empirical import fit_empirical
 from predictor.families import EMPIRICAL, FAMILIES, get_family
@@ -19,15 +19,19 @@ from predictor.family_check import FamilyFit, choose, compare_families
 from predictor.planning import ReferenceQuestions, realised_share
 from predictor.policies import AnyPolicy, FixedN
 from predictor.prior import Prior
+from predictor.prior_quality import prior_metrics
+from predictor.prior_value import PriorValue
 from predictor.replay import Outcome, outcome, pick, replay
+from predictor.reward_quality import selection_accuracy, within_question_auc
 from predictor.scored_questions import ScoredQuestions
 from predictor.settings import CertifySettings, Terms
 
 PLANNED = 60
+LEAST_TRAIN, LEAST_TUNE = 8, 4
 
 
 class Assessment(NamedTuple):
-    """All that the report tells; on test questions unless it says otherwise."""
+    """Content of the report; on test questions unless it says otherwise."""
 
     train: ScoreTable
     test: ScoredQuestions
@@ -45,12 +49,12 @@ class Assessment(NamedTuple):
     """Fitted on train, compared on tune."""
     correctness: Correctness | None
     """Fitted on train and tune; None where no answers are known."""
-    reliability: list[Row]
-    """Of ``correctness``: what it said, and how often the shipped policy's answer was right."""
+    reliability: list[ReliabilityBin]
+    """Of ``correctness``: chances predicted for the shipped policy's answers, and shares that were right."""
     planned: dict[str, float]
-    """How often sets of `PLANNED` test questions took what the plan for them had said, at 95 %."""
-    targets: list[Row]
-    """On train and tune: what stopping at each of several targets would cost and save, whatever the law."""
+    """Share of sets of `PLANNED` test questions whose cost lay in the 95 % range planned for them."""
+    targets: list[TargetRow]
+    """On train and tune: cost and gain of stopping at each of several targets."""
     left_out: Mapping[str, int] = {}
     """Calibration and test questions that the predictor had read, and that are in nothing here."""
     priors_from: str = "the population's prior alone, without a predictor"
@@ -60,7 +64,18 @@ class Assessment(NamedTuple):
 def choose_family(
     named: str, target: float, train: ScoreTable, tune: ScoreTable
 ) -> tuple[str, list[FamilyFit]]:
-    """The score family that foretells tune questions best, unless one is named; ``auto`` names none."""
+    """The score family that predicts tune questions best, unless one is named; ``auto`` names none.
+
+    Raises
+    ------
+    PoolError
+        If there are too few questions to fit on, or to choose by.
+    """
+    if len(train) < LEAST_TRAIN or len(tune) < LEAST_TUNE:
+        raise PoolError(
+            f"the pool has {len(train)} train and {len(tune)} tune questions; at least {LEAST_TRAIN} and "
+            f"{LEAST_TUNE} are needed: collect or import more questions"
+        )
     names = list(FAMILIES) if named == "auto" else [named]
     if named in ("auto", EMPIRICAL):
         names = [*(n for n in names if n != EMPIRICAL), fit_empirical(train.scores).name]
@@ -71,31 +86,31 @@ def choose_family(
 def assess(
     policy: AnyPolicy,
     settings: CertifySettings,
-    asked: ScoredQuestions,
+    questions: ScoredQuestions,
     population: Prior,
     families: list[FamilyFit],
     *,
     contract: str,
-    more: Mapping[str, Policy] | None = None,
+    extra_policies: Mapping[str, Policy] | None = None,
     tokens_read: Callable[[Question], int] = lambda question: 0,
 ) -> Assessment:
-    """Certify on calibration, then look at test: whatever the priors are, the same examination.
+    """Certify on calibration, then compare on test, whatever the priors are.
 
     Parameters
     ----------
     policy : it gives target and cap, and is shipped where none is certified.
-    asked : the pool, without what may not be looked at; questions with fewer candidates than the cap take no
-        part but in the findings.
+    questions : the pool, without what may not be looked at; questions with fewer candidates than the cap take
+        part in the findings only.
     contract : fingerprint of the scores' contract.
-    more : policies to show beside.
-    tokens_read : what a prior costs.
+    extra_policies : policies to show beside.
+    tokens_read : tokens that a prior of a question costs.
 
     Raises
     ------
     ConfigError
         If the tune, calibration or test fold has no question.
     """
-    full, terms = asked.full(policy.cap), Terms.of(policy, settings)
+    full, terms = questions.full(policy.cap), Terms.of(policy, settings)
     train, tune, calibration, test = (full.fold(n) for n in ("train", "tune", "calibration", "test"))
     for name, fold in (("tune", tune), ("calibration", calibration), ("test", test)):
         if not len(fold.table):
@@ -106,18 +121,12 @@ def assess(
     certificate = certify_policy(policy, settings, tune, calibration, contract)
     policy = certificate.policy or policy
     reading = float(np.mean([tokens_read(question) for question in test.table.questions]))
-    rows, found = compare(terms, test, tune, policy, population, reading, more)
-    seen = outcome(policy, test.candidates(certificate.cap), test.priors, certificate.target)
-    correctness, reliability = check_correctness(policy, terms.cap, train, tune, test)
-    planned = realised_share(
-        policy,
-        test.priors,
-        test.candidates(policy.cap),
-        test.table.prompt_tokens,
-        to_reference(train.table, population),
-        size=PLANNED,
-    )
-    table = asked.table
+    rows, outcomes = compare(terms, test, tune, policy, population, reading, extra_policies)
+    shown = test.candidates(terms.cap)
+    once = outcome(policy, shown, test.priors, terms.target)
+    correctness, bins = check_correctness(policy, terms.cap, full.fold("train", "tune"), test)
+    reference = to_reference(train.table, population)
+    prompts, table = test.table.prompt_tokens, questions.table
     return Assessment(
         train=train.table,
         test=test,
@@ -125,15 +134,29 @@ def assess(
         certificate=certificate,
         policy=policy,
         rows=rows,
-        outcomes=found,
-        refuted={str(name): value for name, value in refuted(certificate, seen).items()},
+        outcomes=outcomes,
+        refuted={str(name): value for name, value in refuted(certificate, once).items()},
         findings=check(table.scores, table.status, table.texts, table.tokens, table.parts, terms.target),
         families=families,
         correctness=correctness,
-        reliability=reliability,
-        planned=planned,
+        reliability=bins,
+        planned=realised_share(policy, test.priors, shown, prompts, reference, size=PLANNED),
         targets=by_target(terms.cap, terms.orders, full.fold("train", "tune").table),
     )
+
+
+def measure(assessment: Assessment, value: PriorValue) -> dict[str, float]:
+    """Metrics of the priors, of the shipped policy and of the reward model on test questions."""
+    test, shipped = assessment.test.table, assessment.rows[0]
+    metrics = prior_metrics(assessment.test, assessment.population) | {
+        "lost_hits": shipped.means.lost_hit.mean,
+        "of_full_cap": shipped.of_full_cap,
+        "refutation_p_value": min(assessment.refuted.values()),
+    }
+    auc, both = within_question_auc(test.scores, test.correct)
+    metrics |= {"reward_auc_within": auc} if both else {}
+    metrics |= {} if value.gap_closed is None else {"prior_gap_closed": value.gap_closed.mean}
+    return metrics | selection_accuracy(test.scores, test.correct)
 
 
 def to_reference(train: ScoreTable, population: Prior) -> ReferenceQuestions:
@@ -143,19 +166,18 @@ def to_reference(train: ScoreTable, population: Prior) -> ReferenceQuestions:
 
 
 def check_correctness(
-    policy: AnyPolicy, cap: int, train: ScoredQuestions, tune: ScoredQuestions, test: ScoredQuestions
-) -> tuple[Correctness | None, list[Row]]:
-    """P(correct | selected maximum, n, prior), fitted on train and tune, held against test."""
+    policy: AnyPolicy, cap: int, fitted_on: ScoredQuestions, test: ScoredQuestions
+) -> tuple[Correctness | None, list[ReliabilityBin]]:
+    """P(correct | selected maximum, n, prior), fitted and then compared with the answers on test."""
+    rows = training_rows(fitted_on.candidates(cap), fitted_on.priors.moments[0])
     try:
-        parts = [training_rows(fold.candidates(cap), fold.priors.moments[0]) for fold in (train, tune)]
-        best, drawn, means_, right = (np.concatenate(column) for column in zip(*parts, strict=True))
-        fitted = Correctness.fit(best, drawn, means_, right)
+        model = Correctness.fit(*rows)
     except OptScaleError:  # no answer is known, or all are right: nothing to learn, and the report says so
         return None, []
     shown = test.candidates(cap)
-    course = replay(policy, shown.scores, test.priors, shown.tokens)
-    told = fitted.predict(course.best, course.drawn, test.priors.moments[0])
-    return fitted, reliability(told, pick(shown.correct, course.chosen))
+    run = replay(policy, shown.scores, test.priors, shown.tokens)
+    predicted = model.predict(run.best, run.drawn, test.priors.moments[0])
+    return model, reliability(predicted, pick(shown.correct, run.chosen))
 
 
 def certify_policy(
@@ -167,23 +189,22 @@ def certify_policy(
 ) -> Certificate:
     """Order policies on tune, test them on calibration."""
     terms = Terms.of(policy, settings)
-    tokens, price = float(tune.candidates(policy.cap).tokens.mean()), currency(terms, tune.table)
+    target, cap, price = terms.target, terms.cap, currency(terms, tune.table)
     first, sequences = policy, list[list[AnyPolicy]]()
     if settings.choose:
-        first = FixedN(target=policy.target, cap=policy.cap)
-        for rising in price_sequences(
-            policy.target, policy.cap, tokens, settings.round_candidates, terms.answers
-        ):
-            found = averaged(terms, dict(enumerate(rising)), *tune)
-            sequences.append(drop_dominated(rising, [price(o) for o in found.values()]))
+        first = FixedN(target=target, cap=cap)
+        tokens = float(tune.candidates(cap).tokens.mean())
+        for rising in price_sequences(target, cap, tokens, terms.round_candidates, terms.answers):
+            results = averaged(terms, dict(enumerate(rising)), *tune)
+            sequences.append(drop_dominated(rising, [price(result) for result in results.values()]))
     return certify(
         first,
         sequences,
-        calibration.candidates(policy.cap),
+        calibration.candidates(cap),
         calibration.priors,
         price=price,
-        target=policy.target,
-        cap=policy.cap,
+        target=target,
+        cap=cap,
         epsilon=settings.epsilon,
         delta=settings.delta,
         contract=contract,

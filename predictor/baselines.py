@@ -1,7 +1,7 @@
-"""Rules of the neighbours, to hold the project's own against: BEACON on scores, two rules on answers."""
+"""Published stopping rules as baselines: BEACON on scores, two rules on answers."""
 
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -12,15 +12,15 @@ from scipy.stats import t as student
 from data.candidates import Candidates
 from data.errors import ConfigError
 from predictor.decision import Array, IntArray, Reason, State
-from predictor.policies import Proposal, _Parts
-from predictor.replay import Outcome, best_of, pick, spent
+from predictor.policies import PolicyBase, Proposal
+from predictor.replay import Outcome, make_outcome
 
 _COST = np.geomspace(1e-5, 2, 64)  # prices in predictive scales, the index among them
 _STEP = 0.16  # of asinh(u), u the next score: fine near 0, and far out into the heavy tails
 _NODES = np.arange(-8, 8 + _STEP / 2, _STEP)
 
 
-class Beacon(_Parts):
+class Beacon(PolicyBase):
     """BEACON (Wan et al., arXiv 2510.15945): optimal stopping of Best-of-N at a price per sample.
 
     Scores are taken for normal, with a Normal-Inverse-Gamma posterior from Jeffreys' prior (the
@@ -41,21 +41,17 @@ class Beacon(_Parts):
     """beta_0, half a sum of squares (paper: 0). Above 0 it goes on where all scores so far are equal."""
     outlier: float = Field(0.01, ge=0, lt=0.5)
     """After the floor, a score below this quantile of the Student-t counts as its centre (app. E.4)."""
-    _words = (Reason.WORTH_MORE, Reason.NOT_WORTH_MORE)
-
-    @property
-    def reads_prior(self) -> bool:
-        """No: its own is Jeffreys'."""
-        return False
+    reasons: ClassVar[tuple[Reason, Reason]] = (Reason.WORTH_MORE, Reason.NOT_WORTH_MORE)
+    rule_reads_prior: ClassVar[bool] = False  # its own is Jeffreys'
 
     def propose(self, state: State) -> Proposal:
-        """All of the cap where the next sample is worth its price; ``batch`` makes it the next alone."""
+        """All of the cap where the next sample pays; ``batch`` makes it the next alone."""
         mean, scale = self.predictive(state)
         z = np.divide(state.best - mean, scale, out=np.zeros_like(scale), where=scale > 0)
         table, axis = _index_table(self.cap)
         place = [np.minimum(state.drawn, self.cap), np.arcsinh(z) / axis[1]]
-        worth = map_coordinates(table, place, order=1, mode="nearest") * scale > self.cost
-        total = np.where(worth, self.cap, state.drawn)
+        pays = map_coordinates(table, place, order=1, mode="nearest") * scale > self.cost
+        total = np.where(pays, self.cap, state.drawn)
         return Proposal(total, np.minimum(total, state.drawn + 1), np.ones(len(state), bool))
 
     def predictive(self, state: State) -> tuple[Array, Array]:
@@ -82,7 +78,7 @@ def expected_gain(z: Array, degrees: float) -> Array:
 def _index_table(cap: int) -> tuple[Array, Array]:
     """(cap + 1, best) index by candidates drawn and standardised best score, and the latter's asinh.
 
-    H(z, c) is what one more sample, and going on well after it, is expected to gain at the price c: the
+    H(z, c) is the expected gain of one more sample, and of going on well after it, at the price c: the
     gain of one step, plus E[s max(H'(z', c / s) - c / s, 0)] over the next score, where s is its
     Student-t's scale after over before (app. D.5). The index is the c at which H = c. On these grids it
     is within 3% of finer ones; seconds for a cap of 64, in proportion to the cap.
@@ -149,43 +145,26 @@ def early_stopping_consistency(
 def _first(candidates: Candidates, cap: int) -> Candidates:
     if not 1 <= cap <= candidates.scores.shape[1]:
         raise ConfigError(f"a cap of {cap}, with {candidates.scores.shape[1]} candidates a question on hand")
-    return Candidates(**{name: values[:, :cap] for name, values in candidates._asdict().items()})
+    return Candidates._make(values[:, :cap] for values in candidates)
 
 
-def _votes(answers: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """After each candidate: the leader's first column, its votes, the runner-up's; (questions, n)."""
+def _votes(answers: IntArray) -> IntArray:
+    """(3, questions, n) after each candidate: the leader's first column, its votes, the runner-up's."""
     equal = (answers[:, :, None] == answers[:, None]) & (answers >= 0)[:, None]
-    votes, found = np.zeros(answers.shape, np.int64), np.zeros((3, *answers.shape), np.int64)
+    votes, standing = np.zeros(answers.shape, np.int64), np.zeros((3, *answers.shape), np.int64)
     rows = np.arange(len(answers))
     for place in range(answers.shape[1]):
         votes += equal[:, :, place]
         leader = votes.argmax(axis=1)
         others = np.where(equal[rows, leader], 0, votes)
-        found[:, :, place] = leader, votes[rows, leader], others.max(axis=1)
-    return found[0], found[1], found[2]
+        standing[:, :, place] = leader, votes[rows, leader], others.max(axis=1)
+    return standing
 
 
 def _outcome(candidates: Candidates, leader: IntArray, drawn: IntArray, size: int, target: float) -> Outcome:
-    """What answering with the leader after ``drawn`` candidates gives, in rounds of ``size``."""
+    """Outcome of answering with the leader after ``drawn`` candidates, in rounds of ``size``."""
     cap = candidates.scores.shape[1]
-    inside = np.arange(cap) < drawn[:, None]
-    right = pick(candidates.correct, leader[np.arange(len(drawn)), drawn - 1])
-    top, column = best_of(candidates.scores)
-    hit = np.where(inside, candidates.scores, 0.0).max(axis=1) >= target
-    known = ~np.isnan(candidates.correct).all(axis=1)
-    top_right = pick(candidates.correct, column) == 1
-    waits = np.maximum.reduceat(np.where(inside, candidates.tokens, 0.0), np.arange(0, cap, size), axis=1)
-    return Outcome(
-        draws=drawn.astype(float),
-        rounds=np.ceil(drawn / size),
-        tokens=spent(candidates.tokens, drawn),
-        reward_tokens=spent(candidates.reward_tokens, drawn),
-        waited=waits.sum(axis=1),
-        hit=hit.astype(float),
-        correct=np.where(known, right, np.nan),
-        lost_hit=((top >= target) & ~hit).astype(float),
-        lost_answer=np.where(known, top_right & (right != 1), np.nan).astype(float),
-        lost_accuracy=np.where(known, top_right * 1.0 - (right == 1), np.nan),
-        promised=np.zeros(len(drawn)),
-        kept=np.zeros(len(drawn)),
-    )
+    lengths = np.where(np.arange(cap) < drawn[:, None], candidates.tokens, 0.0)
+    waited = np.maximum.reduceat(lengths, np.arange(0, cap, size), axis=1).sum(axis=1)
+    chosen, never = leader[np.arange(len(drawn)), drawn - 1], np.zeros(len(drawn), bool)
+    return make_outcome(candidates, target, drawn, -(-drawn // size), waited, chosen, never)

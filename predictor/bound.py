@@ -2,9 +2,9 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import truncnorm
 
 from data.errors import ConfigError
-from predictor import truncnorm
 
 
 def required_from_log_miss(
@@ -52,7 +52,7 @@ def required_samples(
     mu, sigma : location and scale of the untruncated normal; sigma > 0.
     target : s in [0, 1]; a score >= s is a hit.
     confidence : alpha in (0, 1), the chance that the best of N* scores is a hit.
-    cap : N_max, which is also the answer where no N within it will do; `is_feasible` tells.
+    cap : N_max, which is also the answer where no N within it will do (see `is_feasible`).
 
     Returns
     -------
@@ -62,27 +62,34 @@ def required_samples(
     ------
     ConfigError
         If sigma, target, confidence or cap is out of range.
+
+    Examples
+    --------
+    >>> required_samples(mu=0.7, sigma=0.15, target=0.9, confidence=0.95, cap=64)
+    39
     """
-    required, _ = _required(mu, sigma, target, confidence, cap)
+    required, _ = required_from_log_miss(log_miss_of(mu, sigma, target), confidence, cap)
     return int(required) if required.ndim == 0 else required
 
 
 def is_feasible(
     mu: ArrayLike, sigma: ArrayLike, target: ArrayLike, confidence: ArrayLike, cap: int
 ) -> NDArray[np.bool_] | bool:
-    """Whether some N within ``cap`` reaches the target with the confidence; see `required_samples`."""
-    _, feasible = _required(mu, sigma, target, confidence, cap)
+    """Whether some N within ``cap`` reaches the target with the confidence; see `required_samples`.
+
+    >>> is_feasible(mu=0.7, sigma=0.15, target=0.9, confidence=0.95, cap=16)
+    False
+    """
+    _, feasible = required_from_log_miss(log_miss_of(mu, sigma, target), confidence, cap)
     return bool(feasible) if feasible.ndim == 0 else feasible
 
 
-def _required(
-    mu: ArrayLike, sigma: ArrayLike, target: ArrayLike, confidence: ArrayLike, cap: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    if not np.all(np.asarray(sigma, float) > 0) or not np.all(np.isfinite(mu)):
+def log_miss_of(mu: ArrayLike, sigma: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
+    """Log F(s-) of truncated normals: the log chance that a score misses the target."""
+    mu, sigma, goal = (np.asarray(values, float) for values in (mu, sigma, target))
+    if not np.all(sigma > 0) or not np.all(np.isfinite(mu)):
         raise ConfigError("sigma must be positive and mu finite")
-    goal = np.asarray(target, float)
     if not np.all((goal >= 0) & (goal <= 1)):
         raise ConfigError(f"target is {target}; a score lies in [0, 1]")
     # A continuous law puts no mass on a point, so F(s-) = F(s) but at s = 0, where all hit.
-    log_miss = np.where(goal > 0, truncnorm.logcdf(goal, mu, sigma), -np.inf)
-    return required_from_log_miss(log_miss, confidence, cap)
+    return np.where(goal > 0, truncnorm.logcdf(goal, -mu / sigma, (1 - mu) / sigma, mu, sigma), -np.inf)

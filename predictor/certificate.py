@@ -1,4 +1,4 @@
-"""Certificates: a promise on a policy that held-out questions were asked to refute.
+"""Certificates: promises about a policy, tested on held-out questions.
 
 Learn-then-Test (Angelopoulos et al., arXiv 2110.01052) over fixed sequences: policies whose risk rises
 along a sequence are tested one by one on calibration questions until the first that fails. A later one
@@ -9,7 +9,7 @@ promise is at most delta.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Literal
 
@@ -33,7 +33,7 @@ SIGNED: Loss = "lost_accuracy"
 
 
 class Tested(Record):
-    """One policy of the sequence and what calibration said of it."""
+    """One policy of the sequence and its test on calibration questions."""
 
     policy: AnyPolicy
     tokens: float
@@ -44,19 +44,19 @@ class Tested(Record):
     p_value: float
     """Chance of so few failures if the risk were epsilon; the largest over the losses."""
     level: float
-    """What the p-value may be at most: delta, or this sequence's share of it."""
+    """Most that the p-value may be: delta, or this sequence's share of it."""
     passed: bool
 
 
 class Group(Record):
-    """How the certified policy did on one group of calibration questions; no promise is made of it."""
+    """Failures of the certified policy in one group of calibration questions; nothing is promised of it."""
 
     questions: int
     failures: dict[Loss, int]
 
 
 class Certificate(Record):
-    """What was promised, on which questions, with which test; JSON in and out."""
+    """A promise, the questions and the test that it rests on; JSON in and out."""
 
     contract: str
     """Fingerprint of the score contract."""
@@ -76,7 +76,7 @@ class Certificate(Record):
     test: str = "Learn-then-Test, fixed sequences, exact tests"
     tried: tuple[Tested, ...]
     policy: AnyPolicy | None
-    """The cheapest policy that passed; None where not even the full cap can be told to."""
+    """The cheapest policy that passed; None if not even the full cap passes."""
     questions_needed: int | None
     """Where none passed: about how many calibration questions the first one needs."""
     groups: dict[str, Group]
@@ -107,7 +107,7 @@ def aims(target: float) -> list[float]:
 
 def price_sequences(
     target: float, cap: int, candidate_tokens: float, round_candidates: float, above: bool = True
-) -> list[list[AnyPolicy]]:
+) -> list[list[Value]]:
     """The policies that compete: a sequence a target, value of information at rising token prices.
 
     ``above`` adds targets above the one promised for. ``round_candidates`` is the price of a round, in
@@ -135,9 +135,9 @@ def drop_dominated(policies: Sequence[AnyPolicy], costs: Sequence[float]) -> lis
     return [policy for policy, price, before in zip(policies, costs, least, strict=True) if price < before]
 
 
-def cost(found: Outcome, candidate_tokens: float, round_candidates: float) -> float:
+def cost(outcome: Outcome, candidate_tokens: float, round_candidates: float) -> float:
     """Mean price of a question, in generated tokens: those drawn, and the rounds at their price."""
-    return float((found.tokens + found.rounds * candidate_tokens * round_candidates).mean())
+    return float((outcome.tokens + outcome.rounds * candidate_tokens * round_candidates).mean())
 
 
 def certify(
@@ -146,7 +146,7 @@ def certify(
     candidates: Candidates,
     priors: PriorBatch | None,
     *,
-    price: Callable[[Outcome], float] = lambda found: float(found.tokens.mean()),
+    price: Callable[[Outcome], float] = lambda outcome: float(outcome.tokens.mean()),
     target: float,
     cap: int,
     epsilon: Mapping[Loss, float],
@@ -172,75 +172,75 @@ def certify(
         raise ConfigError("a certificate needs at least one calibration question")
     # All at once, since policies beside each other share most of the work.
     entries = dict(enumerate([first, *(policy for sequence in sequences for policy in sequence)]))
-    found = outcomes(entries, candidates, priors, target=target)
-    losses = {k: {n: _known(getattr(o, n)) for n in epsilon} for k, o in found.items()}
-    tried: list[Tested] = []
-    passed: list[int] = []
+    results = outcomes(entries, candidates, priors, target=target)
+    tried: dict[int, Tested] = {}
 
     def passes(entry: int, level: float) -> bool:
-        p_value = max(risk_p_value(losses[entry][n], risk, n == SIGNED) for n, risk in epsilon.items())
-        tried.append(
-            Tested(
-                policy=entries[entry],
-                tokens=float(found[entry].tokens.mean()),
-                rounds=float(found[entry].rounds.mean()),
-                failures={name: int(values.sum()) for name, values in losses[entry].items()},
-                p_value=p_value,
-                level=level,
-                passed=p_value <= level,
-            )
-        )
-        if tried[-1].passed:
-            passed.append(entry)
-        return tried[-1].passed
+        tried[entry] = _test(entries[entry], results[entry], epsilon, level)
+        return tried[entry].passed
 
-    needed = None
+    needed, start = None, 1
     if passes(0, delta):
-        places = iter(range(1, len(entries)))
         for sequence in sequences:
-            numbers = [next(places) for _ in sequence]
-            all(passes(entry, delta / len(sequences)) for entry in numbers)
+            all(passes(start + place, delta / len(sequences)) for place in range(len(sequence)))
+            start += len(sequence)
     else:
-        each = [questions_needed(losses[0][n], risk, delta, n == SIGNED) for n, risk in epsilon.items()]
+        losses = {name: _known(getattr(results[0], name)) for name in epsilon}
+        each = [questions_needed(losses[n], risk, delta, n == SIGNED) for n, risk in epsilon.items()]
         needed = None if None in each else max(n for n in each if n is not None)
-    best = min(passed, key=lambda entry: price(found[entry])) if passed else None
-    by_group = {}
-    if best is not None:
-        for name in np.unique(groups):
-            inside = groups == name
-            failures = {n: int(_known(getattr(found[best], n)[inside]).sum()) for n in epsilon}
-            by_group[str(name)] = Group(questions=int(inside.sum()), failures=failures)
-    digest = hashlib.sha256("".join(sorted(question_ids)).encode()).hexdigest()[:16]
+    passed = [entry for entry, test in tried.items() if test.passed]
+    best = min(passed, key=lambda entry: price(results[entry]), default=None)
     return Certificate(
         contract=contract,
         questions=len(candidates.scores),
-        questions_digest=digest,
+        questions_digest=hashlib.sha256("".join(sorted(question_ids)).encode()).hexdigest()[:16],
         epsilon=dict(epsilon),
         delta=delta,
         target=target,
         cap=cap,
-        tried=tuple(tried),
+        tried=tuple(tried.values()),
         policy=None if best is None else entries[best],
         questions_needed=needed,
-        groups=by_group,
+        groups={} if best is None else _by_group(results[best], epsilon, groups),
         statement=_state(best is not None, epsilon, delta, cap, needed),
     )
 
 
-def refuted(certificate: Certificate, found: Outcome) -> dict[Loss, float]:
+def _test(policy: AnyPolicy, outcome: Outcome, epsilon: Mapping[Loss, float], level: float) -> Tested:
+    losses = {name: _known(getattr(outcome, name)) for name in epsilon}
+    p_value = max(risk_p_value(losses[name], risk, name == SIGNED) for name, risk in epsilon.items())
+    return Tested(
+        policy=policy,
+        tokens=float(outcome.tokens.mean()),
+        rounds=float(outcome.rounds.mean()),
+        failures={name: int(values.sum()) for name, values in losses.items()},
+        p_value=p_value,
+        level=level,
+        passed=p_value <= level,
+    )
+
+
+def _by_group(outcome: Outcome, losses: Iterable[Loss], groups: NDArray[np.str_]) -> dict[str, Group]:
+    def of(inside: NDArray[np.bool_]) -> Group:
+        failures = {name: int(np.nansum(getattr(outcome, name)[inside])) for name in losses}
+        return Group(questions=int(inside.sum()), failures=failures)
+
+    return {str(name): of(groups == name) for name in np.unique(groups)}
+
+
+def refuted(certificate: Certificate, outcome: Outcome) -> dict[Loss, float]:
     """For each loss, the chance of so many failures on other questions if the promise held."""
     return {
-        name: refutation_p_value(_known(getattr(found, name)), risk, name == SIGNED)
+        name: refutation_p_value(_known(getattr(outcome, name)), risk, name == SIGNED)
         for name, risk in certificate.epsilon.items()
     }
 
 
 def _known(losses: Array) -> Array:
-    known: Array = losses[~np.isnan(losses)]
-    return known
+    return losses[~np.isnan(losses)]
 
 
-_WORDS: Mapping[Loss, str] = {
+_EVENTS: Mapping[Loss, str] = {
     "lost_hit": "misses a target score that all {cap} candidates reach on at most {risk} of questions",
     "lost_answer": (
         "gives a wrong answer where the best of all {cap} candidates is right on at most {risk} of questions"
@@ -251,15 +251,13 @@ _WORDS: Mapping[Loss, str] = {
 }
 
 
-def _state(found: bool, epsilon: Mapping[Loss, float], delta: float, cap: int, needed: int | None) -> str:
-    if not found:
-        more = f"about {needed} are needed" if needed else "no number of questions like these will do"
+def _state(certified: bool, epsilon: Mapping[Loss, float], delta: float, cap: int, needed: int | None) -> str:
+    if not certified:
         asked = " and ".join(f"{risk:g} ({name.replace('_', ' ')})" for name, risk in epsilon.items())
-        return f"No policy is certified at risk {asked}: too few calibration questions; {more}."
-    risks = {
-        name: max(f"{risk:.1%}", _percent(Decimal(str(risk))), key=len) for name, risk in epsilon.items()
-    }
-    events = "; it ".join(_WORDS[name].format(cap=cap, risk=risk) for name, risk in risks.items())
+        enough = f"about {needed} are needed" if needed else "no number of questions like these will do"
+        return f"No policy is certified at risk {asked}: too few calibration questions; {enough}."
+    risks = {name: _percent(Decimal(str(risk)), 1) for name, risk in epsilon.items()}
+    events = "; it ".join(_EVENTS[name].format(cap=cap, risk=risk) for name, risk in risks.items())
     return (
         f"With confidence {_percent(1 - Decimal(str(delta)))} over the draw of calibration questions, the "
         f"policy {events}. This is an average over questions exchangeable with the calibration questions "
@@ -267,6 +265,6 @@ def _state(found: bool, epsilon: Mapping[Loss, float], delta: float, cap: int, n
     )
 
 
-def _percent(share: Decimal) -> str:
-    """As it is: rounded, it could promise more than was certified."""
-    return f"{(100 * share).normalize():f}%"
+def _percent(share: Decimal, decimals: int = 0) -> str:
+    """With so many decimals, or exactly: rounded, it could promise more than was certified."""
+    return max(f"{share:.{decimals}%}", f"{(100 * share).normalize():f}%", key=len)

@@ -1,7 +1,7 @@
 """Is the selected answer right? P(correct | selected maximum, candidates drawn, prior)."""
 
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -88,8 +88,7 @@ class Correctness(Record):
         """(rows,) chance in (0, 1) that the best-scored of ``drawn`` candidates is right; see `fit`."""
         top, many, before = _inputs(best, drawn, prior_mean)
         curve = np.interp(top, self.knots, self.log_odds)
-        chance: Array = expit(curve + self.drawn * many + self.prior * before)
-        return chance
+        return expit(curve + self.drawn * many + self.prior * before)
 
 
 def _inputs(best: ArrayLike, drawn: ArrayLike, prior_mean: ArrayLike) -> tuple[Array, Array, Array]:
@@ -103,21 +102,30 @@ def _inputs(best: ArrayLike, drawn: ArrayLike, prior_mean: ArrayLike) -> tuple[A
 def training_rows(
     candidates: Candidates, prior_mean: Array, sizes: Sequence[int] = _SIZES
 ) -> tuple[Array, Array, Array, Array]:
-    """What selection among the first n candidates gives, for each n of ``sizes`` that there are.
+    """Selections among the first n candidates, for each n of ``sizes`` that there are.
 
     ``prior_mean`` is (questions,). Returns best, drawn, prior_mean and correct as `Correctness.fit`
     takes them, each (sizes x questions,), size by size.
     """
-    found = []
-    for size in (n for n in sizes if n <= candidates.scores.shape[1]):
-        best, column = best_of(candidates.scores[:, :size])
-        found.append((best, np.full(len(best), float(size)), prior_mean, pick(candidates.correct, column)))
-    best, drawn, before, correct = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    return best, drawn, before, correct
+    sizes = [n for n in sizes if n <= candidates.scores.shape[1]]
+    selected = [best_of(candidates.scores[:, :size]) for size in sizes]
+    best = np.concatenate([score for score, _ in selected])
+    correct = np.concatenate([pick(candidates.correct, column) for _, column in selected])
+    return best, np.repeat(sizes, len(prior_mean)).astype(float), np.tile(prior_mean, len(sizes)), correct
 
 
-def reliability(predicted: Array, correct: Array, bins: int = 10) -> list[dict[str, float]]:
-    """Mean chance ``predicted``, share ``observed`` and ``number`` of rows, in bins of about as many rows.
+class ReliabilityBin(NamedTuple):
+    """Predicted chances of about the same size."""
+
+    predicted: float
+    """Their mean."""
+    observed: float
+    """Share that was right."""
+    number: int
+
+
+def reliability(predicted: Array, correct: Array, bins: int = 10) -> list[ReliabilityBin]:
+    """Compare chances with what happened, in bins of about as many rows each.
 
     Equal chances share a bin, so there may be fewer; rows whose correctness is NaN are left out.
     """
@@ -125,4 +133,4 @@ def reliability(predicted: Array, correct: Array, bins: int = 10) -> list[dict[s
     edges: Array = np.quantile(chance, np.arange(1, bins) / bins) if chance.size else chance
     place = np.searchsorted(np.unique(edges), chance)
     groups = [(chance[place == bin_], right[place == bin_]) for bin_ in np.unique(place)]
-    return [{"predicted": float(p.mean()), "observed": float(r.mean()), "number": len(p)} for p, r in groups]
+    return [ReliabilityBin(float(p.mean()), float(r.mean()), len(p)) for p, r in groups]

@@ -20,41 +20,30 @@ CHUNK = 256  # questions planned at once: their tables stay in the cache, and me
 
 
 class Reason(IntEnum):
-    """Why a policy samples on or stops; `describe` puts it into words."""
+    """Why a policy samples on or stops; ``words`` says it to a user."""
 
-    FIRST_LOOK = 0
-    BOUND_NOT_REACHED = 1
-    BOUND_REACHED = 2
-    CAP_REACHED = 3
-    PLAN_DONE = 4
-    PLAN_NOT_DONE = 5
-    HIT = 6
-    HOPELESS = 7
-    WORTH_MORE = 8
-    NOT_WORTH_MORE = 9
+    words: str
 
+    def __new__(cls, number: int, words: str) -> "Reason":
+        member = int.__new__(cls, number)
+        member._value_ = number
+        member.words = words
+        return member
 
-_WORDS = {
-    Reason.FIRST_LOOK: "too few scores for a first estimate",
-    Reason.BOUND_NOT_REACHED: "fewer samples than the bound asks for",
-    Reason.BOUND_REACHED: "as many samples as the bound asks for",
-    Reason.CAP_REACHED: "the cap is reached",
-    Reason.PLAN_DONE: "the planned number of samples is reached",
-    Reason.PLAN_NOT_DONE: "the planned number of samples is not reached",
-    Reason.HIT: "a score has reached the target",
-    Reason.HOPELESS: "a score at the target is too unlikely within the cap",
-    Reason.WORTH_MORE: "what more samples are expected to gain exceeds their price",
-    Reason.NOT_WORTH_MORE: "what more samples are expected to gain is below their price",
-}
-
-
-def describe(reason: Reason) -> str:
-    """The reason in words."""
-    return _WORDS[reason]
+    FIRST_LOOK = 0, "too few scores for a first estimate"
+    BOUND_NOT_REACHED = 1, "fewer samples than the bound asks for"
+    BOUND_REACHED = 2, "as many samples as the bound asks for"
+    CAP_REACHED = 3, "the cap is reached"
+    PLAN_DONE = 4, "the planned number of samples is reached"
+    PLAN_NOT_DONE = 5, "the planned number of samples is not reached"
+    HIT = 6, "a score has reached the target"
+    HOPELESS = 7, "a score at the target is too unlikely within the cap"
+    WORTH_MORE = 8, "what more samples are expected to gain exceeds their price"
+    NOT_WORTH_MORE = 9, "what more samples are expected to gain is below their price"
 
 
 class Plan(NamedTuple):
-    """A policy's answer for many questions at once; every field (questions,)."""
+    """The next round of many questions; every field (questions,)."""
 
     more: IntArray
     """Samples to ask for in the next round; 0 stops."""
@@ -67,7 +56,7 @@ class Plan(NamedTuple):
 
 
 class State:
-    """Many questions as a policy sees them: their scores so far, and what is believed of their laws.
+    """Many questions as a policy sees them: their scores so far, and their priors.
 
     Parameters
     ----------
@@ -128,15 +117,15 @@ class State:
     def weights(self) -> Array:
         """(questions, laws) posterior: prior times the likelihood of the scores so far, exact on the grid."""
         priors = self.require_priors()
-        family, found = priors.family, priors.table[priors.index]
+        family, weights = priors.family, priors.table[priors.index]
         if len(self) == 1:  # the rows of a few scores are faster than the whole table
-            found = found + family.log_mass[family.bin(self.scores[0, : self.drawn[0]])].sum(axis=0)
+            weights = weights + family.log_mass[family.bin(self.scores[0, : self.drawn[0]])].sum(axis=0)
         else:
-            found = found + family.log_likelihood(np.where(self.seen, self.scores, np.nan))
-        found -= found.max(axis=1, keepdims=True)
-        np.exp(found, out=found)
-        found /= found.sum(axis=1, keepdims=True)
-        return found
+            weights = weights + family.log_likelihood(np.where(self.seen, self.scores, np.nan))
+        weights -= weights.max(axis=1, keepdims=True)
+        np.exp(weights, out=weights)
+        weights /= weights.sum(axis=1, keepdims=True)
+        return weights
 
     def no_hit(self, target: float, longest: int) -> Array:
         """(questions, longest + 1) chance that none of m = 0 … longest more samples reaches the target.
@@ -146,63 +135,50 @@ class State:
         """
         if self.cache is not None:
             return self.cache.no_hit(self, target, longest)
-        found: Array = self.weights @ _miss_powers(self.require_priors().family.name, target, longest)
-        return found
+        chances: Array = self.weights @ _miss_powers(self.require_priors().family.name, target, longest)
+        return chances
 
     def miss_quantile(self, target: float, level: float) -> Array:
         """(questions,) log F(s-) that the question's own exceeds with a chance of at most 1 - level."""
-        family = self.require_priors().family
-        order, sorted_miss = _miss_order(family.name, target)
+        order, log_miss = _sorted_misses(self.require_priors().family.name, target)
         below = np.cumsum(self.weights[:, order], axis=1)
-        place = np.minimum((below < level).sum(axis=1), len(order) - 1)
-        found: Array = sorted_miss[place]
-        return found
+        return log_miss[np.minimum((below < level).sum(axis=1), len(order) - 1)]
 
 
 @lru_cache(maxsize=32)
 def _miss_powers(family: str, target: float, longest: int) -> Array:
     """(laws, longest + 1) F(s-)^m; the largest tables of a policy, so they are kept."""
-    log_miss = get_family(family).log_miss(target)
-    powers: Array = np.exp(log_miss[:, None] * np.arange(longest + 1))
+    powers: Array = np.exp(get_family(family).log_miss(target)[:, None] * np.arange(longest + 1))
     return powers
 
 
 @lru_cache(maxsize=32)
-def _miss_order(family: str, target: float) -> tuple[IntArray, Array]:
+def _sorted_misses(family: str, target: float) -> tuple[IntArray, Array]:
+    """(laws,) order of the laws by log F(s-), and these in that order."""
     log_miss = get_family(family).log_miss(target)
     order = np.argsort(log_miss)
     return order, log_miss[order]
 
 
 class NoHitCache:
-    """What `State.no_hit` found for some questions, by candidates drawn: policies that are replayed
-    beside each other meet the same scores again and again.
-
-    Only what was asked for is held: all numbers drawn would take the square of the cap.
+    """Results of `State.no_hit` by question and candidates drawn, for policies that are replayed beside
+    each other: they meet the same scores again and again.
     """
 
-    def __init__(self, questions: int, candidates: int) -> None:
-        self.shape = (questions, candidates + 1)
-        self.held: dict[tuple[float, int], tuple[IntArray, Array, int]] = {}
-        """Of a target and a length: row of the table of (questions, candidates + 1), -1 for none; the
-        table; how many of its rows are taken."""
+    def __init__(self) -> None:
+        self.curves: dict[tuple[float, int], dict[tuple[int, int], Array]] = {}
+        """By target and length, then by the question's row and the candidates drawn: (length + 1,)."""
 
     def no_hit(self, state: State, target: float, longest: int) -> Array:
         """See `State.no_hit`."""
-        key, rows, drawn = (target, longest), state.rows, state.drawn
-        places, table, taken = self.held.get(key) or (np.full(self.shape, -1), np.empty((0, longest + 1)), 0)
-        assert rows is not None
-        if (new := places[rows, drawn] < 0).any():
-            priors = state.require_priors()[new]
-            found = State(state.scores[new], drawn[new], priors).no_hit(target, longest)
-            end = taken + len(found)
-            if end > len(table):  # twice what is needed, lest every round copies all
-                table = np.concatenate([table[:taken], np.empty((2 * end - taken, longest + 1))])
-            table[taken:end] = found
-            places[rows[new], drawn[new]] = np.arange(taken, end)
-            self.held[key] = places, table, end
-        asked: Array = table[places[rows, drawn]]
-        return asked
+        assert state.rows is not None
+        curves = self.curves.setdefault((target, longest), {})
+        keys = list(zip(state.rows.tolist(), state.drawn.tolist(), strict=True))
+        if new := [place for place, key in enumerate(keys) if key not in curves]:
+            fresh = State(state.scores[new], state.drawn[new], state.require_priors()[new])
+            chances = fresh.no_hit(target, longest)
+            curves.update((keys[place], row) for place, row in zip(new, chances, strict=True))
+        return np.stack([curves[key] for key in keys])
 
 
 class Policy(Protocol):
@@ -249,40 +225,53 @@ def decide(
     failed : candidates drawn that have no score (cut, failed, over-length); they count as misses, drawn
         after all that have one. A policy that plans from its first candidates sees the same ones in every
         call only if a 0 stands in a failed one's place among the scores instead, as in a replay.
-    tokens : completion tokens of the scored candidates, where the policy weighs them.
+    tokens : completion tokens of the scored candidates, for a policy that weighs them.
 
     Raises
     ------
     ScoreError
         If a score is not in [0, 1], a count is below 0, or more were drawn than the cap allows.
+
+    Examples
+    --------
+    >>> from predictor import Schedule
+    >>> decide(Schedule(target=0.9, cap=8), scores=[0.4, 0.7]).more
+    1
     """
-    values = require_scores(scores, "scores so far").ravel()
-    drawn = values.size + failed
-    if failed < 0:
-        raise ScoreError(f"{failed} candidates without a score: give 0 or more")
-    if drawn > policy.cap:
-        raise ScoreError(f"{drawn} candidates were drawn, more than the policy's cap of {policy.cap}")
-    row = np.concatenate([values, np.full(failed, np.nan)])[None]
-    spent = None
-    if tokens is not None:
-        spent = np.asarray(tokens, float).ravel()
-        if spent.size != values.size:
-            raise ScoreError(f"{spent.size} token counts for {values.size} scores; give one a score")
-        if not (np.isfinite(spent) & (spent >= 0)).all():
-            raise ScoreError(f"token counts {spent.tolist()}: each must be 0 or more"[:200])
-        spent = np.concatenate([spent, np.full(failed, spent.mean() if spent.size else 0.0)])[None]
+    row, spent = _require_candidates(policy.cap, scores, failed, tokens)
+    drawn, scored = row.shape[1], row[0, : row.shape[1] - failed]
     priors = None if prior is None else PriorBatch.of([prior])
     plan = policy.plan(State(row, np.array([drawn]), priors, spent))
-    more, reason, feasible = int(plan.more[0]), Reason(int(plan.reason[0])), bool(plan.feasible[0])
-    best = float(values.max()) if values.size else None
+    more, reason, feasible = int(plan.more[0]), list(Reason)[int(plan.reason[0])], bool(plan.feasible[0])
+    best = float(scored.max()) if scored.size else None
     missed = best is None or best < policy.target
     hopeless = best is None or (missed and (reason == Reason.HOPELESS or not feasible))
     return Decision(
         action="sample" if more else "give up" if hopeless else "accept",
         more=more,
-        reason=describe(reason),
+        reason=reason.words,
         required_samples=int(plan.required[0]),
         feasible=feasible,
         drawn=drawn,
         best=best,
     )
+
+
+def _require_candidates(
+    cap: int, scores: ArrayLike, failed: int, tokens: ArrayLike | None
+) -> tuple[Array, Array | None]:
+    """Scores and tokens (1, n) of all candidates drawn; raises as `decide` does."""
+    values = require_scores(scores, "scores so far").ravel()
+    if failed < 0:
+        raise ScoreError(f"{failed} candidates without a score: give 0 or more")
+    if values.size + failed > cap:
+        raise ScoreError(f"{values.size + failed} candidates were drawn, more than the policy's cap of {cap}")
+    row = np.append(values, np.full(failed, np.nan))[None]
+    if tokens is None:
+        return row, None
+    spent = np.asarray(tokens, float).ravel()
+    if spent.size != values.size:
+        raise ScoreError(f"{spent.size} token counts for {values.size} scores; give one a score")
+    if not (np.isfinite(spent) & (spent >= 0)).all():
+        raise ScoreError(f"token counts {spent.tolist()}: each must be 0 or more"[:200])
+    return row, np.append(spent, np.full(failed, spent.mean() if spent.size else 0.0))[None]

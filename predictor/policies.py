@@ -5,7 +5,7 @@ look, a stop on the first hit, giving up, and the size of a round. policies.md s
 promises and when to choose it.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -14,14 +14,14 @@ from data.errors import ConfigError
 from data.record import Record
 from data.validation import explain
 from predictor import truncnorm
-from predictor.bound import is_feasible, required_from_log_miss, required_samples
+from predictor.bound import log_miss_of, required_from_log_miss
 from predictor.decision import Array, BoolArray, IntArray, Plan, Policy, Reason, State
 from predictor.families import BINS
 from predictor.prior import PriorBatch
 
 
 class Proposal(NamedTuple):
-    """What a rule alone would do; every field (questions,)."""
+    """The plan of a rule alone; every field (questions,)."""
 
     total: IntArray
     """Candidates to have after the next rounds; the number drawn, or less, where it would stop."""
@@ -29,8 +29,8 @@ class Proposal(NamedTuple):
     feasible: BoolArray
 
 
-class _Parts(Record):
-    """What every policy has around its rule."""
+class PolicyBase(Record):
+    """The parts that every policy has around its rule."""
 
     target: float = Field(0.95, gt=0, le=1)
     """Target score s; a score of at least s is a hit."""
@@ -51,17 +51,19 @@ class _Parts(Record):
             raise ValueError(f"the floor of {self.floor} samples is above the cap of {self.cap}")
         return self
 
-    _words = (Reason.PLAN_NOT_DONE, Reason.PLAN_DONE)
+    reasons: ClassVar[tuple[Reason, Reason]] = (Reason.PLAN_NOT_DONE, Reason.PLAN_DONE)
+    """Why the rule goes on, and why it stops."""
     has_confidence: ClassVar[bool] = False
     """Whether it plans for a hit with a stated chance, its confidence."""
+    rule_reads_prior: ClassVar[bool] = True
 
     @property
     def reads_prior(self) -> bool:
         """Whether it decides by the question's prior, which someone had to pay for."""
-        return True
+        return self.rule_reads_prior
 
     def propose(self, state: State) -> Proposal:
-        """What the rule alone would do."""
+        """Ask the rule alone."""
         raise NotImplementedError
 
     def round_size(self) -> int | None:
@@ -70,42 +72,34 @@ class _Parts(Record):
 
     def plan(self, state: State) -> Plan:
         """See `Policy`."""
-        drawn, look = state.drawn, min(self.floor, self.cap)
-        proposal = self.propose(state)
-        first, hit, full = drawn < look, state.hit(self.target), drawn >= self.cap
-        more = np.clip(np.where(first, look, np.minimum(proposal.total, self.cap)) - drawn, 0, None)
+        drawn, proposal = state.drawn, self.propose(state)
+        first, hit, full = drawn < self.floor, state.hit(self.target), drawn >= self.cap
+        more = np.clip(np.where(first, self.floor, np.minimum(proposal.total, self.cap)) - drawn, 0, None)
         if (size := self.round_size()) is not None:
             more = np.where(first, more, np.minimum(more, size))
-        going, done = self._words
-        stopped = hit & self.stop_on_hit
-        hopeless = np.zeros(len(state), bool)
+        stopped, hopeless = hit & self.stop_on_hit, np.zeros(len(state), bool)
         if self.give_up:
-            rest = self.cap - drawn
-            curve = state.no_hit(self.target, self.cap)
-            hopeless = ~hit & ~full & (1 - curve[np.arange(len(rest)), np.maximum(rest, 0)] <= self.give_up)
+            rest, curve = np.maximum(self.cap - drawn, 0), state.no_hit(self.target, self.cap)
+            hopeless = ~hit & ~full & (1 - curve[np.arange(len(rest)), rest] <= self.give_up)
         more = np.where(stopped | hopeless, 0, more)
-        # Whoever asks is owed an answer, however little is expected of it.
-        owed = (drawn == 0) & (more == 0)
-        more = np.where(owed, 1, more)
+        start = (drawn == 0) & (more == 0)  # at least one candidate is drawn, however little it promises
+        more = np.where(start, 1, more)
         reason = np.select(
-            [stopped, full, hopeless & ~owed, first | owed, more > 0],
-            [Reason.HIT, Reason.CAP_REACHED, Reason.HOPELESS, Reason.FIRST_LOOK, going],
-            done,
+            [stopped, full, hopeless & ~start, first | start, more > 0],
+            [Reason.HIT, Reason.CAP_REACHED, Reason.HOPELESS, Reason.FIRST_LOOK, self.reasons[0]],
+            self.reasons[1],
         )
         return Plan(more, reason, proposal.required, proposal.feasible)
 
 
-class FixedN(_Parts):
+class FixedN(PolicyBase):
     """Plain Best-of-N: draw the cap. With ``stop_on_hit`` and a ``batch`` it ends at the first hit."""
 
     kind: Literal["fixed"] = "fixed"
     stop_on_hit: bool = False
     """Stop at the first round with a score of at least the target; off in plain Best-of-N."""
 
-    @property
-    def reads_prior(self) -> bool:
-        """No."""
-        return False
+    rule_reads_prior: ClassVar[bool] = False
 
     def propose(self, state: State) -> Proposal:
         """All of the cap."""
@@ -113,7 +107,7 @@ class FixedN(_Parts):
         return Proposal(total, total, np.ones(len(state), bool))
 
 
-class Schedule(_Parts):
+class Schedule(PolicyBase):
     """A fixed schedule: rounds that grow by a factor up to the cap or the first hit; it reads no prior.
 
     It is the line that any cleverer rule has to beat.
@@ -125,10 +119,7 @@ class Schedule(_Parts):
     factor: float = Field(2.0, ge=1)
     """Each round is this many times the one before."""
 
-    @property
-    def reads_prior(self) -> bool:
-        """No."""
-        return False
+    rule_reads_prior: ClassVar[bool] = False
 
     def propose(self, state: State) -> Proposal:
         """The first total of the schedule that lies beyond what is drawn."""
@@ -141,7 +132,9 @@ class Schedule(_Parts):
         return Proposal(total, np.full(len(state), self.cap), np.ones(len(state), bool))
 
 
-class _Bound(_Parts):
+class _Bound(PolicyBase):
+    """A policy that plans for a hit with a confidence."""
+
     confidence: float = Field(0.95, gt=0, lt=1)
     """Alpha: the chance that the best of the planned samples is a hit."""
     has_confidence: ClassVar[bool] = True
@@ -168,7 +161,7 @@ class OptScale(_Bound):
     """Use the question's prior (OptScale-t); false gives OptScale-0."""
     prior_width: float = Field(0.1, gt=0)
     """Tau: standard deviation of the priors on mu and sigma (paper: 0.1), over sqrt(strength)."""
-    _words = (Reason.BOUND_NOT_REACHED, Reason.BOUND_REACHED)
+    reasons: ClassVar[tuple[Reason, Reason]] = (Reason.BOUND_NOT_REACHED, Reason.BOUND_REACHED)
 
     @property
     def reads_prior(self) -> bool:
@@ -176,7 +169,7 @@ class OptScale(_Bound):
         return self.prior
 
     def round_size(self) -> int | None:
-        """See `_Parts`; one-shot asks for all of N* together."""
+        """See `PolicyBase`; one-shot asks for all of N* together."""
         return None if self.one_shot else self.batch
 
     def propose(self, state: State) -> Proposal:
@@ -191,9 +184,9 @@ class OptScale(_Bound):
             mu, sigma = truncnorm.fit(first, second, state.drawn, *centres(priors), precision)
         else:
             mu, sigma = truncnorm.fit(first, second, state.drawn)
-        known = (mu, sigma, self.target, self.confidence, self.cap)
-        required = np.asarray(required_samples(*known))
-        return Proposal(required, required, np.asarray(is_feasible(*known)))
+        log_miss = log_miss_of(mu, sigma, self.target)
+        required, feasible = required_from_log_miss(log_miss, self.confidence, self.cap)
+        return Proposal(required, required, feasible)
 
 
 class Predictive(_Bound):
@@ -216,7 +209,7 @@ class Predictive(_Bound):
         return self
 
     def propose(self, state: State) -> Proposal:
-        """What is drawn at the look, and the fewest more that keep the promise."""
+        """Number drawn at the look, and the fewest more that keep the promise."""
         look = np.minimum(state.drawn, self.floor)
         then = state.at(look)
         allowed = 1 - self.confidence - self.give_up
@@ -238,7 +231,7 @@ class Quantile(_Bound):
     kind: Literal["quantile"] = "quantile"
     risk: float = Field(0.05, gt=0, lt=1)
     """Gamma: the share of questions whose N* may be too small."""
-    _words = (Reason.BOUND_NOT_REACHED, Reason.BOUND_REACHED)
+    reasons: ClassVar[tuple[Reason, Reason]] = (Reason.BOUND_NOT_REACHED, Reason.BOUND_REACHED)
 
     def propose(self, state: State) -> Proposal:
         """N* at that quantile, from the prior and the first ``floor`` scores."""
@@ -248,10 +241,10 @@ class Quantile(_Bound):
         return Proposal(required, required, feasible)
 
 
-class Value(_Parts):
+class Value(PolicyBase):
     """Value of information: draw while what a round is expected to gain exceeds its price.
 
-    By default a hit is worth 1. The rounds to come are planned together: the policy finds the
+    By default a hit has a value of 1. The rounds to come are planned together: the policy finds the
     sequence of round sizes with the best expected value along the path on which no hit comes, takes
     its first round, and plans anew with the scores that came. A price per round trades tokens for
     latency; the price per token decides when a question is given up.
@@ -265,9 +258,9 @@ class Value(_Parts):
     round_price: float = Field(0.0, ge=0)
     """Price of a round, in hits."""
     utility: tuple[float, ...] | None = None
-    """Worth of a best score at equal steps from 0 to 1, rising, e.g. its chance of being right; then
-    the gain is that of the best score and one round is planned at a time. Null: a hit is worth 1."""
-    _words = (Reason.WORTH_MORE, Reason.NOT_WORTH_MORE)
+    """Value of a best score at equal steps from 0 to 1, rising, e.g. its chance of being right; then
+    the gain is that of the best score and one round is planned at a time. Null: a hit has a value of 1."""
+    reasons: ClassVar[tuple[Reason, Reason]] = (Reason.WORTH_MORE, Reason.NOT_WORTH_MORE)
 
     @model_validator(mode="after")
     def _utility_rises(self) -> Self:
@@ -291,24 +284,23 @@ class Value(_Parts):
         """(questions,) expected tokens of a candidate; the first guess counts as much as four are seen."""
         if state.tokens is None:
             return np.full(len(state), self.candidate_tokens)
-        spent = np.where(state.seen, state.tokens, 0.0).sum(axis=1)
-        found: Array = (4 * self.candidate_tokens + spent) / (4 + state.drawn)
-        return found
+        spent: Array = np.where(state.seen, state.tokens, 0.0).sum(axis=1)
+        return (4 * self.candidate_tokens + spent) / (4 + state.drawn)
 
     def _plan_rounds(self, state: State, sizes: IntArray, price: Array) -> tuple[IntArray, BoolArray]:
         """Dynamic programme over totals on the path without a hit; backwards from the cap."""
         rows = np.arange(len(sizes))
         miss = state.no_hit(self.target, self.cap)[rows[:, None], sizes]
-        # Of a round from each total to each: what it is expected to gain, weighed by the chance to get there.
+        # Expected gain of a round from each total to each, weighted by the chance to get there.
         asked = (sizes[:, None] - sizes[:, :, None]) * price[:, :, None] + self.round_price
         gain = miss[:, :, None] * (1 - asked) - miss[:, None]
-        worth = np.zeros_like(miss)  # of going on from this total
+        going_on = np.zeros_like(miss)  # value of going on from this total
         for place in range(sizes.shape[1] - 2, -1, -1):
-            values = gain[:, place, place + 1 :] + worth[:, place + 1 :]
-            values.max(axis=1, out=worth[:, place], initial=0.0)
-        more = np.where(worth[:, 0] > 0, sizes[rows, 1 + values.argmax(axis=1)], 0)
+            values = gain[:, place, place + 1 :] + going_on[:, place + 1 :]
+            values.max(axis=1, out=going_on[:, place], initial=0.0)
+        more = np.where(going_on[:, 0] > 0, sizes[rows, 1 + values.argmax(axis=1)], 0)
         hit = state.hit(self.target)
-        return np.where(hit, 0, more), hit  # a hit is worth 1 and is there: nothing is left to gain
+        return np.where(hit, 0, more), hit  # the value of a hit is there: nothing is left to gain
 
     def _gain(self, state: State, sizes: IntArray) -> Array:
         """(questions, sizes) expected rise of the best score's utility."""
@@ -338,7 +330,7 @@ def centres(priors: PriorBatch) -> tuple[Array, Array]:
 AnyPolicy = Annotated[
     FixedN | Schedule | OptScale | Predictive | Quantile | Value, Field(discriminator="kind")
 ]
-_ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyPolicy)
+_ADAPTER: TypeAdapter[AnyPolicy] = TypeAdapter(AnyPolicy)
 
 
 def load_policy(document: str | bytes) -> Policy:
@@ -348,9 +340,13 @@ def load_policy(document: str | bytes) -> Policy:
     ------
     ConfigError
         If a knob is unknown, missing, or out of its range; names it.
+
+    Examples
+    --------
+    >>> load_policy('{"kind": "fixed", "target": 0.9, "cap": 4}').cap
+    4
     """
     try:
-        policy: Policy = _ADAPTER.validate_json(document)
-        return policy
+        return _ADAPTER.validate_json(document)
     except ValidationError as error:
         raise ConfigError(f"not a policy: {explain(error.errors(), AnyPolicy, 'policy')}") from error

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Mapping
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+from scipy import stats
 
 from data.candidates import Candidates
 from data.errors import ConfigError
@@ -15,7 +16,7 @@ _AT_ONCE = 1_000_000  # questions drawn again at once, over all resamples
 
 
 class Replay(NamedTuple):
-    """A policy's course on each question; every field (questions,)."""
+    """What a policy did with each question; every field (questions,)."""
 
     drawn: IntArray
     """Candidates drawn."""
@@ -44,33 +45,34 @@ def replay(
 ) -> Replay:
     """Run ``policy`` over scores (questions, n), drawn from left to right.
 
-    ``cache`` is shared by policies that are replayed over the same scores and priors, of at most `CHUNK`
-    questions.
+    ``cache`` is shared by policies that are replayed over the same scores and priors.
 
     Raises
     ------
     ConfigError
         If the policy's cap is larger than the number of candidates on hand.
+
+    Examples
+    --------
+    >>> from predictor import Schedule
+    >>> replay(Schedule(target=0.9, cap=3), np.array([[0.2, 0.95, 0.3], [0.5, 0.5, 0.5]])).drawn
+    array([3, 3])
     """
     if policy.cap > scores.shape[1]:
         raise ConfigError(
             f"the policy draws up to {policy.cap} candidates, but the pool has {scores.shape[1]} a "
             "question; lower the cap or collect more candidates"
         )
-    parts = []
-    for start in range(0, max(len(scores), 1), CHUNK):
-        rows = slice(start, start + CHUNK)
-        shown = scores[rows, : policy.cap]
-        parts.append(
-            _replay(
-                policy,
-                shown,
-                None if priors is None else priors[rows],
-                None if tokens is None else tokens[rows, : policy.cap],
-                cache or NoHitCache(*shown.shape),  # a policy that plans once asks the same in each round
-            )
-        )
+    scores = scores[:, : policy.cap]
+    cache = cache or NoHitCache()  # a policy that plans once asks the same in each round
+    chunks = [np.arange(len(scores))[rows] for rows in _chunks(len(scores))]
+    parts = [_replay(policy, scores, priors, tokens, cache, rows) for rows in chunks]
     return Replay(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+
+
+def _chunks(questions: int) -> list[slice]:
+    """Rows in slices of `CHUNK`; one empty slice of nothing."""
+    return [slice(start, start + CHUNK) for start in range(0, max(questions, 1), CHUNK)]
 
 
 def round_ends(
@@ -91,34 +93,33 @@ def round_ends(
 
 
 def _replay(
-    policy: Policy, scores: Array, priors: PriorBatch | None, tokens: Array | None, cache: NoHitCache
+    policy: Policy,
+    scores: Array,
+    priors: PriorBatch | None,
+    tokens: Array | None,
+    cache: NoHitCache,
+    rows: IntArray,
 ) -> Replay:
-    drawn = np.zeros(len(scores), dtype=np.int64)
-    rounds, required = np.zeros_like(drawn), np.zeros_like(drawn)
-    feasible = np.zeros(len(scores), dtype=bool)
-    waited, columns = np.zeros(len(scores)), np.arange(scores.shape[1])
-    active = np.arange(len(scores))
+    """The replay of some rows of the scores."""
+    columns = np.arange(scores.shape[1])
+    drawn, rounds, required = np.zeros((3, len(rows)), dtype=np.int64)
+    feasible, waited = np.zeros(len(rows), dtype=bool), np.zeros(len(rows))
+    active = np.arange(len(rows))
     while active.size:
-        plan = policy.plan(
-            State(
-                scores[active],
-                drawn[active],
-                None if priors is None else priors[active],
-                None if tokens is None else tokens[active],
-                cache,
-                active,
-            )
-        )
+        asked = rows[active]
+        prior = None if priors is None else priors[asked]
+        lengths = None if tokens is None else tokens[asked, : policy.cap]
+        plan = policy.plan(State(scores[asked], drawn[active], prior, lengths, cache, asked))
         required[active], feasible[active] = plan.required, plan.feasible
-        more = np.minimum(plan.more, policy.cap - drawn[active])
-        if tokens is not None:
-            before, after = drawn[active, None], (drawn[active] + more)[:, None]
-            asked = (columns >= before) & (columns < after)
-            waited[active] += np.where(asked, tokens[active], 0.0).max(axis=1, initial=0.0)
-        drawn[active] += more
-        rounds[active] += more > 0
-        active = active[more > 0]
-    best, column = best_of(np.where(columns < drawn[:, None], scores, np.nan))
+        after = np.minimum(drawn[active] + plan.more, policy.cap)
+        if lengths is not None:
+            new = (columns >= drawn[active, None]) & (columns < after[:, None])
+            waited[active] += np.where(new, lengths, 0.0).max(axis=1, initial=0.0)
+        going = after > drawn[active]
+        drawn[active] = after
+        rounds[active] += going
+        active = active[going]
+    best, column = best_of(np.where(columns < drawn[:, None], scores[rows], np.nan))
     return Replay(drawn, rounds, best, column, best >= policy.target, required, feasible, waited)
 
 
@@ -150,34 +151,26 @@ class Outcome(NamedTuple):
 def outcomes(
     policies: Mapping[Name, Policy],
     candidates: Candidates,
-    priors: PriorBatch | Mapping[Name, PriorBatch | None] | None = None,
+    priors: PriorBatch | None = None,
     orders: int = 1,
     seed: int = 0,
     target: float | None = None,
 ) -> dict[Name, Outcome]:
     """Replay every policy over the pool's order (``orders`` = 1), or over that many random ones.
 
-    ``candidates`` are the full cap that losses are paired with. ``priors`` may differ by policy: then
-    they are a mapping from its name.
+    ``candidates`` are the full cap that losses are paired with; see `outcome`.
     """
-    believed = {name: priors.get(name) if isinstance(priors, Mapping) else priors for name in policies}
-    questions, n = candidates.scores.shape
-    sums: dict[Name, list[Array]] = {name: [] for name in policies}
+    totals: dict[Name, Array] = {}
     for number in range(orders):
         shown = candidates if orders == 1 else candidates.shuffled(seed + number)
         parts: dict[Name, list[Outcome]] = {name: [] for name in policies}
-        for start in range(0, max(questions, 1), CHUNK):
-            rows = slice(start, start + CHUNK)
-            part = shown.select(rows)
-            caches: dict[int, NoHitCache] = {}
+        for rows in _chunks(len(shown.scores)):
+            part, prior, cache = shown.select(rows), None if priors is None else priors[rows], NoHitCache()
             for name, policy in policies.items():
-                prior = believed[name]
-                cache = caches.setdefault(id(prior), NoHitCache(len(part.scores), n))
-                parts[name].append(outcome(policy, part, prior and prior[rows], target, cache))
-        for name, found in parts.items():
-            joined = [np.concatenate(fields) for fields in zip(*found, strict=True)]
-            sums[name] = [a + b for a, b in zip(sums[name], joined, strict=True)] if sums[name] else joined
-    return {name: Outcome(*(total / orders for total in totals)) for name, totals in sums.items()}
+                parts[name].append(outcome(policy, part, prior, target, cache))
+        for name, results in parts.items():
+            totals[name] = totals.get(name, 0.0) + np.concatenate(results, axis=1)
+    return {name: Outcome(*(total / orders)) for name, total in totals.items()}
 
 
 def outcome(
@@ -187,31 +180,44 @@ def outcome(
     target: float | None = None,
     cache: NoHitCache | None = None,
 ) -> Outcome:
-    """One policy's course on one order of the candidates, paired with all of them on the same order.
+    """Replay one policy over one order of the candidates, paired with all of them on the same order.
 
     ``target`` is the score that counts as a hit, the policy's own unless it aims higher.
     """
-    course = replay(policy, candidates.scores, priors, candidates.tokens, cache)
+    run = replay(policy, candidates.scores, priors, candidates.tokens, cache)
     goal = policy.target if target is None else target
-    hit = course.best >= goal
-    top, top_column = best_of(candidates.scores)
-    right = pick(candidates.correct, course.chosen)
-    top_right = pick(candidates.correct, top_column)
-    known = ~np.isnan(candidates.correct).all(axis=1)
-    promised = course.feasible.astype(float)
+    return make_outcome(candidates, goal, run.drawn, run.rounds, run.waited, run.chosen, run.feasible)
+
+
+def make_outcome(
+    candidates: Candidates,
+    target: float,
+    drawn: IntArray,
+    rounds: IntArray,
+    waited: Array,
+    chosen: IntArray,
+    promised: BoolArray,
+) -> Outcome:
+    """Outcome of drawing the first ``drawn`` candidates and answering with column ``chosen`` (-1: none)."""
+    scores, correct = candidates.scores, candidates.correct
+    reached = scores >= target
+    hit = (reached & (np.arange(scores.shape[1]) < drawn[:, None])).any(axis=1)
+    known = ~np.isnan(correct).all(axis=1)
+    right = pick(correct, chosen)
+    full_right = pick(correct, best_of(scores)[1]) == 1
     return Outcome(
-        draws=course.drawn.astype(float),
-        rounds=course.rounds.astype(float),
-        tokens=spent(candidates.tokens, course.drawn),
-        reward_tokens=spent(candidates.reward_tokens, course.drawn),
-        waited=course.waited,
+        draws=drawn.astype(float),
+        rounds=rounds.astype(float),
+        tokens=spent(candidates.tokens, drawn),
+        reward_tokens=spent(candidates.reward_tokens, drawn),
+        waited=waited,
         hit=hit.astype(float),
         correct=np.where(known, right, np.nan),
-        lost_hit=((top >= goal) & ~hit).astype(float),
-        lost_answer=np.where(known, (top_right == 1) & (right != 1), np.nan).astype(float),
-        lost_accuracy=np.where(known, (top_right == 1) * 1.0 - (right == 1), np.nan),
-        promised=promised,
-        kept=promised * hit,
+        lost_hit=(reached.any(axis=1) & ~hit).astype(float),
+        lost_answer=np.where(known, full_right & (right != 1), np.nan).astype(float),
+        lost_accuracy=np.where(known, full_right * 1.0 - (right == 1), np.nan),
+        promised=promised.astype(float),
+        kept=(promised & hit).astype(float),
     )
 
 
@@ -235,14 +241,22 @@ def bootstrap(
     below = np.ones_like(top) if weights is None else weights[known]
     if not top.size or not below.sum():
         return Interval(np.nan, np.nan, np.nan)
-    rng, means, rows = np.random.default_rng(seed), np.empty(resamples), max(_AT_ONCE // top.size, 1)
-    for start in range(0, resamples, rows):
-        part = means[start : start + rows]
-        chosen = rng.integers(0, top.size, (len(part), top.size))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            part[:] = top[chosen].sum(axis=1) / below[chosen].sum(axis=1)
-    low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(top.sum() / below.sum()), float(low), float(high))
+    mean = float(top.sum() / below.sum())
+    if top.size == 1:
+        return Interval(mean, mean, mean)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = stats.bootstrap(
+            (top, below),
+            lambda values, weights, axis: values.sum(axis) / weights.sum(axis),
+            paired=True,
+            vectorized=True,
+            n_resamples=resamples,
+            batch=max(_AT_ONCE // top.size, 1),
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])  # NaN: a resample without weight
+    return Interval(mean, float(low), float(high))
 
 
 def best_of(scores: Array) -> tuple[Array, IntArray]:

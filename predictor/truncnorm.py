@@ -1,9 +1,8 @@
-"""The paper's score family: a normal(mu, sigma) truncated to [0, 1].
+"""Fit the paper's score family: a normal(mu, sigma) truncated to [0, 1].
 
-All functions are vectorised over ``mu`` and ``sigma`` (broadcast) and work with logarithms of tail
-masses, so they hold far outside the interval (mu = 9, sigma = .5) and for narrow or flat laws.
-``mu`` and ``sigma`` are the location and scale of the *untruncated* normal, not the mean and the
-standard deviation of the scores; `moments` turns one into the other.
+Vectorised over questions, with logarithms of tail masses, so it holds far outside the interval (mu = 9,
+sigma = .5) and for narrow or flat laws. ``mu`` and ``sigma`` are the location and scale of the *untruncated*
+normal, not the mean and the standard deviation of the scores. The distribution itself is SciPy's `truncnorm`.
 """
 
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_ndtr, ndtri_exp
+from scipy.special import log_ndtr
 
 Array = NDArray[np.float64]
 
@@ -21,69 +20,14 @@ MU_RANGE = (-4.0, 5.0)
 SIGMA_RANGE = (0.005, 5.0)
 
 
-def _log_normal_mass(lower: Array, upper: Array) -> Array:
-    """log(Phi(upper) - Phi(lower)) for lower <= upper, without cancellation in either tail."""
-    # By symmetry, put the interval on the left, where log_ndtr keeps its digits.
-    right = lower > 0
-    a, b = np.where(right, -upper, lower), np.where(right, -lower, upper)
-    log_a, log_b = log_ndtr(a), log_ndtr(b)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        one_sided = log_b + np.log(-np.expm1(log_a - log_b))
-        both_sides = np.log1p(-(np.exp(log_a) + np.exp(log_ndtr(-b))))
-    return np.where(b > 0, both_sides, one_sided)
-
-
-def _standard(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> tuple[Array, Array, Array]:
-    x, mu, sigma = np.asarray(x, float), np.asarray(mu, float), np.asarray(sigma, float)
-    a, z, b = np.broadcast_arrays(-mu / sigma, (np.clip(x, 0, 1) - mu) / sigma, (1 - mu) / sigma)
-    return a, z, b
-
-
-def log_mass(mu: ArrayLike, sigma: ArrayLike) -> Array:
+def log_mass(mu: Array, sigma: Array) -> Array:
     """Log P(0 <= X <= 1) of the untruncated X ~ N(mu, sigma)."""
-    a, _, b = _standard(0.0, mu, sigma)
-    return _log_normal_mass(a, b)
-
-
-def logcdf(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Array:
-    """Log F(x); accurate also where F is 0 or 1 to machine precision."""
-    a, z, b = _standard(x, mu, sigma)
-    mass = _log_normal_mass(a, b)
-    below, above = _log_normal_mass(a, z) - mass, _log_normal_mass(z, b) - mass
-    with np.errstate(divide="ignore"):
-        near_one = np.log1p(-np.exp(np.minimum(above, 0.0)))
-    return np.where(above < np.log(0.5), near_one, np.minimum(below, 0.0))
-
-
-def cdf(x: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Array:
-    """F(x) = P(score <= x)."""
-    return np.exp(logcdf(x, mu, sigma))
-
-
-def ppf(q: ArrayLike, mu: ArrayLike, sigma: ArrayLike) -> Array:
-    """Quantile: the score x with F(x) = q, q in [0, 1]."""
-    mu, sigma = np.asarray(mu, float), np.asarray(sigma, float)
-    a, _, b = _standard(0.0, mu, sigma)
-    q, a, b = np.broadcast_arrays(np.asarray(q, float), a, b)
-    right = a > 0
-    lower, upper = np.where(right, -b, a), np.where(right, -a, b)
-    level = np.where(right, 1 - q, q)
-    with np.errstate(divide="ignore"):
-        log_level = np.logaddexp(log_ndtr(lower), np.log(level) + _log_normal_mass(lower, upper))
-    z = ndtri_exp(np.minimum(log_level, 0.0))
-    return np.clip(mu + sigma * np.where(right, -z, z), 0.0, 1.0)
-
-
-def moments(mu: ArrayLike, sigma: ArrayLike) -> tuple[Array, Array]:
-    """Mean and standard deviation of the scores, both in [0, 1]."""
-    mu, sigma = np.broadcast_arrays(np.asarray(mu, float), np.asarray(sigma, float))
-    a, b = -mu / sigma, (1 - mu) / sigma
-    mass = _log_normal_mass(a, b)
-    density_a = np.exp(-0.5 * a**2 - 0.5 * np.log(2 * np.pi) - mass)
-    density_b = np.exp(-0.5 * b**2 - 0.5 * np.log(2 * np.pi) - mass)
-    shift = density_a - density_b
-    variance = sigma**2 * (1 + a * density_a - b * density_b - shift**2)
-    return np.clip(mu + sigma * shift, 0.0, 1.0), np.sqrt(np.clip(variance, 0.0, 0.25))
+    lower, upper = -mu / sigma, (1 - mu) / sigma
+    right = lower > 0  # by symmetry, put the interval on the left, where log_ndtr keeps its digits
+    a, b = np.where(right, -upper, lower), np.where(right, -lower, upper)
+    log_b = log_ndtr(b)
+    mass: Array = log_b + np.log(-np.expm1(log_ndtr(a) - log_b))
+    return mass
 
 
 def fit(
@@ -97,7 +41,7 @@ def fit(
     """Maximum-likelihood or MAP estimate of (mu, sigma).
 
     The law is an exponential family, so the mean score and the mean squared score of the ``n``
-    scores are all that the likelihood needs; with ``n`` = 1 and exact moments this inverts `moments`.
+    scores are all that the likelihood needs; with ``n`` = 1 and exact moments it is the law that has them.
     The maximum is found by zooming into a grid: deterministic and vectorised, no optimiser.
 
     Parameters
@@ -128,9 +72,9 @@ def fit(
         # Scores that nearly agree have a narrow peak beside the prior's: between the grid's points.
         deviation = np.sqrt(np.maximum(second - first**2, 0.0))[:, 0]
         starts.append((first[:, 0], np.log(np.clip(deviation, *SIGMA_RANGE))))
-    found = np.array([_zoom(objective, *start, steps) for start in starts])  # (starts, 3, Q)
-    top = found[:, 2].argmax(axis=0)
-    mu, log_sigma, _ = found[top, :, np.arange(len(top))].T
+    peaks = np.array([_zoom(objective, *start, steps) for start in starts])  # (starts, 3, Q)
+    top = peaks[:, 2].argmax(axis=0)
+    mu, log_sigma, _ = peaks[top, :, np.arange(len(top))].T
     return mu, np.exp(log_sigma)
 
 

@@ -57,11 +57,11 @@ def test_replay_prints_every_policy_and_writes_the_report(pool, tmp_path):
     )
     found = {row["policy"]: row for row in rows}
     full, shipped = found["fixed N = 6"], found["shipped policy"]
-    assert full["candidates"] == 6
-    assert full["lost hits"] == 0
-    assert shipped["generator tokens"] < full["generator tokens"]
+    assert full["draws"] == 6
+    assert full["lost_hit"] == 0
+    assert shipped["tokens"] < full["tokens"]
     assert found["mine"]["rounds"] <= 3
-    assert found["shipped policy, oracle"]["generator tokens"] <= full["generator tokens"]
+    assert found["shipped policy, oracle"]["tokens"] <= full["tokens"]
     assert {"OptScale-t, .95", "best fixed schedule"} <= set(found)
     assert any(name.startswith("best BEACON") for name in found)
     page = (tmp_path / "report" / "report.html").read_text()

@@ -38,7 +38,7 @@ def test_without_a_certificate_nothing_is_saved_and_the_loss_is_told(examined, t
     first = page[page.index("<h1") : page.index('<div class="cards">')]
     assert "NOT CERTIFIED, DO NOT SHIP" in first
     assert "saved" not in first
-    lost = f"hits lost on {100 * found.rows[0]['lost hits']:.1f} %"
+    lost = f"hits lost on {found.rows[0].means.lost_hit.mean:.1%}"
     assert lost in first
     lines = verdict_lines(config, none, found.rows, found.refuted)
     assert lines[0] == "NOT CERTIFIED, DO NOT SHIP"
@@ -74,5 +74,17 @@ def test_the_moment_of_each_decision_is_that_of_a_policy_that_weighs_tokens(exam
     assert np.any(course.drawn != replay(policy, candidates.scores, found.test.priors).drawn)
     drawn = {q.text: int(n) for q, n in zip(found.test.table.questions, course.drawn, strict=True)}
     for example in shown:
-        assert example["drawn"] == example["ends"][-1] == drawn[example["question"]]
+        assert example["drawn"] == example["ends"][-1] == drawn[example["question"].text]
         assert example["ends"] == sorted(set(example["ends"]))
+
+
+@pytest.mark.parametrize("verdict", ["fine", "look", "unknown"])
+def test_every_finding_is_put_into_words(examined, verdict):
+    template = report.environment().get_template("findings.html.j2")
+    for finding in examined[2].findings:
+        if verdict == "unknown" and finding.name not in ("duplicates", "order", "parts", "ties"):
+            continue
+        shown = finding.model_copy(update={"verdict": verdict, "values": finding.values | {"short": 0.1}})
+        words = " ".join(str(template.module.words(shown)).split())
+        assert words.endswith(".")
+        assert ".." not in words

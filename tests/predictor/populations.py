@@ -5,8 +5,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from predictor import truncnorm
-
 
 class Drawn(NamedTuple):
     """Questions whose laws are known."""
@@ -43,8 +41,8 @@ def atoms(rng, size, n, target):
 
 def truncated(rng, size, n, target):
     mu, sigma = rng.normal(0.75, 0.2, size), np.exp(rng.normal(np.log(0.12), 0.5, size))
-    scores = truncnorm.ppf(rng.random((size, n)), mu[:, None], sigma[:, None])
-    return Drawn(scores, truncnorm.logcdf(target, mu, sigma))
+    law = stats.truncnorm(-mu / sigma, (1 - mu) / sigma, mu, sigma)
+    return Drawn(law.ppf(rng.random((n, size))).T, law.logcdf(target))
 
 
 def lures(rng, size, n, target):

@@ -1,4 +1,4 @@
-"""Rivals stand in the report's table at their best settings, chosen on tune questions."""
+"""Baselines have their best settings in the report's table, chosen on tune questions."""
 
 from itertools import product
 
@@ -38,7 +38,7 @@ def rows_of(setting, reading=0.0):
     test, tune = table.fold("test"), table.fold("tune")
     tune, test = (ScoredQuestions(fold, PriorBatch.of([population] * len(fold))) for fold in (tune, test))
     rows, found = compare(terms, test, tune, shipped, population, reading)
-    return {row["policy"]: row for row in rows}, found
+    return {row.policy: row for row in rows}, found
 
 
 def schedule_of(found):
@@ -75,22 +75,22 @@ def test_what_priors_read_is_counted_for_those_who_read_them(setting):
     free, _ = rows_of(setting)
     read, found = rows_of(setting, reading=40.0)
     name = schedule_of(found)
-    assert read[SHIPPED]["saved against schedule"] == free[SHIPPED]["saved against schedule"]
+    assert read[SHIPPED].saved == free[SHIPPED].saved
     share = 40 / found[name].tokens.mean()
-    gone = free[SHIPPED]["saved after reading"] - read[SHIPPED]["saved after reading"]
+    gone = free[SHIPPED].saved_after_reading.mean - read[SHIPPED].saved_after_reading.mean
     assert gone == pytest.approx(share)
-    assert read[name]["saved after reading"] == 0
+    assert read[name].saved_after_reading.mean == 0
 
 
-def test_a_rival_that_cannot_do_as_well_says_so_and_fixed_settings_are_named(setting):
+def test_a_baseline_that_cannot_do_as_well_says_so_and_names_its_setting(setting):
     rows, _ = rows_of(setting)
     assert {"OptScale-0, .95", "OptScale-t, .95"} <= set(rows)
     goal = rows[SHIPPED]
     for name, row in rows.items():
         if name.startswith("best") and name.endswith(", more rounds"):
-            assert row["rounds"] > goal["rounds"] - 0.3
+            assert row.means.rounds.mean > goal.means.rounds.mean - 0.3
         if name.startswith("best"):
-            assert row["setting"]
+            assert row.setting
 
 
 def test_a_schedule_with_as_many_right_answers_may_stop_above_the_goal(setting):

@@ -53,7 +53,7 @@ def test_it_is_calibrated_on_questions_it_was_not_fitted_on():
     *told, correct = fresh
     chance = found.predict(*told)
     for line in reliability(chance, correct):
-        assert line["observed"] == pytest.approx(line["predicted"], abs=0.06)
+        assert line.observed == pytest.approx(line.predicted, abs=0.06)
     for size in np.unique(told[1]):
         here = told[1] == size
         assert chance[here].mean() == pytest.approx(correct[here].mean(), abs=0.04)
@@ -144,9 +144,9 @@ def test_training_rows_are_prefixes():
 def test_reliability_by_hand():
     chance = np.array([0.1, 0.1, 0.1, 0.9, 0.9, 0.5])
     lines = reliability(chance, np.array([0, 0, 1, 1, 1, np.nan]), bins=2)
-    assert [line["number"] for line in lines] == [3, 2]
-    assert [line["predicted"] for line in lines] == pytest.approx([0.1, 0.9])
-    assert [line["observed"] for line in lines] == pytest.approx([1 / 3, 1.0])
+    assert [line.number for line in lines] == [3, 2]
+    assert [line.predicted for line in lines] == pytest.approx([0.1, 0.9])
+    assert [line.observed for line in lines] == pytest.approx([1 / 3, 1.0])
     assert reliability(np.array([0.5]), np.array([np.nan])) == []
 
 
@@ -154,6 +154,6 @@ def test_reliability_by_hand():
 def test_bins_hold_every_row_once_and_rise(chances, bins):
     chance = np.array(chances)
     lines = reliability(chance, (np.arange(len(chance)) % 2).astype(float), bins)
-    assert sum(line["number"] for line in lines) == len(chance)
+    assert sum(line.number for line in lines) == len(chance)
     assert len(lines) <= bins
-    assert (np.diff([line["predicted"] for line in lines]) > -1e-12).all()
+    assert (np.diff([line.predicted for line in lines]) > -1e-12).all()

@@ -61,9 +61,9 @@ def count_inside(pool, priors, trials=40, heed=True):
     for seed in range(trials):
         rng = np.random.default_rng(seed)
         reference, asked = pool(rng), priors(rng)
-        priors = PriorBatch.of(asked) if heed else same(len(asked))
-        told = estimate(PREDICTIVE, priors, reference, replicates=300, seed=seed)
-        for name, value in realise(PREDICTIVE, priors, sample(rng, asked)).items():
+        batch = PriorBatch.of(asked) if heed else same(len(asked))
+        told = estimate(PREDICTIVE, batch, reference, replicates=300, seed=seed)
+        for name, value in realise(PREDICTIVE, batch, sample(rng, asked)).items():
             stated = getattr(told, name)
             inside[name] += stated.low <= value <= stated.high
     return inside

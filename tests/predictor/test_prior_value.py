@@ -1,4 +1,4 @@
-"""The account of what priors are worth, on laws that are known."""
+"""The value of priors in decisions, on laws that are known."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from flows.model_card import model_card
 from predictor.learned.card import PredictorCard, Rival
 from predictor.learned.settings import PredictorSettings
 from predictor.prior import Prior, PriorBatch, fit_population
-from predictor.prior_value import KNOWN, POPULATION, PREDICTOR, PolicyRun, PriorValue, _mixture, prior_value
+from predictor.prior_value import BASELINE, POPULATION, PREDICTOR, PriorValue, prior_value
 from tests.helpers import make_contract
 
 pytestmark = pytest.mark.slow
@@ -43,16 +43,13 @@ def make_setting(home, count, draw):
     return config, pool, load_scores(pool, config.folds)
 
 
-def account(setting, believe, reading):
+def value_of(setting, make_prior, reading):
     config, _, table = setting
-    known, told = (np.flatnonzero(np.isin(table.folds, names)) for names in (("train", "tune"), "test"))
+    chosen, held = (np.flatnonzero(np.isin(table.folds, names)) for names in (("train", "tune"), "test"))
     population = fit_population(table.fold("train", "tune").scores)
-    priors = {
-        POPULATION: PriorBatch.of([population] * len(table)),
-        PREDICTOR: PriorBatch.of([believe(question, population) for question in table.questions]),
-        KNOWN: PriorBatch.oracle(population, table.scores),
-    }
-    return prior_value(config.policy.target, config.policy.cap, table, priors, [(known, told)], reading)
+    priors = PriorBatch.of([make_prior(question, population) for question in table.questions])
+    target, cap = config.policy.target, config.policy.cap
+    return prior_value(target, cap, table, priors, population, chosen, held, reading)
 
 
 def the_law(question, population):
@@ -61,43 +58,46 @@ def the_law(question, population):
 
 
 def test_a_predictor_that_knows_saves_and_one_that_repeats_the_population_does_not(setting):
-    good = account(setting, the_law, reading=1.0)
-    idle = account(setting, lambda question, population: population, reading=1.0)
-    assert good.saved[0] > 0
-    assert good.break_even == pytest.approx(20 / good.saved[0])  # candidates have 20 tokens
-    assert good.round_price > 0
-    assert good.gap_closed[0] == pytest.approx(1, abs=0.2)
-    assert good.rounds[PREDICTOR] < good.rounds_allowed + 0.3
-    assert idle.saved == (0.0, 0.0, 0.0)
+    good = value_of(setting, the_law, reading=1.0)
+    idle = value_of(setting, lambda question, population: population, reading=1.0)
+    assert good.saved.mean > 0.2 * good.tokens[BASELINE]
+    assert good.break_even == pytest.approx(20 / good.saved.mean)  # candidates have 20 tokens
+    assert good.round_price == pytest.approx(40)
+    assert good.gap_closed.mean == pytest.approx(1, abs=0.2)
+    assert idle.tokens[PREDICTOR] == idle.tokens[POPULATION]
+    assert idle.saved.mean <= 0
     assert idle.break_even is None
-    assert idle.gap_closed[0] == 0
     assert "It does not pay here" in idle.statement
+
+
+def test_the_saving_is_the_cost_at_the_stated_prices(setting):
+    value = value_of(setting, the_law, reading=1.0)
+
+    def cost(name):
+        return (
+            value.tokens[name] + value.round_price * value.rounds[name] - value.hit_price * value.hits[name]
+        )
+
+    assert value.saved.mean == pytest.approx(cost(BASELINE) - cost(PREDICTOR))
+    assert cost(BASELINE) <= cost(POPULATION) + 3  # the cheaper on other questions
 
 
 @pytest.mark.parametrize("score", [0.0, 0.5, 0.95, 1.0])
 def test_where_all_scores_are_alike_knowing_them_saves_nothing(score, tmp_path):
     alike = make_setting(tmp_path, 60, lambda kind: np.full(12, score))
-    value = account(alike, lambda question, population: population, reading=1.0)
+    value = value_of(alike, lambda question, population: population, reading=1.0)
     assert value.gap_closed is None
     assert "Knowing each question's law would save nothing" in value.statement
     assert PriorValue.model_validate_json(value.model_dump_json()) == value
 
 
-def test_a_hit_costs_what_the_mixture_would_pay_for_it():
-    cheap, dear = (PolicyRun(*(np.full(4, v) for v in values)) for values in ((10, 0.5, 1), (30, 0.9, 1)))
-    weights, (hit, waited) = _mixture([cheap, dear], hits=0.7, rounds=2.0)
-    assert weights == pytest.approx([0.5, 0.5])
-    assert hit == pytest.approx(20 / 0.4)
-    assert waited == pytest.approx(0)
-
-
 def test_its_own_cost_is_counted(setting):
-    dear = account(setting, the_law, reading=1e4)
+    dear = value_of(setting, the_law, reading=1e4)
     assert "It does not pay here" in dear.statement
     assert f"{dear.break_even:.0f} tokens a candidate" in dear.statement
 
 
-def test_the_card_tells_data_choice_and_results(setting):
+def test_the_card_states_data_choice_and_results(setting):
     config, pool, table = setting
     rival = Rival(
         kind="words",

@@ -7,8 +7,6 @@ from scipy.optimize import minimize
 
 from predictor import truncnorm
 
-mus = st.floats(-2, 3)
-sigmas = st.floats(0.01, 3)
 unit = st.floats(0, 1)
 
 
@@ -17,48 +15,33 @@ def reference(mu, sigma):
 
 
 def logpdf(x, mu, sigma):
-    return stats.norm.logpdf(x, mu, sigma) - truncnorm.log_mass(mu, sigma)
+    return stats.norm.logpdf(x, mu, sigma) - truncnorm.log_mass(np.asarray(mu), np.asarray(sigma))
 
 
-@given(mu=st.floats(-1, 2), sigma=st.floats(0.05, 2), x=st.floats(0.001, 0.999))
-def test_agrees_with_scipy_where_scipy_holds(mu, sigma, x):
-    law = reference(mu, sigma)
-    assert truncnorm.logcdf(x, mu, sigma) == pytest.approx(law.logcdf(x), rel=1e-9, abs=1e-12)
-    assert logpdf(x, mu, sigma) == pytest.approx(law.logpdf(x), rel=1e-9, abs=1e-9)
-
-
-@given(mu=st.floats(-0.5, 1.5), sigma=st.floats(0.1, 1))
-def test_moments_agree_with_scipy(mu, sigma):
-    mean, std = truncnorm.moments(mu, sigma)
-    law = reference(mu, sigma)
-    assert mean == pytest.approx(law.mean(), abs=1e-9)
-    assert std == pytest.approx(law.std(), abs=1e-6)
-
-
-@given(mu=mus, sigma=sigmas, q=unit)
-def test_quantile_inverts_the_distribution(mu, sigma, q):
-    x = truncnorm.ppf(q, mu, sigma)
-    assert 0 <= x <= 1
-    assert truncnorm.cdf(x, mu, sigma) == pytest.approx(q, abs=1e-7)
+def moments(mu, sigma):
+    """Mean and standard deviation on a fine grid."""
+    x = np.linspace(0, 1, 20_001)
+    density = np.exp(logpdf(x, mu, sigma))
+    mean = np.average(x, weights=density)
+    return mean, np.sqrt(np.average((x - mean) ** 2, weights=density))
 
 
 @pytest.mark.parametrize(("mu", "sigma"), [(9, 0.5), (-9, 0.5), (60, 1), (-60, 1), (0.5, 1e-3), (0.5, 300)])
-def test_far_tails_stay_finite(mu, sigma):
-    x = np.linspace(0.01, 0.99, 9)
-    log_cdf = truncnorm.logcdf(x, mu, sigma)
-    assert np.all(np.isfinite(log_cdf) | (np.abs(x - mu) > 30 * sigma))
-    assert np.all(np.diff(log_cdf[np.isfinite(log_cdf)]) >= 0)
-    mean, std = truncnorm.moments(mu, sigma)
-    assert 0 <= mean <= 1
-    assert 0 <= std <= 0.5
+def test_the_mass_inside_agrees_with_scipy_far_outside_too(mu, sigma):
+    expected = stats.norm.logpdf(0.5, mu, sigma) - reference(mu, sigma).logpdf(0.5)
+    assert truncnorm.log_mass(np.array(mu), np.array(sigma)) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@given(mu=st.floats(-1, 2), sigma=st.floats(0.05, 2), x=st.floats(0.001, 0.999))
+def test_density_agrees_with_scipy(mu, sigma, x):
+    assert logpdf(x, mu, sigma) == pytest.approx(reference(mu, sigma).logpdf(x), rel=1e-9, abs=1e-9)
 
 
 @given(mu=st.floats(-1, 2), sigma=st.floats(0.02, 1))
 def test_fit_to_exact_moments_has_those_moments(mu, sigma):
-    mean, std = truncnorm.moments(mu, sigma)
-    fitted = truncnorm.moments(*truncnorm.fit(mean, std**2 + mean**2))
-    assert fitted[0] == pytest.approx(mean, abs=2e-3)
-    assert fitted[1] == pytest.approx(std, abs=5e-3)
+    mean, std = moments(mu, sigma)
+    fitted = moments(*(float(value[0]) for value in truncnorm.fit(mean, std**2 + mean**2)))
+    assert fitted == (pytest.approx(mean, abs=2e-3), pytest.approx(std, abs=5e-3))
 
 
 @example([0.99609375, 0.99804688, 0.99804688])
@@ -115,6 +98,6 @@ def test_map_moves_from_prior_to_data_as_scores_come_in():
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
 def test_equal_scores_give_a_narrow_law_there(value):
     (mu,), (sigma,) = truncnorm.fit(value, value**2, 5)
-    mean, std = truncnorm.moments(mu, sigma)
+    mean, std = moments(mu, sigma)
     assert mean == pytest.approx(value, abs=0.01)
     assert std < 0.01
