@@ -16,6 +16,7 @@ class Candidates(NamedTuple):
     """
 
     scores: Array
+    """In [0, 1]; all NaN where nothing scored the candidates."""
     correct: Array
     """1, 0, or NaN where it is not known."""
     tokens: Array

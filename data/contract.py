@@ -3,7 +3,6 @@
 Scores of two contracts are never mixed: a threshold learnt under one says nothing under another.
 """
 
-import hashlib
 import json
 from functools import cached_property
 from typing import Literal
@@ -13,10 +12,13 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from data.errors import ContractError, ScoreError
+from data.files import short_digest
 from data.record import Record
 
 Aggregation = Literal["mean", "min", "last", "product"]
+Rule = Aggregation | Literal["given"]
 Span = Literal["all", "answer", "reasoning"]
+Scale = Literal["unit", "raw"]
 
 
 class Sampling(Record):
@@ -33,7 +35,7 @@ class Sampling(Record):
 
 
 class ScoreContract(Record):
-    """Who answers, who scores, and how step scores become one score in [0, 1]."""
+    """Who answers, who scores, and how step scores become one score."""
 
     generator: str
     """Name of the model that answers."""
@@ -42,42 +44,50 @@ class ScoreContract(Record):
     prompt_template: str
     """Digest of the chat template, or the server's name for it."""
     sampling: Sampling
-    reward_model: str
-    """Name of the process reward model."""
+    reward_model: str | None
+    """Name of the process reward model; None where nothing scores the candidates."""
     reward_revision: str
     """Digest or revision of its weights."""
     markup: str
     """Convention by which steps are split and marked, e.g. ``lines`` or ``qwen``."""
     span: Span = "all"
     """Which part of a completion is scored: after ``</think>``, before it, or both."""
-    aggregation: Aggregation | Literal["given"]
+    aggregation: Rule
     """How step scores become the candidate's score; ``given``: it came as it is, from another rule or from
     a model that scores no steps."""
     decimals: int = Field(4, ge=1, le=9)
-    """Decimals to which scores are rounded; finer differences are numerical noise."""
+    """Decimals to which scores in [0, 1] are rounded; finer differences are numerical noise."""
+    scale: Scale = "unit"
+    """``unit``: scores lie in [0, 1]; ``raw``: they are any finite numbers, which a policy maps there."""
 
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that name this contract in every pool part, prior and bundle."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        later = (
+            {"scale"} if self.scale == "unit" else set()
+        )  # contracts had none before: they keep their name
+        return short_digest(json.dumps(self.model_dump(mode="json", exclude=later), sort_keys=True))
 
     def score(self, steps: ArrayLike) -> float:
-        """Aggregate step scores and round them.
+        """Aggregate step scores, and round those in [0, 1].
 
         Raises
         ------
         ScoreError
-            If there is no step, or one is not a number in [0, 1].
+            If there is no step, or one is not a number of the contract's scale.
         """
-        values = require_scores(steps, "step scores")
+        values = require_scores(steps, "step scores", self.scale)
         if values.size == 0:
             raise ScoreError("a candidate without steps has no score")
-        return round(aggregate(values, self.aggregation), self.decimals)
+        return self.rounded(aggregate(values, self.aggregation))
+
+    def rounded(self, score: float) -> float:
+        """A score as the pool keeps it: a raw one as it is."""
+        return round(score, self.decimals) if self.scale == "unit" else score
 
 
-def aggregate(steps: np.ndarray, how: Aggregation | Literal["given"]) -> float:
-    """One score from the step scores (steps,), each in [0, 1]."""
+def aggregate(steps: np.ndarray, how: Rule) -> float:
+    """One score from the step scores (steps,)."""
     match how:
         case "mean":
             return float(steps.mean())
@@ -93,21 +103,24 @@ def aggregate(steps: np.ndarray, how: Aggregation | Literal["given"]) -> float:
             )
 
 
-def require_scores(scores: ArrayLike, where: str) -> np.ndarray:
+def require_scores(scores: ArrayLike, where: str, scale: Scale = "unit") -> np.ndarray:
     """Scores as a float array.
 
     Raises
     ------
     ScoreError
-        If one is not a finite number in [0, 1]; says which.
+        If one is not a finite number, in [0, 1] unless they are raw; says which.
     """
     try:
         values = np.asarray(scores, dtype=float)
     except (TypeError, ValueError) as error:
         raise ScoreError(f"{where}: not numbers: {scores!r}"[:200]) from error
-    bad = np.flatnonzero(~((values >= 0) & (values <= 1)))
+    good, rule = np.isfinite(values), "be finite"
+    if scale == "unit":
+        good, rule = (values >= 0) & (values <= 1), "lie in [0, 1]"
+    bad = np.flatnonzero(~good)
     if bad.size:
-        raise ScoreError(f"{where}: score {bad[0]} is {values.flat[bad[0]]}; every score must lie in [0, 1]")
+        raise ScoreError(f"{where}: score {bad[0]} is {values.flat[bad[0]]}; every score must {rule}")
     return values
 
 

@@ -14,25 +14,25 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from data.answers import is_correct
 from data.contract import ScoreContract
 from data.errors import ContractError, PoolError
-from data.pool import Pool, Row, make_row, read_parquet
+from data.files import write_whole
+from data.pool import Pool, Row, make_row, parquet_bytes, read_parquet
 from data.question import Message, Question
 from data.questions import read_questions
 from data.validation import explain
 
 logger = logging.getLogger("optscale.log")
-VERSION = b"1"
-PART_QUESTIONS = 256
+VERSION = b"2"
 _OURS = re.compile(r"(\d+)-\d+-\d+\.parquet")  # what else lies in the folder is not ours to delete
 _TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 _CANDIDATE = pa.struct(
@@ -47,6 +47,9 @@ _CANDIDATE = pa.struct(
         ("seed", pa.int64()),
         ("seconds", pa.float64()),
         ("completion", pa.string()),
+        # Since version 2:
+        ("raw_score", pa.float64()),
+        ("answer_key", pa.string()),
     ]
 )
 SCHEMA = pa.schema(
@@ -127,13 +130,10 @@ class DecisionLog:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._written += 1
         name = f"{time.time_ns()}-{os.getpid()}-{self._written}.parquet"
-        aside = self.folder / f".{name}.tmp"
         table = pa.Table.from_pylist(rows, schema=SCHEMA).replace_schema_metadata({"version": VERSION})
         try:
-            pq.write_table(table, aside, compression="zstd")
-            aside.rename(self.folder / name)
+            write_whole(self.folder / name, parquet_bytes(table))
         finally:
-            aside.unlink(missing_ok=True)
             pa.default_memory_pool().release_unused()  # or each thread that ever wrote keeps its share
         ours = [(int(m[1]), file) for file in self.folder.iterdir() if (m := _OURS.fullmatch(file.name))]
         for _, old in sorted(ours)[: -self.files]:
@@ -159,18 +159,35 @@ def import_log(folder: Path, location: str, questions: Path | None = None) -> di
         If a file cannot be read, or there is nothing to start a pool with.
     """
     texts = {question.id: question for question in read_questions(questions)} if questions else {}
-    count: Counter[str] = Counter()
-    pool: Pool | None = None
-    held: set[str] = set()
-    part: list[list[Row]] = []
+    names = ("questions", "candidates", "censored", "incomplete", "other_contract", "without_text", "held")
+    count = Counter[str](dict.fromkeys(names, 0))
+    explored = _explored(folder, count)
+    if first := next(explored, None):
+        pool = _open_or_create(location, _contract(first, folder))
+        pool.extend(_new_rows(chain([first], explored), folder, pool, texts, count))
+    return dict(count)
+
+
+def _explored(folder: Path, count: Counter[str]) -> Iterator[dict[str, Any]]:
+    """Rows that were drawn to the full cap by a random choice; the others are counted."""
     for row in _rows(folder):
-        if (fate := _fate(row)) is not None:
+        if fate := _fate(row):
             count[fate] += 1
-            continue
+        else:
+            yield row
+
+
+def _new_rows(
+    explored: Iterable[dict[str, Any]],
+    folder: Path,
+    pool: Pool,
+    texts: dict[str, Question],
+    count: Counter[str],
+) -> Iterator[list[Row]]:
+    """Rows of each question that the pool does not hold; others are counted by why they stay outside."""
+    held = pool.question_ids
+    for row in explored:
         contract = _contract(row, folder)
-        if pool is None:
-            pool = _open_or_create(location, contract)
-            held = pool.question_ids
         question = texts.get(row["question_id"]) or _question(row)
         if contract.fingerprint != pool.manifest.contract.fingerprint:
             count["other_contract"] += 1
@@ -180,16 +197,10 @@ def import_log(folder: Path, location: str, questions: Path | None = None) -> di
             count["held"] += 1
         else:
             held.add(row["question_id"])
-            part.append(_candidates(row, question, contract))
+            candidates = _candidates(row, question, contract)
             count["questions"] += 1
-            count["candidates"] += len(part[-1])
-        if len(part) == PART_QUESTIONS:
-            pool.append([candidate for rows in part for candidate in rows])
-            part = []
-    if pool is not None and part:
-        pool.append([candidate for rows in part for candidate in rows])
-    names = ("questions", "candidates", "censored", "incomplete", "other_contract", "without_text", "held")
-    return {name: count[name] for name in names}
+            count["candidates"] += len(candidates)
+            yield candidates
 
 
 def _open_or_create(location: str, contract: ScoreContract) -> Pool:
@@ -209,8 +220,10 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
         except (OSError, pa.ArrowException) as error:
             raise PoolError(f"{file} cannot be read: {error}") from error
         version = (table.schema.metadata or {}).get(b"version")
-        if version != VERSION:
-            raise PoolError(f"{file} is no decision log of version {VERSION.decode()}, but {version!r}")
+        if version not in (b"1", VERSION):
+            raise PoolError(
+                f"{file} is no decision log of a version up to {VERSION.decode()}, but {version!r}"
+            )
         yield from table.to_pylist()
 
 
@@ -251,7 +264,11 @@ def _candidates(row: dict[str, Any], question: Question, contract: ScoreContract
             prompt_tokens=found["prompt_tokens"],
             status=found["status"],
             step_scores=found["step_scores"],
-            score=found["score"],
+            score=found["score"]
+            if contract.scale == "unit"
+            else None,  # a raw pool keeps none that was mapped
+            raw_score=found.get("raw_score"),
+            answer_key=found.get("answer_key"),
             correct=is_correct(found["completion"], answer),
             reward_tokens=found["reward_tokens"],
             seed=found["seed"],

@@ -7,11 +7,10 @@ process killed at any moment leaves either the old pool or the new one, never ha
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -21,11 +20,12 @@ from pydantic import ValidationError
 
 from data.contract import ScoreContract, require_same_contract
 from data.errors import PoolError
+from data.files import short_digest, write_whole
 from data.question import Message, Question
 from data.record import Record
 from data.validation import explain
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = pa.schema(
     [
         pa.field("schema_version", pa.int16(), nullable=False),
@@ -52,8 +52,14 @@ SCHEMA = pa.schema(
         pa.field("inclusion_probability", pa.float64(), nullable=False),
         pa.field("contract", pa.string(), nullable=False),
         pa.field("time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("raw_score", pa.float64()),
+        pa.field("answer_key", pa.string()),
     ]
 )
+ADDED = ("raw_score", "answer_key")
+"""Columns that parts of version 1 do not have; they are read as null."""
+PART_QUESTIONS = 256
+PART_CHARACTERS = 50_000_000
 Row = dict[str, Any]
 
 
@@ -79,7 +85,7 @@ class Manifest(Record):
     def digest(self) -> str:
         """Sixteen hex digits that change with any row: the data digest of runs and certificates."""
         joined = "+".join(sorted(p.sha256 for p in self.parts)) + self.contract.fingerprint
-        return hashlib.sha256(joined.encode()).hexdigest()[:16]
+        return short_digest(joined)
 
 
 class Pool:
@@ -88,6 +94,7 @@ class Pool:
     def __init__(self, location: str, manifest: Manifest) -> None:
         self.location = location
         self.manifest = manifest
+        self._fs, self._root = _filesystem(location)
 
     @classmethod
     def open(cls, location: str) -> Self:
@@ -110,9 +117,9 @@ class Pool:
         except (ValueError, RecursionError) as error:
             raise PoolError(f"{path} is not JSON: {error}") from error
         version = document.get("schema_version") if isinstance(document, dict) else None
-        if version != SCHEMA_VERSION:
+        if version not in range(1, SCHEMA_VERSION + 1):
             raise PoolError(
-                f"{path} has schema version {version}; this release reads version {SCHEMA_VERSION}"
+                f"{path} has schema version {version}; this release reads versions up to {SCHEMA_VERSION}"
             )
         try:
             return cls(location, Manifest.model_validate(document))
@@ -140,14 +147,14 @@ class Pool:
             If it can be neither opened nor made.
         """
         if not cls.exists(location):
-            fs, root = _filesystem(location)
+            new = cls(location, Manifest(contract=contract))
             try:
-                fs.create_dir(str(root / "parts"), recursive=True)
+                new._fs.create_dir(new._path("parts"), recursive=True)
             except OSError as error:
                 raise PoolError(f"pool {location} cannot be made: {error}") from error
-            with _writer_lock(fs, root):
+            with _writer_lock(new._fs, new._root):
                 if not cls.exists(location):  # another process may have made it, and filled it
-                    cls(location, Manifest(contract=contract))._write_manifest(Manifest(contract=contract))
+                    new._write_manifest()
         pool = cls.open(location)
         require_same_contract(pool.manifest.contract.fingerprint, contract.fingerprint, f"pool {location}")
         return pool
@@ -170,44 +177,62 @@ class Pool:
             table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
         except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError) as error:
             raise PoolError(f"rows do not fit the pool's schema: {error}") from error
-        _check_nulls(table, "rows to append")
-        fs, root = _filesystem(self.location)
-        buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd")
-        content = buffer.getvalue().to_pybytes()
-        digest = hashlib.sha256(content).hexdigest()
+        for field in SCHEMA:
+            if not field.nullable and table[field.name].null_count:
+                raise PoolError(f"rows do not fit the pool's schema: {field.name!r} has an empty value")
+        content = parquet_bytes(table)
         ids = tuple(dict.fromkeys(table["question_id"].to_pylist()))
         part = Part(
-            file=f"{digest[:16]}.parquet",
+            file=f"{short_digest(content)}.parquet",
             rows=len(rows),
-            sha256=digest,
+            sha256=hashlib.sha256(content).hexdigest(),
             seconds=seconds,
             question_ids=ids,
         )
-        with _writer_lock(fs, root):
+        with _writer_lock(self._fs, self._root):
             current = Pool.open(self.location)
             if repeated := current.question_ids.intersection(ids):
                 raise PoolError(
                     f"pool {self.location} already holds question {min(repeated)}; does another collection "
                     "fill it at this moment? Let one end, and run this again for what is left"
                 )
-            _write_aside(fs, str(root / "parts" / part.file), content)
-            manifest = current.manifest
-            self._write_manifest(manifest.model_copy(update={"parts": (*manifest.parts, part)}))
+            self._write(self._path("parts", part.file), content)
+            parts = (*current.manifest.parts, part)
+            self.manifest = Manifest(contract=current.manifest.contract, parts=parts)
+            self._write_manifest()
+
+    def extend(self, questions: Iterable[Sequence[Row]]) -> None:
+        """Append the candidates of one question after another, in parts of a size that memory holds.
+
+        Raises
+        ------
+        PoolError
+            See `append`; the parts before are in the pool.
+        """
+        part: list[Row] = []
+        held = size = 0
+        for rows in questions:
+            part += rows
+            held += 1
+            size += sum(len(row["completion"] or "") for row in rows)
+            if held == PART_QUESTIONS or size > PART_CHARACTERS:
+                self.append(part)
+                part, held, size = [], 0, 0
+        if part:
+            self.append(part)
 
     def tables(self) -> Iterator[pa.Table]:
-        """Every part as an Arrow table, checked against manifest and schema.
+        """Every part as an Arrow table of the current schema, checked against the manifest.
 
         Raises
         ------
         PoolError
             If a part is missing, cut short, changed, or of another schema; names the file.
         """
-        fs, root = _filesystem(self.location)
         for part in self.manifest.parts:
-            path = str(root / "parts" / part.file)
+            path = self._path("parts", part.file)
             try:
-                with fs.open_input_file(path) as file:
+                with self._fs.open_input_file(path) as file:
                     content = file.read()
             except FileNotFoundError as error:
                 raise PoolError(f"pool part {path} is gone though the manifest lists it") from error
@@ -216,12 +241,13 @@ class Pool:
                     f"pool part {path} is not the file that was written ({len(content)} bytes, "
                     "other checksum): it was cut short or changed; restore it from a copy"
                 )
-            table = read_parquet(content)
+            table = _with_added(read_parquet(content), SCHEMA.names)
             if not table.schema.equals(SCHEMA):
-                raise PoolError(f"pool part {path} has another schema than version {SCHEMA_VERSION}")
-            foreign = set(table["contract"].unique().to_pylist()) - {self.manifest.contract.fingerprint}
-            if foreign:
-                require_same_contract(self.manifest.contract.fingerprint, foreign.pop(), path)
+                raise PoolError(
+                    f"pool part {path} has another schema than version {SCHEMA_VERSION} or before"
+                )
+            for found in table["contract"].unique().to_pylist():
+                require_same_contract(self.manifest.contract.fingerprint, found, path)
             yield table
 
     def columns(self, *names: str) -> pa.Table:
@@ -232,14 +258,15 @@ class Pool:
         PoolError
             If a part is missing or cannot be read; names the file.
         """
-        fs, root = _filesystem(self.location)
-        found = [pa.table({name: pa.array([], SCHEMA.field(name).type) for name in names})]
+        schema = pa.schema([SCHEMA.field(name) for name in names])
+        found = [schema.empty_table()]
         for part in self.manifest.parts:
-            path = str(root / "parts" / part.file)
+            path = self._path("parts", part.file)
             try:
-                with fs.open_input_file(path) as file, pq.ParquetFile(file) as table:
-                    found.append(table.read(columns=list(names), use_threads=False).cast(found[0].schema))
-            except (OSError, pa.ArrowException) as error:
+                with self._fs.open_input_file(path) as file, pq.ParquetFile(file) as table:
+                    read = table.read(columns=list(names), use_threads=False)
+                found.append(_with_added(read, names).select(names).cast(schema))
+            except (OSError, KeyError, pa.ArrowException) as error:
                 raise PoolError(f"pool part {path} cannot be read: {error}") from error
         return pa.concat_tables(found)
 
@@ -248,11 +275,32 @@ class Pool:
         for table in self.tables():
             yield from table.to_pylist()
 
-    def _write_manifest(self, manifest: Manifest) -> None:
-        fs, root = _filesystem(self.location)
-        document = manifest.model_dump_json(indent=1).encode()
-        _write_aside(fs, str(root / "manifest.json"), document)
-        self.manifest = manifest
+    def _path(self, *names: str) -> str:
+        return str(self._root.joinpath(*names))
+
+    def _write_manifest(self) -> None:
+        self._write(self._path("manifest.json"), self.manifest.model_dump_json(indent=1).encode())
+
+    def _write(self, path: str, content: bytes) -> None:
+        try:
+            write_whole(path, content, self._fs)
+        except OSError as error:
+            raise PoolError(f"{path} cannot be written, and nothing was added: {error}") from error
+
+
+def _with_added(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The table with those of the columns ``names`` that later versions added, null where it has none."""
+    for name in ADDED:
+        if name in names and name not in table.column_names:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
+    return table
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as the content of a Parquet file."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue().to_pybytes()
 
 
 def read_parquet(content: bytes) -> pa.Table:
@@ -289,34 +337,14 @@ def make_row(question: Question, contract: ScoreContract, **values: Any) -> Row:
     }
 
 
-def _check_nulls(table: pa.Table, where: str) -> None:
-    for field in SCHEMA:
-        if not field.nullable and table[field.name].null_count:
-            raise PoolError(f"{where}: column {field.name!r} has an empty value")
-
-
 def _filesystem(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:
     try:
         if "://" in location:
             fs, path = pafs.FileSystem.from_uri(location)
             return fs, PurePosixPath(path)
-        from pathlib import Path
-
         return pafs.LocalFileSystem(), PurePosixPath(Path(location).resolve())
     except (pa.ArrowInvalid, OSError) as error:
         raise PoolError(f"pool location {location!r} cannot be reached: {error}") from error
-
-
-def _write_aside(fs: pafs.FileSystem, path: str, content: bytes) -> None:
-    aside = f"{path}.{uuid4().hex[:8]}.tmp"  # two writers may have the same content
-    try:
-        with fs.open_output_stream(aside) as stream:
-            stream.write(content)
-        fs.move(aside, path)
-    except OSError as error:
-        with suppress(OSError):
-            fs.delete_file(aside)
-        raise PoolError(f"{path} cannot be written, and nothing was added: {error}") from error
 
 
 @contextmanager

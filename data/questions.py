@@ -10,15 +10,16 @@ from pydantic import ValidationError
 
 from data.errors import QuestionError
 from data.question import Question, require_distinct
-from data.records import JsonObject, read_records, source_of
+from data.read_file import JsonObject, read_records, source_of
 from data.validation import explain
 
 TEXT_KEYS = ("question", "problem", "prompt")
 GROUP_KEYS = ("group", "subject", "level")
+ID_KEYS = ("id", "question_id", "unique_id", "task_id", "index")
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """Read a question set, in any form that `data.records` reads.
+    """Read a question set, in any form that `data.read_file` reads.
 
     Raises
     ------
@@ -28,7 +29,7 @@ def read_questions(path: str | Path) -> list[Question]:
     """
     file = Path(path)
     found = [
-        parse_question(record, where, default_source=source_of(file))
+        take_question(record, where, default_source=source_of(file))
         for where, record in read_records(file, QuestionError)
     ]
     if not found:
@@ -36,58 +37,64 @@ def read_questions(path: str | Path) -> list[Question]:
     return require_distinct(found, str(file))
 
 
-def parse_question(record: JsonObject, where: str, default_source: str) -> Question:
-    """One question from its record.
+def take_question(record: JsonObject, where: str, default_source: str, or_id: bool = False) -> Question:
+    """One question from its record; what it is made of is taken out of the record.
+
+    With ``or_id`` a number, or an id where the record has no text, stands for the question's text.
 
     Raises
     ------
     QuestionError
         If it has no text, an unknown form, or a value of the wrong type; says where.
     """
-    texts = [key for key in TEXT_KEYS if key in record]
-    messages = record.get("messages")
-    if not messages and not texts:
-        raise QuestionError(f"{where} has none of the keys messages, {', '.join(TEXT_KEYS)}")
-    if not messages:
-        text = record[texts[0]]
+    keys = ("messages", *TEXT_KEYS, *(ID_KEYS if or_id else ()))
+    # A data frame has a column for each key: those that are null or empty say nothing.
+    key = next((key for key in keys if record.get(key) not in (None, [])), None)
+    if key is None:
+        raise QuestionError(f"{where} has none of the keys {', '.join(keys)}")
+    messages = text = record.pop(key)
+    if key != "messages":
+        if or_id and isinstance(text, int | float):
+            text = as_text(text)
         if not isinstance(text, str):
             raise QuestionError(
-                f"{where}: {texts[0]} is {text!r:.40}, not text; of a data frame give rows: "
+                f"{where}: {key} is {text!r:.40}, not text; of a data frame give rows: "
                 "to_json(orient='records', lines=True) or to_parquet"
             )
         messages = [{"role": "user", "content": text}]
-    answer = _text(record, "answer", where)
+    answer = _pop_text(record, "answer", where)
     if answer is not None:
         # GSM8K's answer is a worked solution; what a completion is compared with is behind its mark.
         answer = answer.rpartition("####")[2].strip() or None
-    source = _text(record, "source", where)
-    groups = (_text(record, key, where) for key in GROUP_KEYS)
+    source = _pop_text(record, "source", where)
+    named = [key for key in GROUP_KEYS if as_text(record.get(key)) is not None]
     try:
         return Question(
             messages=messages,
             answer=answer,
             source=default_source if source is None else source,
-            group=next((group for group in groups if group is not None), None),
+            group=_pop_text(record, named[0], where) if named else None,
         )
     except ValidationError as error:
         raise QuestionError(f"{where}: {explain(error.errors(), Question) or 'no question'}") from error
 
 
-def keys_read(record: JsonObject) -> set[str]:
-    """Those keys of a record that `parse_question` takes something from."""
-    texts = ["messages"] if record.get("messages") else [key for key in TEXT_KEYS if key in record][:1]
-    groups = [key for key in GROUP_KEYS if record.get(key) is not None][:1]
-    return {*texts, *groups, "answer", "source"}
-
-
-def _text(record: JsonObject, key: str, where: str) -> str | None:
-    """A value as text; None where it is null or NaN, a gap in a data frame. A list of one answer is that."""
-    value: Any = record.get(key)
+def _pop_text(record: JsonObject, key: str, where: str) -> str | None:
+    """A value as text; a list of one answer is that."""
+    value: Any = record.pop(key, None)
     while key == "answer" and isinstance(value, list) and len(value) <= 1:
         value = value[0] if value else None
+    text = as_text(value)
+    if text is None or isinstance(text, str):
+        return text
+    what = f"a list of {len(value)}" if isinstance(value, list) else f"{value!r:.40}"
+    hint = "one reference is what completions are compared with" if key == "answer" else "it names one set"
+    raise QuestionError(f"{where}: {key} is {what}; give one text or number, or null: {hint}")
+
+
+def as_text(value: Any) -> Any:
+    """A number or a boolean as text; None for NaN, a gap in a data frame; anything else as it is."""
     match value:
-        case None | str():
-            return value
         case bool():
             return str(value).lower()
         case int():
@@ -96,9 +103,7 @@ def _text(record: JsonObject, key: str, where: str) -> str | None:
             return None
         case float() if math.isfinite(value):
             return str(int(value)) if value.is_integer() and abs(value) < 2**53 else str(value)
-    what = f"a list of {len(value)}" if isinstance(value, list) else f"{value!r:.40}"
-    hint = "one reference is what completions are compared with" if key == "answer" else "it names one set"
-    raise QuestionError(f"{where}: {key} is {what}; give one text or number, or null: {hint}")
+    return value
 
 
 def write_questions(questions: Iterable[Question], path: str | Path) -> None:

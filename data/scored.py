@@ -1,25 +1,34 @@
-"""Scored candidates as people have them on disk: a line a question, a line a candidate, released files."""
+"""Candidates as people have them on disk: a record a question, a record a candidate, released files."""
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
-from data.errors import PoolError, ScoreError
+from data.errors import ConfigError, PoolError, ScoreError
 from data.question import Question, normalise
-from data.questions import keys_read, parse_question
+from data.questions import TEXT_KEYS, as_text, take_question
+from data.read_file import JsonObject, read_records, source_of
 from data.record import Record
-from data.records import JsonObject, read_records, source_of
 from data.validation import explain
 
-TEXTS = ("completion", "response")
-"""Keys of the text of a line that is one candidate."""
-MODELS = ("model", "model_name", "generator", "reward_model")
+KEYS = {
+    "score": ("scores", "score"),
+    "step_scores": ("step_scores",),
+    "completion": ("completions", "completion", "response"),
+    "answer": ("answers", "extracted_answer", "prediction"),
+    "correct": ("correct",),
+    "status": ("status",),
+    "completion_tokens": ("completion_tokens", "tokens"),
+    "reward_tokens": ("reward_tokens",),
+    "prompt_tokens": ("prompt_tokens",),
+}
+"""Fields of `Candidate`, and the keys by which records have them; the first that is not null is taken."""
+GENERATORS, REWARD_MODELS = ("model", "model_name", "generator"), ("reward_model",)
 """Keys by which a file of several models tells them apart."""
-Status = Literal["complete", "cut", "over-length", "failed", "cancelled"]
-Score = Annotated[float, Field(ge=0, le=1)]
 
 
 def _whole(value: Any) -> Any:
@@ -31,120 +40,183 @@ def _verdict(value: Any) -> Any:
     return bool(value) if isinstance(value, int | float) and value in (0, 1) else value
 
 
+def _answer(value: Any) -> Any:
+    text = as_text(value)
+    return normalise(text) or None if isinstance(text, str) else text
+
+
 Tokens = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
-Verdict = Annotated[bool, BeforeValidator(_verdict)]
 
 
-class Scored(Record):
-    """Candidates of one question; a list that is not known is None."""
+class Candidate(Record):
+    """What a file says of one candidate; a field that it does not have is not in ``model_fields_set``."""
 
     model_config = ConfigDict(strict=True)
 
-    scores: list[Score | None] | None = Field(None, min_length=1)
-    """None where the step scores are what is known."""
-    step_scores: list[list[Score] | None] | None = Field(None, min_length=1)
-    completions: list[str | None] | None = None
-    completion_tokens: list[Tokens] | None = None
-    reward_tokens: list[Tokens] | None = None
-    correct: list[Verdict | None] | None = None
-    status: list[Status | None] | None = None
-    prompt_tokens: Tokens = 0
+    score: float | None = None
+    """In [0, 1] or raw."""
+    step_scores: Annotated[list[float] | None, BeforeValidator(lambda steps: steps or None)] = None
+    completion: str | None = None
+    answer: Annotated[str | None, BeforeValidator(_answer)] = None
+    """What was extracted; null where that was nothing."""
+    correct: Annotated[bool | None, BeforeValidator(_verdict)] = None
+    status: Literal["complete", "cut", "over-length", "failed", "cancelled"] | None = None
+    completion_tokens: Tokens | None = None
+    reward_tokens: Tokens | None = None
+    prompt_tokens: Tokens | None = None
 
-    def __len__(self) -> int:
-        return len(self.scores if self.scores is not None else self.step_scores or ())
-
-    @model_validator(mode="after")
-    def _equally_long(self) -> Self:
-        for name in PER_CANDIDATE:
-            values = getattr(self, name)
-            if values is not None and len(values) != len(self):
-                raise ValueError(f"{len(self)} scores, but {name} has {len(values)} entries")
-        return self
-
-
-PER_CANDIDATE = tuple(name for name in Scored.model_fields if name != "prompt_tokens")
+    @property
+    def is_scored(self) -> bool:
+        """Whether the file has a place for its score, be it null."""
+        return bool(self.model_fields_set & {"score", "step_scores"})
 
 
 class Entry(NamedTuple):
-    """What one record, or several of one question, hold."""
+    """What one record holds."""
 
     question: Question
-    found: Scored
+    candidates: list[Candidate]
     where: str
-    unread: Counter[str]
-    """Keys that nothing was taken from, and of how many records."""
-    records: int = 1
-    single: bool = False
-    """Whether a record is one candidate."""
 
 
-def read_scores(file: Path, key: str = "scores") -> Iterator[Entry]:
-    """Records that are a question and the scores of its candidates under ``key``, or of one of them.
+class ScoredFile:
+    """What a file of candidates holds; it is read whole.
 
-    A record that is one candidate waits for the others of its question until the file ends.
+    Parameters
+    ----------
+    file : JSON lines, a JSON list or Parquet, as `data.read_file` reads them.
+    key : key of the scores.
+    where : ``field=value``, a value as JSON or text that records must have; the others are left out.
+    format_ : ``scores``, or ``optscale`` for items as the paper's authors release them. None: as the first
+        record looks.
+    prompts : questions of an ``optscale`` file, in its order.
 
     Raises
     ------
-    PoolError, QuestionError, ScoreError
-        If the file cannot be read, a record is bad, or two contradict each other; names file and place.
+    ConfigError, PoolError, QuestionError, ScoreError
+        If a file cannot be read, a record is bad, two contradict each other, or prompts and items do not
+        match; names file and place.
     """
-    waiting: dict[str, list[Entry]] = {}
-    models: dict[str, tuple[Any, str]] = {}
-    for where, record in read_records(file):
-        for name in MODELS:
-            model, first = models.setdefault(name, (record.get(name), where))
-            if model != record.get(name):
+
+    def __init__(
+        self,
+        file: Path,
+        key: str = "scores",
+        where: Sequence[str] = (),
+        format_: str | None = None,
+        prompts: Path | None = None,
+    ) -> None:
+        self.file = file
+        self.entries: dict[str, list[Entry]] = {}
+        """Records of each question, by its id."""
+        self.count = Counter[str](dict.fromkeys(("records", "left_out", "repeated", "in_place_of_text"), 0))
+        """Records that were taken, left out by ``where``, there once more, or had an id for a text."""
+        self.not_read = Counter[str]()
+        """Keys that nothing was taken from, and of how many questions or candidates."""
+        self.models: dict[str, str] = {}
+        """Names of ``generator`` and ``reward_model``, where records say them."""
+        records = list(self._chosen(dict(map(_field_and_values, where))))
+        if format_ is None:
+            is_item = bool(records) and isinstance(records[0][1].get("score"), dict)
+            format_ = "optscale" if is_item else "scores"
+        if prompts and format_ == "scores":
+            raise ConfigError("--prompts goes with --format optscale; lines of scores hold their questions")
+        asked = self._asked(records) if format_ == "scores" else self._released(records, key, prompts)
+        for place, question, record in asked:
+            self._add(Entry(question, _take_candidates(record, key, place), place))
+            self.not_read.update(name for name, value in record.items() if value is not None)
+
+    def _chosen(self, wanted: dict[str, tuple[Any, ...]]) -> Iterator[tuple[str, JsonObject]]:
+        """Records that are asked for; all are of one model."""
+        first_of: dict[str, tuple[Any, str]] = {}
+        others: dict[str, None] = {}
+        for where, record in read_records(self.file):
+            # A gap in a data frame is null or NaN, and that is not itself.
+            kept = {name: value if value == value else None for name, value in record.items()}
+            if not all(kept.get(field) in values for field, values in wanted.items()):
+                self.count["left_out"] += 1
+                others.update(dict.fromkeys(f"{field}={kept.get(field)}"[:80] for field in wanted))
+                continue
+            self.count["records"] += 1
+            for name in (*GENERATORS, *REWARD_MODELS):
+                value = kept.get(name)
+                model, first = first_of.setdefault(name, (value, where))
+                if model != value:
+                    raise PoolError(
+                        f"{where}: {name} is {value!r:.60}, but {model!r:.60} in {first}: a pool is of one "
+                        f"model; choose one with --where {name}=NAME, or give a file for each"
+                    )
+                party = "generator" if name in GENERATORS else "reward_model"
+                if isinstance(value, str) and self.models.setdefault(party, value) == value:
+                    del kept[name]
+            yield where, kept
+        if others and not first_of:
+            there = ", ".join(others)[:400]
+            raise PoolError(f"{self.file} has no record that --where asks for; it has {there}")
+
+    def _asked(self, records: list[tuple[str, JsonObject]]) -> Iterator[tuple[str, Question, JsonObject]]:
+        for where, record in records:
+            has_text = any(isinstance(record.get(key), str | list) for key in ("messages", *TEXT_KEYS))
+            self.count["in_place_of_text"] += not has_text
+            yield where, take_question(record, where, source_of(self.file), or_id=True), record
+
+    def _released(
+        self, records: list[tuple[str, JsonObject]], key: str, prompts: Path | None
+    ) -> Iterator[tuple[str, Question, JsonObject]]:
+        """Each question of the items, with what is said of its candidates."""
+        items = [found for where, item in records for found in _split_item(item, key, where)]
+        asked = list(read_records(prompts)) if prompts else []
+        if prompts and len(asked) != len(items):
+            raise PoolError(
+                f"{self.file} has {len(items)} questions, {prompts} {len(asked)}; give its own prompts"
+            )
+        for place, (where, item) in enumerate(items):
+            text = item.pop("problem", None)
+            if not prompts:
+                if text is None:
+                    raise PoolError(f"{where} has no problem text; give the questions with --prompts")
+                yield where, take_question({"problem": text}, where, source_of(self.file)), item
+                continue
+            prompt_where, prompt = asked[place]
+            question = take_question(prompt, prompt_where, source_of(prompts))
+            if text is not None and normalise(str(text)) != normalise(question.text):
                 raise PoolError(
-                    f"{where}: {name} is {record.get(name)!r:.60}, but {model!r:.60} in {first}: a pool is "
-                    "of one model; give a file for each"
+                    f"{where} asks {str(text)[:60]!r}, but position {place + 1} of {prompts} asks "
+                    f"{question.text[:60]!r}; give prompts in the order of the items"
                 )
-        entry = _entry(record, key, where, source_of(file))
-        if entry.single:
-            waiting.setdefault(entry.question.id, []).append(entry)
+            yield where, question, item | {f"prompts.{name}": value for name, value in prompt.items()}
+
+    def _add(self, entry: Entry) -> None:
+        """Keep an entry beside those of its question, unless it is the same list of candidates once more."""
+        known = self.entries.setdefault(entry.question.id, [])
+        for name in ("answer", "group", "source") if known else ():
+            one, other = getattr(known[0].question, name), getattr(entry.question, name)
+            if one != other:
+                raise PoolError(
+                    f"{entry.where}: {name} is {other!r:.60}, but {one!r:.60} in {known[0].where}, which "
+                    "asks the same question; let them agree"
+                )
+        # Single candidates that are equal are candidates all the same.
+        if len(entry.candidates) > 1 and any(entry.candidates == other.candidates for other in known):
+            self.count["repeated"] += 1
         else:
-            yield entry
-    for entries in waiting.values():
-        yield _joined(entries)
+            known.append(entry)
 
 
-def read_optscale(file: Path, prompts: Path | None = None, key: str = "scores") -> Iterator[Entry]:
-    """Items as the paper's authors release them; their prompts are another file in the same order.
-
-    Their files are one list, which is read as a whole.
-
-    Raises
-    ------
-    PoolError, QuestionError, ScoreError
-        If a file cannot be read, an item is bad, or prompts and items do not match; says where.
-    """
-    items = [found for where, item in read_records(file) for found in _split_item(item, key, where)]
-    asked = None
-    if prompts is not None:
-        source = source_of(prompts)
-        records = list(read_records(prompts))
-        asked = [parse_question(record, where, source) for where, record in records]
-        if len(asked) != len(items):
-            raise PoolError(
-                f"{file} has {len(items)} questions, {prompts} {len(asked)}; give its own prompts"
-            )
-        for (_, record), (_, _, unread) in zip(records, items, strict=True):
-            unread.update(f"prompts.{name}" for name in record if name not in keys_read(record))
-    for place, (where, found, unread) in enumerate(items):
-        text = found.pop("problem", None)
-        if asked is None and text is None:
-            raise PoolError(f"{where} has no problem text; give the questions with --prompts")
-        question = asked[place] if asked else parse_question({"problem": text}, where, source_of(file))
-        if text is not None and normalise(str(text)) != normalise(question.text):
-            raise PoolError(
-                f"{where} asks {str(text)[:60]!r}, but position {place + 1} of {prompts} asks "
-                f"{question.text[:60]!r}; give prompts in the order of the items"
-            )
-        yield Entry(question, _scored(found, key, where, found), where, unread)
+def _field_and_values(asked: str) -> tuple[str, tuple[Any, ...]]:
+    """The field of ``field=value``, and what the value may be in a record: the text, or as JSON says."""
+    field, equals, value = asked.partition("=")
+    if not equals:
+        raise ConfigError(f"--where {asked}: give a field and its value, e.g. model=NAME")
+    try:
+        return field, (value, json.loads(value))
+    except (ValueError, RecursionError):
+        return field, (value,)
 
 
-def _split_item(item: JsonObject, key: str, where: str) -> Iterator[tuple[str, JsonObject, Counter[str]]]:
+def _split_item(item: JsonObject, key: str, where: str) -> Iterator[tuple[str, JsonObject]]:
     """One record a question: each list of an item has an entry for each of its questions, mostly one."""
-    score = item.get("score")
+    score = item.pop("score", None)
     if not isinstance(score, dict):
         raise PoolError(f"{where} has no object 'score'; is it of --format scores?")
     if not isinstance(score.get(key), list):
@@ -154,114 +226,65 @@ def _split_item(item: JsonObject, key: str, where: str) -> Iterator[tuple[str, J
     for name in names:
         if not isinstance(score[name], list) or len(score[name]) != width:
             raise PoolError(f"{where}: {key} is for {width} questions; {name} must be a list of as many")
-    unread = Counter([*(n for n in item if n != "score"), *(f"score.{n}" for n in score if n not in names)])
+    unread = item | {f"score.{name}": value for name, value in score.items() if name not in names}
     for place in range(width):
-        yield (
-            where if width == 1 else f"{where}, question {place + 1}",
-            {name: score[name][place] for name in names},
-            Counter[str]() if place else unread,
-        )
+        found = {name: score[name][place] for name in names}
+        yield where if width == 1 else f"{where}, question {place + 1}", {**unread, **found}
 
 
-def _entry(record: JsonObject, key: str, where: str, source: str) -> Entry:
-    question = parse_question(record, where, source)
-    # A gap in a data frame is null or NaN, and that is not itself.
-    values = {name: value for name, value in record.items() if value is not None and value == value}
-    if key == "scores" and key not in record and "score" in record:
-        key = "score"
-    tokens = "completion_tokens" if "completion_tokens" in values else "tokens"
-    text = next((name for name in TEXTS if name in values), "completions")
-    steps = values.get("step_scores")
-    single = isinstance(values.get(text), str) or isinstance(values.get(key), int | float)
-    single |= isinstance(steps, list) and any(isinstance(step, int | float) for step in steps)
-    taken = {
-        "completions": text,
-        "completion_tokens": tokens,
-        **{name: name for name in ("reward_tokens", "correct", "status", "prompt_tokens", "step_scores")},
-        key: key,
-    }
-    found = {name: values[held] for name, held in taken.items() if held in values}
-    if single:
-        found = {n: v if n == "prompt_tokens" else [v] for n, v in found.items()}
-        if missing := [name for name in (key, "step_scores") if name in record][:1]:
-            found.setdefault(missing[0], [None])
-    scored = _scored(found, key, where, record)
-    read = {*keys_read(record), *taken.values()}
-    unread = Counter(name for name in record if name not in read)
-    # A list of one candidate is one all the same, where others have a line each too.
-    return Entry(question, scored, where, unread, single=single or len(scored) == 1)
-
-
-def _scored(values: JsonObject, key: str, where: str, known: Iterable[str]) -> Scored:
-    """Candidates from lists of one entry each, the scores (or step scores) under ``key``.
-
-    ``known`` are the keys of the record that the values are from.
-    """
-    if not isinstance(values.get(key), list) and (key in values or "step_scores" not in values):
-        what = f"{key} is {values[key]!r:.40}" if key in values else f"no {key!r} among {', '.join(known)}"
-        message = f"{where}: {what}; give a list with one score a candidate; --scores-key names another key"
-        if "correct" in values:
-            message += (
-                ". A verdict alone is no score: where what judges candidates does so in service too, take it "
-                "for one with --scores-key correct; else have them scored"
-            )
-        raise ScoreError(message)
-    given = dict(values)
-    scores = given.pop(key, None)
+def _take_candidates(record: JsonObject, key: str, where: str) -> list[Candidate]:
+    """The candidates of a record, which are taken out of it."""
+    if key != "scores" and key not in record:
+        raise ScoreError(f"{where}: no {key!r} among {', '.join(record)}; --scores-key names the scores")
+    names, found = dict[str, str](), JsonObject()
+    for field, known in {**KEYS, "score": KEYS["score"] if key == "scores" else (key,)}.items():
+        if here := [name for name in known if name in record]:
+            names[field] = next((name for name in here if record[name] is not None), here[0])
+            found[field] = record.pop(names[field])
     if key == "correct":
-        given["correct"] = scores
-        scores = [float(score) if isinstance(score, bool) else score for score in scores]
-    name = "step_scores" if any(isinstance(score, list) for score in scores or ()) else "scores"
-    given[name] = scores
-    if isinstance(given.get("step_scores"), list):
-        given["step_scores"] = [None if steps == [] else steps for steps in given["step_scores"]]
+        found["correct"] = found["score"]
+    steps, *shown = (found.get(n) for n in ("step_scores", "score", "completion", "answer", "correct"))
+    if all(value is None for value in (steps, *shown)) and names.get("score", "scores") == "scores":
+        raise ScoreError(
+            f"{where} has no candidates: none of scores, step_scores, completions, answers, correct among "
+            f"{', '.join(record)}; --scores-key names the scores where they are under another key"
+        )
+    of_steps = isinstance(steps, list) and not any(isinstance(step, int | float) for step in steps)
+    many = of_steps or any(isinstance(value, list) for value in shown)
+    if isinstance(found.get("completion"), str) or not many:
+        return [_candidate(found, names, "", where)]
+    found = {field: value for field, value in found.items() if value is not None}
+    prompt = {"prompt_tokens": found.pop("prompt_tokens")} if "prompt_tokens" in found else {}
+    first, *_ = found
+    for field, values in found.items():
+        if not isinstance(values, list):
+            raise PoolError(
+                f"{where}: {names[field]} is {values!r:.40}; give a list with one entry a candidate"
+            )
+        if len(values) != len(found[first]) or not values:
+            raise PoolError(
+                f"{where}: {names[field]} has {len(values)} entries, {names[first]} {len(found[first])}; "
+                "give each list one entry a candidate"
+            )
+    rows = (dict(zip(found, values, strict=True)) | prompt for values in zip(*found.values(), strict=True))
+    return [_candidate(row, names, f".{number}", where) for number, row in enumerate(rows)]
+
+
+def _candidate(values: JsonObject, names: dict[str, str], number: str, where: str) -> Candidate:
+    """One candidate of its values; ``names`` are the keys of the record that they are from."""
+    score = values.get("score")
+    if isinstance(score, list):
+        if values.get("step_scores") is not None:
+            raise ScoreError(f"{where}: {names['score']} and step_scores both have steps; give one of them")
+        values = {name: value for name, value in values.items() if name != "score"} | {"step_scores": score}
+        names = names | {"step_scores": names["score"]}
+    elif isinstance(score, bool) and names["score"] == "correct":
+        values = values | {"score": float(score)}
     try:
-        return Scored.model_validate(given)
+        return Candidate.model_validate(values)
     except ValidationError as error:
         first = error.errors()[:1]
-        of_scores = first[0]["loc"][:1] == (name,)
-        if of_scores:
-            first[0]["loc"] = (key, *first[0]["loc"][1:])
-        problem = explain(first, Scored)
-        if of_scores or first[0]["loc"][:1] == ("step_scores",):
-            message = f"{where}: {problem}; scores lie in [0, 1], and a candidate without one has null"
-            if first[0]["type"] in {"greater_than_equal", "less_than_equal"}:
-                message += (
-                    ". Map raw rewards there first: logits by 1 / (1 + exp(-x)), log-likelihoods by exp(x)"
-                )
-            raise ScoreError(message) from error
-        raise PoolError(f"{where}: {problem}; each list has one entry a candidate") from error
-
-
-def _joined(entries: list[Entry]) -> Entry:
-    """Records of one candidate each as one entry.
-
-    Raises
-    ------
-    PoolError
-        If they name different answers or groups, or some have no scores or tokens and others do.
-    """
-    first = entries[0]
-    for entry in entries[1:]:
-        for name in ("answer", "group", "source"):
-            one, other = getattr(first.question, name), getattr(entry.question, name)
-            if one != other:
-                raise PoolError(
-                    f"{entry.where}: {name} is {other!r:.60}, but {one!r:.60} in {first.where}, which asks "
-                    "the same question; let them agree"
-                )
-        for name in ("scores", "completion_tokens", "reward_tokens"):
-            if (getattr(first.found, name) is None) != (getattr(entry.found, name) is None):
-                has, lacks = (entry, first) if getattr(first.found, name) is None else (first, entry)
-                raise PoolError(
-                    f"{lacks.where} has no {name}, but {has.where}, of the same question, has; give it for "
-                    "all candidates or for none"
-                )
-    lists: dict[str, Any] = {
-        name: [value for entry in entries for value in getattr(entry.found, name) or [None]]
-        for name in PER_CANDIDATE
-        if any(getattr(entry.found, name) is not None for entry in entries)
-    }
-    found = Scored(**lists, prompt_tokens=max(entry.found.prompt_tokens for entry in entries))
-    unread = sum((entry.unread for entry in entries), Counter[str]())
-    return first._replace(found=found, unread=unread, records=len(entries))
+        field = str(first[0]["loc"][0])
+        first[0]["loc"] = (names[field] + number, *first[0]["loc"][1:])
+        fault = ScoreError if field in ("score", "step_scores") else PoolError
+        raise fault(f"{where}: {explain(first, Candidate)}; null stands for what is not known") from error

@@ -1,19 +1,20 @@
 """The pool as arrays: what fits, decisions and reports work on."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.answers import extract_answer
 from data.candidates import Candidates
-from data.errors import PoolError
+from data.errors import PoolError, ScoreError
 from data.folds import Fold, FoldSettings
 from data.pool import Pool, Row, question_of
 from data.question import Question, normalise
+from data.score_map import ScoreMap
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -32,8 +33,13 @@ class ScoreTable:
     """(questions,) candidates drawn."""
     prompt_tokens: Array
     """(questions,) tokens of the prompt."""
-    scores: Array
-    """0 where a candidate has no score (it failed, was cut or over-length: a miss); NaN beyond ``drawn``."""
+    scale: Literal["unit", "raw", "none"]
+    """Whether the candidates have scores in [0, 1], raw ones (see `mapped`), or none."""
+    scores_or_nan: Array
+    """In [0, 1]; 0 where a candidate failed, was cut or over-length: a miss; NaN beyond ``drawn``, and
+    everywhere where the pool has no scores in [0, 1]."""
+    raw_scores: Array
+    """Scores as they came, where the pool keeps raw ones; else NaN."""
     correct: Array
     """1, 0, or NaN where it is not known."""
     tokens: Array
@@ -53,7 +59,8 @@ class ScoreTable:
     def select(self, rows: NDArray[np.bool_]) -> "ScoreTable":
         """The questions where ``rows`` is true."""
         chosen = np.flatnonzero(rows)
-        arrays = {f.name: getattr(self, f.name)[chosen] for f in fields(self) if f.name != "questions"}
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("questions", "scale")}
+        arrays = {name: values[chosen] for name, values in arrays.items()}
         return replace(self, questions=[self.questions[i] for i in chosen], **arrays)
 
     def fold(self, *names: Fold) -> "ScoreTable":
@@ -82,18 +89,51 @@ class ScoreTable:
         return found
 
     @property
-    def tokens_known(self) -> bool:
-        """Whether the pool tells what candidates cost; scores imported without token counts do not."""
+    def has_tokens(self) -> bool:
+        """Whether the pool tells what candidates cost; one imported without token counts does not."""
         return bool(self.tokens.any())
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether candidates have scores in [0, 1]."""
+        return self.scale == "unit"
+
+    @property
+    def scores(self) -> Array:
+        """Scores in [0, 1]; 0 for a miss, NaN beyond ``drawn``.
+
+        Raises
+        ------
+        ScoreError
+            If the pool has none.
+        """
+        if self.scale == "none":
+            raise ScoreError(
+                "this pool has no scores: its candidates were imported without; use what goes by answers, or "
+                "have the candidates scored and import them with their scores"
+            )
+        if self.scale == "raw":
+            raise ScoreError(
+                "this pool has no scores in [0, 1]: its scores are raw; map them with a `ScoreMap` that was "
+                "fitted on those of train questions"
+            )
+        return self.scores_or_nan
+
+    def mapped(self, score_map: ScoreMap) -> "ScoreTable":
+        """The table with raw scores mapped to [0, 1]; a candidate without one is a miss."""
+        scores = np.nan_to_num(score_map.apply(self.raw_scores), nan=0.0)
+        beyond = np.arange(scores.shape[1]) >= self.drawn[:, None]
+        return replace(self, scale="unit", scores_or_nan=np.where(beyond, np.nan, scores))
 
     def candidates(self, cap: int) -> Candidates:
         """The first ``cap`` candidates as replay takes them; see `full`.
 
-        Where token counts are not known each candidate counts as one token.
+        Where token counts are not known each candidate counts as one token; where there are no scores in
+        [0, 1] (see `has_scores`) they are NaN.
         """
-        tokens = self.tokens if self.tokens_known else np.ones_like(self.tokens)
+        tokens = self.tokens if self.has_tokens else np.ones_like(self.tokens)
         return Candidates(
-            scores=self.scores[:, :cap],
+            scores=self.scores_or_nan[:, :cap],
             correct=self.correct[:, :cap],
             tokens=tokens[:, :cap],
             reward_tokens=self.reward_tokens[:, :cap],
@@ -110,56 +150,79 @@ def load_scores(pool: Pool, folds: FoldSettings) -> ScoreTable:
         If the pool is empty or broken, or lists a candidate twice.
     """
     number = {q: n for n, part in enumerate(pool.manifest.parts) for q in part.question_ids}
-    return tabulate(pool.rows(), folds, f"pool {pool.location}", number)
+    contract = pool.manifest.contract
+    scale = contract.scale if contract.reward_model else "none"
+    return tabulate(pool.rows(), folds, f"pool {pool.location}", number, scale)
 
 
 def tabulate(
-    rows_: Iterable[Row], folds: FoldSettings, where: str, parts: dict[str, int] | None = None
+    rows: Iterable[Row],
+    folds: FoldSettings,
+    where: str,
+    parts: Mapping[str, int] | None = None,
+    scale: Literal["unit", "raw", "none"] = "unit",
 ) -> ScoreTable:
-    """Rows of a pool as arrays; see `load_scores`."""
-    by_question: dict[str, list[tuple[Any, ...]]] = {}
+    """Rows of a pool whose scores are of ``scale`` as arrays; see `load_scores`."""
+    by_question: dict[str, dict[int, tuple[Any, ...]]] = {}
     questions: dict[str, Question] = {}
     prompts: dict[str, int] = {}
-    for row in rows_:
-        key = row["question_id"]
+    for row in rows:
+        key, candidate = row["question_id"], row["candidate"]
         if key not in questions:
-            questions[key], prompts[key] = question_of(row), row["prompt_tokens"]
-        by_question.setdefault(key, []).append(_columns(row))
+            questions[key], prompts[key], by_question[key] = question_of(row), row["prompt_tokens"], {}
+        if candidate in by_question[key]:
+            raise PoolError(f"{where}: question {key} has a candidate twice")
+        by_question[key][candidate] = _columns(row, scale)
     if not by_question:
         raise PoolError(f"{where} is empty; collect candidates first")
     ids = sorted(by_question)
     drawn = np.array([len(by_question[q]) for q in ids], dtype=np.int64)
-    shape = (len(ids), int(drawn.max()))
-    blanks = (np.nan, np.nan, 0.0, 0.0, "", -1, -1)
-    kinds = (float, float, float, float, "U16", np.int64, np.int64)
-    filled = [np.full(shape, b, dtype=k) for b, k in zip(blanks, kinds, strict=True)]
+    arrays = {name: np.full((len(ids), drawn.max()), blank) for name, blank in BLANKS.items()}
     for place, question_id in enumerate(ids):
-        rows = sorted(by_question[question_id], key=lambda columns: columns[0])
-        numbers = [columns[0] for columns in rows]
-        if len(set(numbers)) != len(numbers):
-            raise PoolError(f"{where}: question {question_id} has a candidate twice")
-        for array, values in zip(filled, list(zip(*rows, strict=True))[1:], strict=True):
-            array[place, : len(rows)] = values
-    sides = np.array([folds.fold_of(q, questions[q].group) for q in ids])
-    part = np.array([(parts or {}).get(q, 0) for q in ids], dtype=np.int64)
-    asked = [questions[q] for q in ids]
-    return ScoreTable(asked, sides, part, drawn, np.array([prompts[q] for q in ids], float), *filled)
+        found = [columns for _, columns in sorted(by_question[question_id].items())]
+        for array, values in zip(arrays.values(), zip(*found, strict=True), strict=True):
+            array[place, : len(found)] = values
+    return ScoreTable(
+        questions=[questions[q] for q in ids],
+        folds=np.array([folds.fold_of(q, questions[q].group) for q in ids]),
+        parts=np.array([(parts or {}).get(q, 0) for q in ids], dtype=np.int64),
+        drawn=drawn,
+        prompt_tokens=np.array([prompts[q] for q in ids], float),
+        scale=scale,
+        **arrays,
+    )
 
 
-def _columns(row: Row) -> tuple[Any, ...]:
+BLANKS: dict[str, Any] = {
+    "scores_or_nan": np.nan,
+    "raw_scores": np.nan,
+    "correct": np.nan,
+    "tokens": 0.0,
+    "reward_tokens": 0.0,
+    "status": np.array("", "U16"),
+    "texts": np.int64(-1),
+    "answers": np.int64(-1),
+}
+"""Arrays of a table by candidate, and what they hold beyond ``drawn``."""
+
+
+def _columns(row: Row, scale: str) -> tuple[Any, ...]:
+    """A candidate's values, in the order of `BLANKS`."""
     # A candidate that was cut may carry a score; it counts as a miss all the same.
-    usable = row["status"] == "complete" and row["score"] is not None
-    text = row["completion"]
-    answer = None if text is None else extract_answer(text)
+    complete = row["status"] == "complete"
+    score, raw = (row[name] if complete else None for name in ("score", "raw_score"))
+    text, answer = row["completion"], row["answer_key"]
+    if answer is None and text is not None and (read := extract_answer(text)) is not None:
+        answer = normalise(read).casefold()
     return (
-        row["candidate"],
-        row["score"] if usable else 0.0,
+        np.nan if scale != "unit" else 0.0 if score is None else score,
+        np.nan if raw is None else raw,
         np.nan if row["correct"] is None else float(row["correct"]),
         row["completion_tokens"],
         row["reward_tokens"],
         row["status"],
         -1 if text is None else _digest(text),
-        -1 if answer is None else _digest(normalise(answer).casefold()),
+        _digest(answer) if answer else -1,
     )
 
 

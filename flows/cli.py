@@ -133,38 +133,49 @@ def collect(
 
 @app.command("import-pool")
 def import_pool(
-    format_: Annotated[Format, typer.Option("--format", help="Records of scores, or the paper's files.")],
     input_: Annotated[
         Path, typer.Option("--input", help="JSON lines, a JSON list or Parquet; may be gzipped.")
     ],
     pool: Annotated[str, typer.Option(help="Pool to make or to add to, a path or URI.")],
+    format_: Annotated[
+        Format | None,
+        typer.Option("--format", help="Records of candidates, or the paper's files; default: as it looks."),
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Take only records with field=value, e.g. model=NAME.")
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Questions of an optscale file, in its order.")] = None,
-    generator: Annotated[str, typer.Option(help="Who answered.")] = "unknown",
-    reward_model: Annotated[str, typer.Option(help="Who scored.")] = "unknown",
+    generator: Annotated[
+        str | None, typer.Option(help="Who answered; default: as the file says, or unknown.")
+    ] = None,
+    reward_model: Annotated[
+        str | None, typer.Option(help="Who scored; default: as the file says, or unknown.")
+    ] = None,
     aggregation: Annotated[
         HowAggregated, typer.Option(help="How step scores become scores; given: by another rule.")
     ] = HowAggregated.mean,
     scores_key: Annotated[
         str, typer.Option(help="Key of the scores, e.g. last_scores or step_scores.")
     ] = "scores",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Make a pool of scores that are on disk already, or add them to one.
+    """Make a pool of candidates that are on disk already, or add them to one.
 
-    Questions that the pool holds are skipped, so an import that stopped goes on where it was.
+    Scores, verdicts, answers, tokens and texts are taken where there are any. Questions that the pool holds
+    are skipped, so an import that stopped goes on where it was.
 
-    Example: optscale import-pool --format scores --input scores.jsonl --pool my-pool
+    Example: optscale import-pool --input candidates.jsonl --pool my-pool --where model=mine
     """
+    from data.importers import describe
     from data.importers import import_pool as import_
-    from data.importers import imported_contract
-    from data.scored import read_optscale, read_scores
+    from data.scored import ScoredFile
 
-    if prompts and format_ is Format.scores:
-        raise ConfigError("--prompts goes with --format optscale; lines of scores hold their questions")
-    if format_ is Format.scores:
-        entries = read_scores(input_, scores_key)
+    file = ScoredFile(input_, scores_key, where or (), format_ and format_.value, prompts)
+    done = import_(file, pool, generator, reward_model, aggregation.value)
+    if as_json:
+        _print(done)
     else:
-        entries = read_optscale(input_, prompts, scores_key)
-    _print(import_(entries, pool, imported_contract(generator, reward_model, aggregation)))
+        typer.echo(describe(done))
 
 
 @app.command("import-log")

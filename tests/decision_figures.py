@@ -16,7 +16,7 @@ import numpy as np
 
 from data.candidates import Candidates
 from data.pool import Pool
-from data.records import read_records
+from data.read_file import read_records
 from data.scores import load_scores
 from flows.config import ROOT, Config, load_config
 from predictor.assessment import certify_policy, choose_family

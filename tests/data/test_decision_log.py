@@ -2,12 +2,13 @@
 
 import asyncio
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from data.contract import Sampling
-from data.decision_log import DecisionLog, import_log
+from data.decision_log import SCHEMA, DecisionLog, import_log
 from data.errors import PoolError
 from data.folds import FoldSettings
 from data.pool import Pool
@@ -174,3 +175,18 @@ def test_a_row_that_cannot_be_written_costs_no_other_and_what_is_not_ours_stays(
     kept = sorted(file for file in tmp_path.iterdir() if file.name != "merged.parquet")
     assert [pq.read_table(file)["request_id"].to_pylist() for file in kept] == [["r4"], ["r5"], ["r6"]]
     assert (tmp_path / "merged.parquet").read_bytes() == b"of somebody else"
+
+
+def test_a_log_of_version_1_is_read(tmp_path):
+    """Its candidates have neither raw scores nor answers of their own."""
+    write_log(tmp_path / "log", [(q, True) for q in ASKED], text=True)
+    fields = list(SCHEMA.field("candidates").type.value_type)
+    kept = pa.list_(pa.struct([field for field in fields if field.name not in ("raw_score", "answer_key")]))
+    before = SCHEMA.set(SCHEMA.get_field_index("candidates"), pa.field("candidates", kept, nullable=False))
+    for file in (tmp_path / "log").iterdir():
+        old = pa.Table.from_pylist(pq.read_table(file).to_pylist(), before)
+        pq.write_table(old.replace_schema_metadata({"version": "1"}), file)
+    found = import_log(tmp_path / "log", str(tmp_path / "pool"))
+    assert found["questions"] == len(ASKED)
+    rows = list(Pool.open(str(tmp_path / "pool")).rows())
+    assert {(row["raw_score"], row["answer_key"], row["score"]) for row in rows} == {(None, None, 0.25)}

@@ -1,4 +1,5 @@
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import pool as pool_module
-from data.errors import ContractError, PoolError
+from data.errors import ContractError, PoolError, ScoreError
 from data.folds import FoldSettings
 from data.pool import SCHEMA, Pool, pending, question_of
 from data.scores import load_scores
@@ -148,15 +149,15 @@ except PoolError as error:
 def test_two_that_start_one_pool_lose_no_part(tmp_path, contract, monkeypatch):
     """One is slow to write the empty manifest; the other makes the pool and appends in the meantime."""
     location, writing = str(tmp_path / "p"), threading.Event()
-    write = pool_module._write_aside
+    write = pool_module.write_whole
 
-    def write_slowly(fs, path, content):
+    def write_slowly(path, content, fs):
         if threading.current_thread() is slow:
             writing.set()
             time.sleep(0.5)
-        write(fs, path, content)
+        write(path, content, fs)
 
-    monkeypatch.setattr(pool_module, "_write_aside", write_slowly)
+    monkeypatch.setattr(pool_module, "write_whole", write_slowly)
     slow = threading.Thread(target=Pool.create, args=(location, contract))
     slow.start()
     writing.wait()
@@ -303,3 +304,54 @@ def test_schema_holds_what_audits_need():
         "schema_version",
     ):
         assert name in SCHEMA.names
+
+
+def as_version_1(pool):
+    """The pool as releases before the raw scores and given answers wrote it."""
+    with open(f"{pool.location}/manifest.json") as file:
+        document = json.load(file)
+    for part in document["parts"]:
+        path = f"{pool.location}/parts/{part['file']}"
+        table = pq.read_table(path)
+        one = pa.array([1] * len(table), pa.int16())
+        table = table.drop_columns(["raw_score", "answer_key"])
+        pq.write_table(table.set_column(0, table.schema.field(0), one), path)
+        with open(path, "rb") as file:
+            part["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    del document["contract"]["scale"]
+    with open(f"{pool.location}/manifest.json", "w") as file:
+        json.dump(document | {"schema_version": 1}, file)
+    return Pool.open(pool.location)
+
+
+def test_a_pool_of_version_1_is_read_and_added_to(pool):
+    rows, fingerprint = list(pool.rows()), pool.manifest.contract.fingerprint
+    old = as_version_1(pool)
+    assert old.manifest.contract.fingerprint == fingerprint
+    assert list(old.rows()) == [row | {"schema_version": 1} for row in rows]
+    assert all(table.schema.equals(SCHEMA) for table in old.tables())
+    assert old.columns("raw_score", "score").to_pydict() == {
+        "raw_score": [None] * len(rows),
+        "score": [row["score"] for row in rows],
+    }
+    more = score_rows(make_questions(1, start=900), old.manifest.contract)
+    old.append([row | {"answer_key": "4"} for row in more])
+    assert Pool.open(pool.location).manifest.schema_version == 2
+    assert [row["answer_key"] for row in Pool.open(pool.location).rows()] == [None] * len(rows) + ["4"] * len(
+        more
+    )
+
+
+def test_the_shipped_pool_keeps_its_names():
+    manifest = Pool.open(str(Path(__file__).parents[2] / "data" / "pool")).manifest
+    assert (manifest.digest, manifest.contract.fingerprint) == ("46db71738ef4dab9", "6474755bad4ce596")
+
+
+def test_contracts_of_another_scale_or_without_a_reward_model_are_others():
+    contract = make_contract()
+    others = [make_contract(scale="raw"), make_contract(reward_model=None)]
+    assert len({contract.fingerprint, *(other.fingerprint for other in others)}) == 3
+    assert make_contract(scale="unit").fingerprint == contract.fingerprint
+    assert others[0].score([-2.5, 7]) == -2.5
+    with pytest.raises(ScoreError, match="be finite"):
+        others[0].score([float("nan")])

@@ -19,7 +19,7 @@ from data.errors import QuestionError
 from data.folds import FoldSettings
 from data.question import Message, Question
 from data.questions import read_questions, write_questions
-from data.scored import read_scores
+from data.scored import ScoredFile
 from tests.helpers import make_questions
 
 kinds = st.tuples(st.integers(2, 7), st.integers(1, 4))
@@ -196,7 +196,8 @@ def test_a_bad_line_is_named(tmp_path, line, message):
 def test_answers_and_groups_are_read_as_imports_read_them(tmp_path, given, kept):
     file = tmp_path / "q.jsonl"
     file.write_text(json.dumps({"question": "3 + 4?", "scores": [1], **given}))
-    (asked,), ((imported, *_),) = read_questions(file), read_scores(file)
+    (asked,), ((entry,),) = read_questions(file), ScoredFile(file).entries.values()
+    imported = entry.question
     assert (asked.answer, asked.group) == (imported.answer, imported.group) == kept
 
 

@@ -1,0 +1,35 @@
+"""Digests of content, and files that are whole or not there."""
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow.fs as pafs
+
+
+def short_digest(content: str | bytes) -> str:
+    """Sixteen hex digits of the SHA-256 of bytes, or of a text in UTF-8."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
+
+
+def write_whole(path: str | Path, content: bytes, fs: pafs.FileSystem | None = None) -> None:
+    """Write a file aside and rename it: who reads ``path`` finds the old content or the new, never a part.
+
+    ``fs`` is the file system of the path, the local one unless it is given.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; what was at ``path`` is as it was.
+    """
+    fs = fs or pafs.LocalFileSystem()
+    aside = f"{path}.{uuid4().hex[:8]}.tmp"  # two writers may have the same content
+    try:
+        with fs.open_output_stream(aside) as stream:
+            stream.write(content)
+        fs.move(aside, str(path))
+    except OSError:
+        with suppress(OSError):
+            fs.delete_file(aside)
+        raise
