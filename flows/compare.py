@@ -1,4 +1,4 @@
-"""The honest table of a pool: every selection with every stopping rule, in a minute, on questions held out."""
+"""The honest table of a pool: every selection with every stopping rule, on questions held out."""
 
 import hashlib
 from collections.abc import Sequence
@@ -52,7 +52,8 @@ def compare_pools(
     Raises
     ------
     PoolError, ConfigError, ScoreError
-        If a pool cannot be read, has too few questions, or no answers and no scores; if there is no such rule.
+        If a pool cannot be read, has too few questions, or neither answers nor scores; if there is no such
+        rule.
     """
     own = load_scores(Pool.open(pool), FoldSettings())
     other = None if report_on is None else load_scores(Pool.open(report_on), FoldSettings())
@@ -105,9 +106,10 @@ def summarise(compared: Compared) -> list[str]:
     )
     product = next(row for row in rows if row.policy == PRODUCT)
     full = next(row for row in fulls if row.selection == compared.selection)
+    chosen, share = compared.selection.replace("_", " "), product.tokens / full.tokens
     lines.append(
-        f"With {compared.selection.replace('_', ' ')} the product spends {product.tokens / full.tokens:.0%} of the "
-        f"full cap's {unit} in {product.rounds:.1f} rounds and is right on {product.accuracy:.3f}: {_gain(product, unit)}."
+        f"With {chosen} the product spends {share:.0%} of the full cap's {unit} in {product.rounds:.1f} "
+        f"rounds and is right on {product.accuracy:.3f}: {_gain(product, unit)}."
     )
     return lines
 

@@ -170,7 +170,7 @@ def examples(config: Config, assessment: Assessment) -> list[dict[str, Any]]:
     order = candidates.scores.mean(axis=1).argsort()[::-1]
     chosen = order[np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int)]
     shown, priors = candidates.select(chosen), assessment.test.priors[chosen]
-    run = replay(policy, shown.scores, priors, shown.tokens)
+    run = replay(policy, shown.scores, priors, shown.tokens, answers=shown.answers)
     right = pick(shown.correct, run.chosen)
     return [
         {

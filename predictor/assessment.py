@@ -175,7 +175,7 @@ def check_correctness(
     except OptScaleError:  # no answer is known, or all are right: nothing to learn, and the report says so
         return None, []
     shown = test.candidates(cap)
-    run = replay(policy, shown.scores, test.priors, shown.tokens)
+    run = replay(policy, shown.scores, test.priors, shown.tokens, answers=shown.answers)
     predicted = model.predict(run.best, run.drawn, test.priors.moments[0])
     return model, reliability(predicted, pick(shown.correct, run.chosen))
 

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from data.candidates import Candidates
 from data.errors import ConfigError
 from predictor.decision import Array, IntArray, Reason, State
-from predictor.policies import PolicyBase, Proposal
+from predictor.policy_base import PolicyBase, Proposal
 from predictor.replay import Outcome, make_outcome
 
 _COST = np.geomspace(1e-5, 2, 64)  # prices in predictive scales, the index among them

@@ -1,5 +1,6 @@
 """Decisions: sample m more, accept, or give up, with the reason."""
 
+from collections.abc import Sequence
 from enum import IntEnum
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple, Protocol
@@ -12,6 +13,8 @@ from data.errors import ConfigError, ScoreError
 from data.record import Record
 from predictor.families import get_family
 from predictor.prior import Prior, PriorBatch
+from predictor.selection import Selection
+from predictor.votes import Votes
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -40,6 +43,8 @@ class Reason(IntEnum):
     HOPELESS = 7, "a score at the target is too unlikely within the cap"
     WORTH_MORE = 8, "what more samples are expected to gain exceeds their price"
     NOT_WORTH_MORE = 9, "what more samples are expected to gain is below their price"
+    VOTES_OPEN = 10, "the answers do not settle it yet"
+    VOTES_SETTLED = 11, "more answers are not worth their price"
 
 
 class Plan(NamedTuple):
@@ -67,6 +72,7 @@ class State:
     tokens : (questions, n) completion tokens of the candidates; None where they are not known.
     cache : chances of no hit that were asked for before, of the same scores, priors and ``rows``.
     rows : (questions,) the questions' rows in the cache.
+    answers : (questions, n) equal numbers for equal answers of a question, -1 for none; None: not known.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class State:
         tokens: Array | None = None,
         cache: "NoHitCache | None" = None,
         rows: IntArray | None = None,
+        answers: IntArray | None = None,
     ) -> None:
         self.drawn = drawn
         self.seen = np.arange(scores.shape[1]) < drawn[:, None]
@@ -86,6 +93,7 @@ class State:
         self.tokens = tokens
         self.cache = cache
         self.rows = rows
+        self.answers = answers
 
     def __len__(self) -> int:
         return len(self.drawn)
@@ -93,11 +101,31 @@ class State:
     def at(self, drawn: IntArray) -> "State":
         """The questions as they were after their first ``drawn`` candidates."""
         earlier = np.minimum(self.drawn, drawn)
-        return State(self.scores, earlier, self.priors, self.tokens, self.cache, self.rows)
+        return State(self.scores, earlier, self.priors, self.tokens, self.cache, self.rows, self.answers)
+
+    def select(self, rows: IntArray) -> "State":
+        """Some of the questions."""
+        priors = None if self.priors is None else self.priors[rows]
+        tokens = None if self.tokens is None else self.tokens[rows]
+        asked = None if self.rows is None else self.rows[rows]
+        answers = None if self.answers is None else self.answers[rows]
+        return State(self.scores[rows], self.drawn[rows], priors, tokens, self.cache, asked, answers)
 
     def hit(self, target: float) -> BoolArray:
         """(questions,) whether a score has reached the target."""
         return (self.best >= target) & (self.drawn > 0)
+
+    def count(self, selection: Selection) -> tuple[IntArray, Votes]:
+        """The answers, and the vote after each candidate; columns beyond ``drawn`` say nothing.
+
+        Raises
+        ------
+        ConfigError
+            If no answers were given.
+        """
+        if self.answers is None:
+            raise ConfigError("this policy goes by the candidates' answers, and none were given")
+        return self.answers, selection.count(self.answers, self.scores)
 
     def require_priors(self) -> PriorBatch:
         """The priors.
@@ -190,6 +218,9 @@ class Policy(Protocol):
     @property
     def cap(self) -> int: ...
 
+    @property
+    def selection(self) -> Selection: ...
+
     def plan(self, state: State) -> Plan:
         """Plan the next round of each question."""
 
@@ -208,24 +239,29 @@ class Decision(Record):
     drawn: int
     best: float | None
     """Best score so far."""
+    selected: int | None = None
+    """Place of the candidate that is the answer, were it to stop now; None where nothing is drawn."""
 
 
 def decide(
     policy: Policy,
-    scores: ArrayLike,
+    scores: ArrayLike = (),
     prior: Prior | None = None,
     failed: int = 0,
     tokens: ArrayLike | None = None,
+    answers: Sequence[str | None] | None = None,
 ) -> Decision:
     """Decide for one question.
 
     Parameters
     ----------
-    scores : scores so far, in the order drawn, each in [0, 1].
+    scores : scores so far, in the order drawn, each in [0, 1]; none where there is no verifier.
     failed : candidates drawn that have no score (cut, failed, over-length); they count as misses, drawn
         after all that have one. A policy that plans from its first candidates sees the same ones in every
         call only if a 0 stands in a failed one's place among the scores instead, as in a replay.
     tokens : completion tokens of the scored candidates, for a policy that weighs them.
+    answers : keys of the candidates' answers (`data.answers.answer_key`), equal for equal answers and None
+        for none, one a score; without scores, of all candidates that have one.
 
     Raises
     ------
@@ -238,14 +274,26 @@ def decide(
     >>> decide(Schedule(target=0.9, cap=8), scores=[0.4, 0.7]).more
     1
     """
-    row, spent = _require_candidates(policy.cap, scores, failed, tokens)
+    given: ArrayLike = scores
+    if unscored := answers is not None and not np.size(scores):
+        given = np.zeros(len(answers or ()))
+    row, spent = _require_candidates(policy.cap, given, failed, tokens)
+    row = np.full(row.shape, np.nan) if unscored else row
     drawn, scored = row.shape[1], row[0, : row.shape[1] - failed]
     priors = None if prior is None else PriorBatch.of([prior])
-    plan = policy.plan(State(row, np.array([drawn]), priors, spent))
+    keys = None if answers is None else _number(answers, scored.size, failed)
+    state = State(row, np.array([drawn]), priors, spent, answers=keys)
+    plan = policy.plan(state)
     more, reason, feasible = int(plan.more[0]), list(Reason)[int(plan.reason[0])], bool(plan.feasible[0])
-    best = float(scored.max()) if scored.size else None
+    best = float(scored.max()) if scored.size and not unscored else None
     missed = best is None or best < policy.target
-    hopeless = best is None or (missed and (reason == Reason.HOPELESS or not feasible))
+    nothing = best is None if policy.selection.reads_scores else keys is None or bool((keys < 0).all())
+    hopeless = nothing or (missed and (reason == Reason.HOPELESS or not feasible))
+    selected = None
+    if scored.size:
+        selected = (
+            int(state.count(policy.selection)[1].chosen[0, -1]) if keys is not None else int(scored.argmax())
+        )
     return Decision(
         action="sample" if more else "give up" if hopeless else "accept",
         more=more,
@@ -254,7 +302,17 @@ def decide(
         feasible=feasible,
         drawn=drawn,
         best=best,
+        selected=selected,
     )
+
+
+def _number(answers: Sequence[str | None], scored: int, failed: int) -> IntArray:
+    """(1, n) answers as numbers, failed candidates without one."""
+    if len(answers) != scored:
+        raise ScoreError(f"{len(answers)} answers for {scored} scores; give one a score, null for none")
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(a for a in answers if a is not None))}
+    found = [-1 if key is None else numbers[key] for key in answers]
+    return np.array([[*found, *[-1] * failed]], dtype=np.int64)
 
 
 def _require_candidates(

@@ -190,7 +190,7 @@ def _spend(
     policy: Policy, priors: PriorBatch, candidates: Candidates, prompt_tokens: Array
 ) -> dict[str, Array]:
     """Each quantity of the policy's course (questions,)."""
-    course = replay(policy, candidates.scores, priors, candidates.tokens)
+    course = replay(policy, candidates.scores, priors, candidates.tokens, answers=candidates.answers)
     return {
         "candidates": course.drawn.astype(float),
         "rounds": course.rounds.astype(float),

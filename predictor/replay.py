@@ -10,6 +10,7 @@ from data.candidates import Candidates
 from data.errors import ConfigError
 from predictor.decision import CHUNK, Array, BoolArray, IntArray, NoHitCache, Policy, State
 from predictor.prior import PriorBatch
+from predictor.selection import Selection
 
 Name = TypeVar("Name", bound=Hashable)
 _AT_ONCE = 1_000_000  # questions drawn again at once, over all resamples
@@ -25,7 +26,7 @@ class Replay(NamedTuple):
     best: Array
     """Best score among them."""
     chosen: IntArray
-    """Column of the best candidate (the first of equals)."""
+    """Column of the candidate that is the answer."""
     hit: BoolArray
     """Whether the best score reached the target."""
     required: IntArray
@@ -42,10 +43,12 @@ def replay(
     priors: PriorBatch | None = None,
     tokens: Array | None = None,
     cache: NoHitCache | None = None,
+    answers: IntArray | None = None,
 ) -> Replay:
     """Run ``policy`` over scores (questions, n), drawn from left to right.
 
-    ``cache`` is shared by policies that are replayed over the same scores and priors.
+    ``cache`` is shared by policies that are replayed over the same scores and priors. ``answers`` (equal
+    numbers for equal ones, -1 for none) are for policies and selections that go by them.
 
     Raises
     ------
@@ -64,9 +67,10 @@ def replay(
             "question; lower the cap or collect more candidates"
         )
     scores = scores[:, : policy.cap]
+    answers = None if answers is None else answers[:, : policy.cap]
     cache = cache or NoHitCache()  # a policy that plans once asks the same in each round
     chunks = [np.arange(len(scores))[rows] for rows in _chunks(len(scores))]
-    parts = [_replay(policy, scores, priors, tokens, cache, rows) for rows in chunks]
+    parts = [_replay(policy, scores, priors, tokens, cache, answers, rows) for rows in chunks]
     return Replay(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
 
@@ -98,6 +102,7 @@ def _replay(
     priors: PriorBatch | None,
     tokens: Array | None,
     cache: NoHitCache,
+    answers: IntArray | None,
     rows: IntArray,
 ) -> Replay:
     """The replay of some rows of the scores."""
@@ -109,7 +114,8 @@ def _replay(
         asked = rows[active]
         prior = None if priors is None else priors[asked]
         lengths = None if tokens is None else tokens[asked, : policy.cap]
-        plan = policy.plan(State(scores[asked], drawn[active], prior, lengths, cache, asked))
+        given = None if answers is None else answers[asked]
+        plan = policy.plan(State(scores[asked], drawn[active], prior, lengths, cache, asked, given))
         required[active], feasible[active] = plan.required, plan.feasible
         after = np.minimum(drawn[active] + plan.more, policy.cap)
         if lengths is not None:
@@ -120,6 +126,8 @@ def _replay(
         rounds[active] += going
         active = active[going]
     best, column = best_of(np.where(columns < drawn[:, None], scores[rows], np.nan))
+    if policy.selection.kind != "best_score":
+        column = select(policy.selection, scores[rows], None if answers is None else answers[rows], drawn)
     return Replay(drawn, rounds, best, column, best >= policy.target, required, feasible, waited)
 
 
@@ -184,9 +192,12 @@ def outcome(
 
     ``target`` is the score that counts as a hit, the policy's own unless it aims higher.
     """
-    run = replay(policy, candidates.scores, priors, candidates.tokens, cache)
+    run = replay(policy, candidates.scores, priors, candidates.tokens, cache, candidates.answers)
     goal = policy.target if target is None else target
-    return make_outcome(candidates, goal, run.drawn, run.rounds, run.waited, run.chosen, run.feasible)
+    full = best_of(candidates.scores)[1]
+    if policy.selection.kind != "best_score":
+        full = select(policy.selection, candidates.scores, candidates.answers)
+    return make_outcome(candidates, goal, run.drawn, run.rounds, run.waited, run.chosen, run.feasible, full)
 
 
 def make_outcome(
@@ -197,14 +208,18 @@ def make_outcome(
     waited: Array,
     chosen: IntArray,
     promised: BoolArray,
+    full: IntArray | None = None,
 ) -> Outcome:
-    """Outcome of drawing the first ``drawn`` candidates and answering with column ``chosen`` (-1: none)."""
+    """Outcome of drawing the first ``drawn`` candidates and answering with column ``chosen`` (-1: none).
+
+    ``full`` is the column that all of them answer with, the best-scored if None.
+    """
     scores, correct = candidates.scores, candidates.correct
     reached = scores >= target
     hit = (reached & (np.arange(scores.shape[1]) < drawn[:, None])).any(axis=1)
     known = ~np.isnan(correct).all(axis=1)
     right = pick(correct, chosen)
-    full_right = pick(correct, best_of(scores)[1]) == 1
+    full_right = pick(correct, best_of(scores)[1] if full is None else full) == 1
     return Outcome(
         draws=drawn.astype(float),
         rounds=rounds.astype(float),
@@ -257,6 +272,19 @@ def bootstrap(
         ).bootstrap_distribution
     low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])  # NaN: a resample without weight
     return Interval(mean, float(low), float(high))
+
+
+def select(
+    selection: Selection, scores: Array, answers: IntArray | None, drawn: IntArray | None = None
+) -> IntArray:
+    """(questions,) column of the answer among the first ``drawn`` candidates, all if None; -1 for none."""
+    if answers is None:
+        raise ConfigError(
+            f"a selection by {selection.kind} needs the candidates' answers, and none were given"
+        )
+    chosen = selection.count(answers, scores).chosen
+    last = np.full(len(chosen), chosen.shape[1]) if drawn is None else drawn
+    return np.where(last > 0, chosen[np.arange(len(chosen)), np.maximum(last - 1, 0)], -1)
 
 
 def best_of(scores: Array) -> tuple[Array, IntArray]:

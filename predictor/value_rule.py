@@ -14,10 +14,11 @@ from data.candidates import Array, Candidates, IntArray
 from data.record import Record
 from predictor.selection import Selection
 from predictor.stopping import StoppingRule, totals
-from predictor.votes import Votes, agreement, vote_features
+from predictor.votes import FEATURES, Votes, agreement, vote_features
 
 ORDERS = 12
 RIDGE = 0.03  # of the rows' number, on standardised features
+GAIN = len(FEATURES)  # the column of what another rule expects
 PRICES = (0.005, 0.015, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3)
 
 
@@ -27,7 +28,7 @@ class Shown:
 
     votes: Votes
     features: Array
-    """(questions, n, features) what rules read."""
+    """(questions, totals, features) what rules read; see `features_at`."""
     gain: Array
     """What a rule learned on other pools expects of going on to the cap; 0 but at `totals`."""
     right: Array
@@ -74,35 +75,46 @@ def show(candidates: Candidates, selection: Selection, rule: StoppingRule) -> Sh
     """What a selection makes of candidates after each of them."""
     cap = candidates.answers.shape[1]
     votes = selection.count(candidates.answers, candidates.scores)
-    features = vote_features(votes, cap)
-    at = totals(cap) - 1  # rules are asked nowhere else
+    at = np.broadcast_to(totals(cap) - 1, (len(votes.chosen), len(totals(cap))))
+    features = features_at(candidates.answers, candidates.scores, votes, selection, rule, cap, at)
     gain = np.zeros(votes.first.shape)
-    gain[:, at] = rule.gain(features[:, at])
-    columns = [features, gain[..., None]]
-    if not np.isnan(candidates.scores).all():
-        columns.append(_score_features(np.nan_to_num(candidates.scores), votes.chosen))
-        if selection.kind == "weighted_vote":
-            columns.append(
-                vote_features(Selection(kind="majority").count(candidates.answers, None), cap)[..., 1:6]
-            )
-    return Shown(
-        votes,
-        np.concatenate(columns, axis=-1),
-        gain,
-        np.take_along_axis(candidates.correct, votes.chosen, axis=1),
-        candidates.tokens.cumsum(axis=1),
-        candidates.scores,
-        candidates.answers,
-    )
+    np.put_along_axis(gain, at, features[..., GAIN], axis=1)
+    right = np.take_along_axis(candidates.correct, votes.chosen, axis=1)
+    spent = candidates.tokens.cumsum(axis=1)
+    return Shown(votes, features, gain, right, spent, candidates.scores, candidates.answers)
 
 
-def _score_features(scores: Array, chosen: IntArray) -> Array:
-    """(questions, n, 4) mean, best and spread of the scores so far, and the delivered candidate's."""
-    drawn = np.arange(1, scores.shape[1] + 1)
-    mean = scores.cumsum(axis=1) / drawn
-    spread = np.sqrt(np.maximum((scores**2).cumsum(axis=1) / drawn - mean**2, 0))
-    best = np.maximum.accumulate(scores, axis=1)
-    return np.stack([mean, best, spread, np.take_along_axis(scores, chosen, axis=1)], axis=-1)
+def features_at(
+    answers: IntArray,
+    scores: Array,
+    votes: Votes,
+    selection: Selection,
+    rule: StoppingRule,
+    cap: int,
+    at: IntArray,
+) -> Array:
+    """(questions, k, features) of the states after the candidates in columns ``at`` (questions, k).
+
+    The shares of the vote and what another rule expects; with a selection by scores also the mean, best and
+    spread of those so far, the delivered candidate's, and the shares of the plain vote.
+    """
+    drawn = at + 1
+    shares = vote_features(votes.at(at), cap, drawn)
+    columns = [shares, rule.gain(shares)[..., None]]
+    if selection.reads_scores:
+        scores, so_far = np.nan_to_num(scores), np.arange(1, scores.shape[1] + 1)
+        mean = scores.cumsum(axis=1) / so_far
+        spread = np.sqrt(np.maximum((scores**2).cumsum(axis=1) / so_far - mean**2, 0))
+        best, delivered = (
+            np.maximum.accumulate(scores, axis=1),
+            np.take_along_axis(scores, votes.chosen, axis=1),
+        )
+        columns.append(
+            np.stack([np.take_along_axis(v, at, axis=1) for v in (mean, best, spread, delivered)], axis=-1)
+        )
+        plain = Selection(kind="majority").count(answers, None).at(at)
+        columns.append(vote_features(plain, cap, drawn)[..., 1:6])
+    return np.concatenate(columns, axis=-1)
 
 
 class ValueRule(Record):
@@ -124,7 +136,7 @@ class ValueRule(Record):
 
     def stop(self, shown: Shown) -> tuple[IntArray, IntArray]:
         """(questions,) candidates drawn, and rounds."""
-        stops = [self.worth(shown.features[:, n - 1], k) <= 0 for k, n in enumerate(self.totals[:-1])]
+        stops = [self.worth(shown.features[:, k], k) <= 0 for k in range(len(self.totals) - 1)]
         return first_stop(np.stack([*stops, np.ones(len(shown.right), bool)], axis=1), np.array(self.totals))
 
 
@@ -158,7 +170,7 @@ def fit_value_rules(
     known = rows[~np.isnan(orders.candidates.correct[rows]).any(axis=1)]
     shown = [orders.show(selection, order, known) for order in range(ORDERS)]
     at = totals(shown[0].cap) - 1
-    features = np.concatenate([s.features[:, at] for s in shown])
+    features = np.concatenate([s.features for s in shown])
     right = np.concatenate([s.right[:, at] for s in shown])
     cost = np.concatenate([s.spent[:, at] for s in shown]).mean(axis=0)
     centre, scale = features.mean(axis=0), features.std(axis=0) + 1e-9

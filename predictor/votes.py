@@ -33,6 +33,12 @@ class Votes(NamedTuple):
     since: IntArray
     """Candidates drawn since the leader last changed."""
 
+    def at(self, columns: IntArray) -> "Votes":
+        """Those in some columns of each question, (questions, k)."""
+        return self._replace(
+            **{name: np.take_along_axis(v, columns, axis=1) for name, v in self._asdict().items()}
+        )
+
 
 def count_votes(answers: IntArray, weights: Array | None = None, scores: Array | None = None) -> Votes:
     """Count after each candidate.
@@ -127,9 +133,12 @@ def agreement(votes: Votes) -> Array:
     return found
 
 
-def vote_features(votes: Votes, cap: int) -> Array:
-    """(questions, n, `FEATURES`): shares only, so that a rule learned at one cap can be asked at another."""
-    drawn = np.arange(1, votes.chosen.shape[1] + 1)
+def vote_features(votes: Votes, cap: int, drawn: IntArray | None = None) -> Array:
+    """(questions, n, `FEATURES`): shares only, so that a rule learned at one cap can be asked at another.
+
+    ``drawn``: candidates drawn at each column of the votes, 1, 2, … if None.
+    """
+    drawn = np.arange(1, votes.chosen.shape[1] + 1) if drawn is None else drawn
     left = np.maximum(cap - drawn, 0)
     lead = votes.first - votes.second
     columns = (

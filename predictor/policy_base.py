@@ -1,0 +1,84 @@
+"""What every policy has around its rule: a first look, a stop on the first hit, giving up, a round's size."""
+
+from typing import ClassVar, NamedTuple, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from data.record import Record
+from predictor.decision import BoolArray, IntArray, Plan, Reason, State
+from predictor.selection import Selection
+
+
+class Proposal(NamedTuple):
+    """The plan of a rule alone; every field (questions,)."""
+
+    total: IntArray
+    """Candidates to have after the next rounds; the number drawn, or less, where it would stop."""
+    required: IntArray
+    feasible: BoolArray
+
+
+class PolicyBase(Record):
+    """The parts that every policy has around its rule."""
+
+    target: float = Field(0.95, gt=0, le=1)
+    """Target score s; a score of at least s is a hit."""
+    cap: int = Field(64, ge=1, le=100_000)
+    """N_max, samples at most."""
+    floor: int = Field(0, ge=0)
+    """Candidates drawn before the rule is asked, in one round."""
+    batch: int | None = Field(None, ge=1)
+    """Samples a round at most; null asks for all that the rule wants at once."""
+    stop_on_hit: bool = True
+    """Stop at the first round with a score of at least the target."""
+    give_up: float = Field(0.0, ge=0, lt=1)
+    """Stop where the chance of a hit within the cap is at most this; 0 leaves giving up to the rule."""
+    selection: Selection = Selection()
+    """Which of the candidates drawn is the answer."""
+
+    @model_validator(mode="after")
+    def _floor_within_cap(self) -> Self:
+        if self.floor > self.cap:
+            raise ValueError(f"the floor of {self.floor} samples is above the cap of {self.cap}")
+        return self
+
+    reasons: ClassVar[tuple[Reason, Reason]] = (Reason.PLAN_NOT_DONE, Reason.PLAN_DONE)
+    """Why the rule goes on, and why it stops."""
+    has_confidence: ClassVar[bool] = False
+    """Whether it plans for a hit with a stated chance, its confidence."""
+    rule_reads_prior: ClassVar[bool] = True
+
+    @property
+    def reads_prior(self) -> bool:
+        """Whether it decides by the question's prior, which someone had to pay for."""
+        return self.rule_reads_prior
+
+    def propose(self, state: State) -> Proposal:
+        """Ask the rule alone."""
+        raise NotImplementedError
+
+    def round_size(self) -> int | None:
+        """Samples a round at most."""
+        return self.batch
+
+    def plan(self, state: State) -> Plan:
+        """See `Policy`."""
+        drawn, proposal = state.drawn, self.propose(state)
+        first, hit, full = drawn < self.floor, state.hit(self.target), drawn >= self.cap
+        more = np.clip(np.where(first, self.floor, np.minimum(proposal.total, self.cap)) - drawn, 0, None)
+        if (size := self.round_size()) is not None:
+            more = np.where(first, more, np.minimum(more, size))
+        stopped, hopeless = hit & self.stop_on_hit, np.zeros(len(state), bool)
+        if self.give_up:
+            rest, curve = np.maximum(self.cap - drawn, 0), state.no_hit(self.target, self.cap)
+            hopeless = ~hit & ~full & (1 - curve[np.arange(len(rest)), rest] <= self.give_up)
+        more = np.where(stopped | hopeless, 0, more)
+        start = (drawn == 0) & (more == 0)  # at least one candidate is drawn, however little it promises
+        more = np.where(start, 1, more)
+        reason = np.select(
+            [stopped, full, hopeless & ~start, first | start, more > 0],
+            [Reason.HIT, Reason.CAP_REACHED, Reason.HOPELESS, Reason.FIRST_LOOK, self.reasons[0]],
+            self.reasons[1],
+        )
+        return Plan(more, reason, proposal.required, proposal.feasible)

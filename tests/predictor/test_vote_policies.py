@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from data.errors import ConfigError, ScoreError
+from predictor.compared_policies import entries
+from predictor.decision import decide
+from predictor.policies import load_policy
+from predictor.replay import outcome, replay
+from predictor.selection import Selection
+from predictor.stopping import load_rule
+from predictor.value_rule import Orders, fit_value_rules, show
+from predictor.vote_policies import Agreement, Lead, Learned, OwnRule
+from tests.predictor.test_comparison import pool
+
+MAJORITY = Selection(kind="majority")
+WEIGHTED = Selection(kind="weighted_vote", power=3)
+RULE = load_rule("public-1")
+
+
+def drawn_by(policy, candidates):
+    return replay(policy, candidates.scores, tokens=candidates.tokens, answers=candidates.answers)
+
+
+@pytest.mark.parametrize("selection", [MAJORITY, WEIGHTED])
+def test_a_policy_stops_where_the_comparison_says_it_does(selection):
+    candidates = pool(150, 16)
+    shown = show(candidates, selection, RULE)
+    compared = {
+        (entry.policy, entry.setting): entry.stop for entry in entries(16, selection, candidates.scores)
+    }
+    common = {"cap": 16, "selection": selection}
+    for policy, key in (
+        (Agreement(confidence=0.9, **common), ("adaptive consistency in rounds", "0.9")),
+        (Lead(share=0.35, **common), ("lead", "0.35")),
+        (Learned(price=0.03, **common), ("learned on public pools", "0.03")),
+    ):
+        run, (drawn, rounds) = drawn_by(policy, candidates), compared[key](shown)
+        np.testing.assert_array_equal(run.drawn, drawn)
+        np.testing.assert_array_equal(run.rounds, rounds)
+        np.testing.assert_array_equal(run.chosen, shown.votes.chosen[np.arange(150), drawn - 1])
+        assert 1 < run.drawn.mean() < 16
+
+
+def test_an_own_rule_is_the_same_as_a_policy():
+    candidates = pool(150, 16)
+    for selection in (MAJORITY, WEIGHTED, Selection()):
+        (value,) = fit_value_rules(Orders(candidates, RULE), np.arange(100), selection, (0.1,))
+        policy = OwnRule(cap=16, selection=selection, value=value)
+        drawn, _ = value.stop(show(candidates, selection, RULE))
+        np.testing.assert_array_equal(drawn_by(policy, candidates).drawn, drawn)
+        assert load_policy(policy.model_dump_json()) == policy
+
+
+def test_without_a_verifier_the_vote_decides():
+    policy = Learned(cap=16, price=0.02)
+    first = decide(policy, answers=[])
+    assert (first.action, first.more, first.selected) == ("sample", 1, None)
+    scattered, agreed = (
+        decide(policy, answers=["3", "4", None, "5"]),
+        decide(policy, answers=["3", None, "3", "3"]),
+    )
+    assert scattered.action == "sample" or scattered.reason == "more answers are not worth their price"
+    assert (agreed.action, agreed.best, agreed.selected) == ("accept", None, 0)
+    assert agreed.reason == "more answers are not worth their price"
+
+
+def test_candidates_without_any_answer_are_given_up_at_the_cap():
+    found = decide(Agreement(cap=4), answers=[None] * 4)
+    assert (found.action, found.reason) == ("give up", "the cap is reached")
+
+
+def test_the_delivered_candidate_is_the_best_scored_of_the_leading_answer():
+    found = decide(
+        Lead(cap=4, selection=WEIGHTED), scores=[0.9, 0.8, 0.85, 0.1], answers=["a", "b", "b", "c"]
+    )
+    assert found.selected == 2
+
+
+def test_answers_that_do_not_fit_the_scores_are_refused():
+    with pytest.raises(ScoreError, match="2 answers for 3 scores"):
+        decide(Lead(cap=8), scores=[0.1, 0.2, 0.3], answers=["a", "b"])
+    with pytest.raises(ConfigError, match="none were given"):
+        decide(Lead(cap=8), scores=[0.1, 0.2, 0.3])
+
+
+def test_a_rule_learned_for_another_cap_is_refused():
+    (value,) = fit_value_rules(Orders(pool(60, 8), RULE), np.arange(60), MAJORITY, (0.1,))
+    with pytest.raises(ValidationError, match="learned up to 8 candidates, not 16"):
+        OwnRule(cap=16, value=value)
+
+
+def test_what_is_lost_is_measured_against_the_same_selection_at_the_cap():
+    candidates = pool(200, 12, scored=False)
+    full = outcome(Lead(cap=12, share=1), candidates)
+    early = outcome(Agreement(cap=12, confidence=0.7), candidates)
+    assert full.lost_answer.mean() == 0
+    assert early.draws.mean() < full.draws.mean()
+    assert early.lost_accuracy.mean() == pytest.approx(full.correct.mean() - early.correct.mean())
