@@ -26,7 +26,7 @@ class VotePolicy(PolicyBase):
     rule_reads_prior: ClassVar[bool] = False
 
     def stops(self, state: State, votes: Votes) -> BoolArray:
-        """(questions,) whether the rule stops; each has a candidate, votes (questions, 1) are of those drawn."""
+        """(questions,) whether the rule stops; votes (questions, 1) are of those drawn, at least one each."""
         raise NotImplementedError
 
     def propose(self, state: State) -> Proposal:
