@@ -12,8 +12,8 @@ import httpx
 from data.errors import BundleError, ConfigError
 from flows.config import Config
 from flows.tracking import BUNDLE, CHAMPION, Tracking
+from serving.auth import read_keys
 from serving.bundle import free_port
-from serving.door import read_keys
 from serving.settings import KEYS, KEYS_FILE, OVERRIDES
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

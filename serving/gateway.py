@@ -29,18 +29,10 @@ from serving.best_of_n import SEEDS, BestOfN, PriorSource
 from serving.bundle import BundleCard
 from serving.chat import ChatRequest, ChatResponse, Explanation, Tokens, Usage, make_response
 from serving.draws import Answer, Ask, log_row
+from serving.errors import RequestError
 from serving.settings import GatewaySettings
 
 _POLICY: TypeAdapter[AnyPolicy] = TypeAdapter(AnyPolicy)
-
-
-class Refused(Exception):  # noqa: N818
-    """A request that is not answered: an HTTP status, and why."""
-
-    def __init__(self, status: int, message: str, kind: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.kind, self.param = status, kind, param
-        self.retry_after: int | None = None
 
 
 class Outcome(NamedTuple):
@@ -133,14 +125,13 @@ class Gateway:
 
         Raises
         ------
-        Refused
+        RequestError
             If it cannot be answered: as it is, now, or at all.
         """
         if self.in_flight >= self.settings.requests:
             metrics.REFUSED.labels("overload").inc()
-            refusal = Refused(429, f"{self.in_flight} requests are under way; try later", "overloaded_error")
-            refusal.retry_after = self._retry_after()
-            raise refusal
+            busy = f"{self.in_flight} requests are under way; try later"
+            raise RequestError(429, busy, "overloaded_error", headers={"retry-after": self._retry_after()})
         self.in_flight += 1
         metrics.IN_FLIGHT.inc()
         started = time.monotonic()
@@ -170,7 +161,7 @@ class Gateway:
         self.latest = [*self.latest[-49:], seconds]
         if answer.chosen is None or answer.chosen.candidate is None:
             refusal = _no_answer(answer)
-            metrics.REQUESTS.labels(answer.ended, refusal.status).inc()
+            metrics.REQUESTS.labels(answer.ended, refusal.status_code).inc()
             raise refusal
         metrics.REQUESTS.labels(answer.ended, 200).inc()
         candidate = answer.chosen.candidate
@@ -186,7 +177,7 @@ class Gateway:
         """What a request asks of Best-of-N."""
         if request.model != self.settings.generator.model:
             message = f"there is no model {request.model!r} here; GET /v1/models lists what there is"
-            raise Refused(404, message, "invalid_request_error", "model")
+            raise RequestError(404, message, param="model")
         wishes, settings = request.optscale, self.settings
         sampling = request.sampling(settings.generator.sampling)
         if request.seed is not None and not settings.generator.seeds:
@@ -283,26 +274,26 @@ class Gateway:
             seconds=seconds,
         )
 
-    def _retry_after(self) -> int:
+    def _retry_after(self) -> str:
         """Seconds in which a request under way has probably ended."""
-        return max(1, math.ceil(median(self.latest))) if self.latest else 1
+        return str(max(1, math.ceil(median(self.latest))) if self.latest else 1)
 
 
-def _no_answer(answer: Answer) -> Refused:
+def _no_answer(answer: Answer) -> RequestError:
     """Why there is nothing to answer with."""
     reason = f": {_first_line(answer.error)}" if answer.error else ""
     match answer.ended:
         case "deadline":
-            return Refused(504, f"no candidate was ready by the deadline{reason}", "timeout_error")
+            return RequestError(504, f"no candidate was ready by the deadline{reason}", "timeout_error")
         case "reward model":
-            return Refused(503, f"the reward model gave no score{reason}", "upstream_error")
+            return RequestError(503, f"the reward model gave no score{reason}", "upstream_error")
     if getattr(answer.error, "status_code", None) in {400, 413, 422}:
-        return Refused(400, f"the generator refused the request{reason}", "invalid_request_error")
-    return Refused(502, f"the generator gave no candidate{reason}", "upstream_error")
+        return RequestError(400, f"the generator refused the request{reason}")
+    return RequestError(502, f"the generator gave no candidate{reason}", "upstream_error")
 
 
-def _bad(message: str, param: str) -> Refused:
-    return Refused(400, message, "invalid_request_error", param)
+def _bad(message: str, param: str) -> RequestError:
+    return RequestError(400, message, param=param)
 
 
 def _first_line(error: BaseException) -> str:

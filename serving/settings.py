@@ -13,7 +13,7 @@ from data.validation import explain
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
 
 KEYS, KEYS_FILE = "OPTSCALE_API_KEYS", "OPTSCALE_API_KEYS_FILE"
-"""Environment variables with the door's API keys, commas between, and with the name of a file of them."""
+"""Environment variables with API keys, commas between, and with the name of a file of them."""
 OVERRIDES = "OPTSCALE_GATEWAY"
 """Environment variable that names a YAML file with settings that differ where the bundle runs."""
 

@@ -197,14 +197,21 @@ print(decide(Value(target=0.9, cap=8), [0.5], bundle.population()).action, "torc
     assert told[-1] == "False"
 
 
-def test_a_bentoml_without_what_is_replaced_is_named():
-    code = (
-        "from bentoml._internal.server.http import traffic; del traffic.TimeoutMiddleware\n"
-        "import serving.service"
-    )
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            "from bentoml._internal.server.http import traffic; del traffic.TimeoutMiddleware",
+            "TimeoutMiddleware",
+        ),
+        ("import bentoml; bentoml.__version__ = '1.5.0'", "newer"),
+    ],
+)
+def test_a_bentoml_that_cannot_be_patched_is_named(change, named):
+    code = f"{change}\nimport serving.bentoml_patches"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("data.errors.BundleError: bentoml ")
-    assert "TimeoutMiddleware" in last
+    assert named in last
     assert last.endswith("install bentoml>=1.4.20,<1.5")

@@ -19,14 +19,13 @@ from models.load import load_generator, load_reward_model
 from models.reward.local import LocalRewardModel
 from models.settings import LocalRewardSettings
 from predictor.policies import Schedule
-from serving.app import app
+from serving.backend import Backend
 from serving.bundle import Bundle
-from serving.desk import Desk
-from serving.door import Door
+from serving.routes import app
 from serving.settings import GatewaySettings, LogSettings
 from tests.servers import free_port, running
-from tests.serving.conftest import make_card
-from tests.serving.test_door import Population
+from tests.serving.conftest import make_card, with_middlewares
+from tests.serving.test_routes import Population
 
 pytestmark = [pytest.mark.slow, pytest.mark.suite]
 SUMS = [Question.ask(f"Compute {n} + 2.", answer=str(n + 2)) for n in range(3, 9)]
@@ -105,9 +104,9 @@ def test_the_gateway_answers_with_the_best_of_them(settings, bundle):
     policy = Schedule(target=0.9, cap=8, start=2)
     card = make_card(policy=policy).model_copy(update={"contract": contract})
     quiet = settings.model_copy(update={"log": LogSettings(explore=0)})
-    app.state.desk = Desk(Bundle(path=bundle, card=card), quiet, Population())
+    app.state.backend = Backend(Bundle(path=bundle, card=card), quiet, Population())
     with (
-        TestClient(Door(app, (), 100_000)) as http,
+        TestClient(with_middlewares(app)) as http,
         openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=http) as client,
     ):
         for question in SUMS[:3]:

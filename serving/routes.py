@@ -4,18 +4,20 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from data.errors import ContractError, OptScaleError
 from data.validation import explain, place_of
+from serving.backend import Backend
 from serving.chat import ChatRequest, ChatResponse, ErrorResponse, ModelCard, ModelList, stream
-from serving.gateway import Gateway, Outcome, Refused
+from serving.errors import RequestError, error_response, fault
+from serving.gateway import Gateway, Outcome
 from serving.schemas import (
     EXAMPLE,
     MAX_QUESTIONS,
@@ -44,25 +46,10 @@ _BODY = ChatRequest | DecideRequest | _Predict
 """What a request's errors are about."""
 
 
-class Desk(Protocol):
-    """What stands behind the routes."""
-
-    gateway: Gateway | None
-    tracer_provider: Any
-
-    async def predict(self, questions: list[Asked]) -> list[Prediction]: ...
-
-    async def decide(self, request: DecideRequest) -> DecideResponse: ...
-
-    def describe(self) -> Description: ...
-
-    async def health(self) -> Health: ...
-
-
 @asynccontextmanager
 async def _running(app: FastAPI) -> AsyncIterator[None]:
-    gateway = app.state.desk.gateway
-    async with gateway.running(app.state.desk.tracer_provider) if gateway else nullcontext():
+    gateway = app.state.backend.gateway
+    async with gateway.running(app.state.backend.tracer_provider) if gateway else nullcontext():
         yield
 
 
@@ -116,7 +103,7 @@ async def models(request: Request) -> ModelList:
 @app.post("/predict", tags=["OptScale"])
 async def predict(request: Request, questions: _Questions) -> list[Prediction]:
     """Prior, required samples and expected tokens of each question."""
-    return await request.app.state.desk.predict(questions)
+    return await _backend(request).predict(questions)
 
 
 @app.post("/decide", response_model=DecideResponse, tags=["OptScale"])
@@ -124,67 +111,54 @@ async def decide(
     request: Request, body: Annotated[DecideRequest, Body(embed=True, alias="request")]
 ) -> Response:
     """Sample m more, accept, or give up, with the reason."""
-    found: DecideResponse = await request.app.state.desk.decide(body)
-    return Response(found.model_dump_json(), media_type="application/json")
+    decision = await _backend(request).decide(body)
+    return Response(decision.model_dump_json(), media_type="application/json")
 
 
 @app.post("/describe", tags=["OptScale"])
 async def describe(request: Request) -> Description:
     """Contract, policy, certificate and versions of the bundle."""
-    return request.app.state.desk.describe()
+    return _backend(request).describe()
 
 
 @app.get("/health", tags=["OptScale"])
 async def health(request: Request) -> Health:
     """What is there and what is away, part by part; ``/readyz`` says it in one status."""
-    return await request.app.state.desk.health()
-
-
-@app.exception_handler(Refused)
-async def _on_refused(request: Request, error: Refused) -> Response:
-    headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
-    return _problem(error.status, str(error), error.kind, error.param, headers)
-
-
-@app.exception_handler(RequestValidationError)
-async def _on_invalid(request: Request, error: RequestValidationError) -> Response:
-    found = [{**e, "loc": [p for p in e["loc"] if p not in {"body", "request"}]} for e in error.errors()[:5]]
-    place = place_of(found[0]["loc"], _BODY)
-    return _problem(400, explain(found, _BODY), "invalid_request_error", place or None)
-
-
-@app.exception_handler(OptScaleError)
-async def _on_ours(request: Request, error: OptScaleError) -> Response:
-    status = 409 if isinstance(error, ContractError) else 400
-    return _problem(status, str(error), "invalid_request_error")
-
-
-@app.exception_handler(Exception)
-async def _on_bug(request: Request, error: Exception) -> Response:
-    return _problem(500, "a fault of this server; its log says more", "server_error")
+    return await _backend(request).health()
 
 
 @app.exception_handler(HTTPException)
 async def _on_http(request: Request, error: HTTPException) -> Response:
-    headers = dict(error.headers or {})
-    return _problem(error.status_code, str(error.detail), "invalid_request_error", None, headers)
+    return error_response(error)
 
 
-def _problem(
-    status: int, message: str, kind: str, param: str | None = None, headers: dict[str, str] | None = None
-) -> Response:
-    error = {"message": message, "type": kind, "param": param, "code": None}
-    return JSONResponse({"error": error}, status, headers)
+@app.exception_handler(RequestValidationError)
+async def _on_invalid(request: Request, error: RequestValidationError) -> Response:
+    wrong = [{**e, "loc": [p for p in e["loc"] if p not in {"body", "request"}]} for e in error.errors()[:5]]
+    place = place_of(wrong[0]["loc"], _BODY)
+    return error_response(RequestError(400, explain(wrong, _BODY), param=place or None))
+
+
+@app.exception_handler(OptScaleError)
+async def _on_ours(request: Request, error: OptScaleError) -> Response:
+    return error_response(RequestError(409 if isinstance(error, ContractError) else 400, str(error)))
+
+
+@app.exception_handler(Exception)
+async def _on_bug(request: Request, error: Exception) -> Response:
+    return error_response(fault())
+
+
+def _backend(request: Request) -> Backend:
+    backend: Backend = request.app.state.backend
+    return backend
 
 
 def _gateway(request: Request) -> Gateway:
-    gateway: Gateway | None = request.app.state.desk.gateway
+    gateway = _backend(request).gateway
     if gateway is None:
-        raise Refused(
-            503,
-            "this bundle has no generator and reward model: ship it with gateway settings",
-            "not_configured",
-        )
+        missing = "this bundle has no generator and reward model: ship it with gateway settings"
+        raise RequestError(503, missing, "not_configured")
     return gateway
 
 

@@ -8,8 +8,8 @@ import pytest
 from predictor.certificate import Certificate
 from predictor.policies import FixedN, Value
 from predictor.prior import Prior
+from serving.backend import Backend
 from serving.bundle import Bundle
-from serving.desk import Desk
 from serving.schemas import DecideRequest
 from tests.serving.conftest import CONTRACT, make_card
 
@@ -50,8 +50,8 @@ def decide(tmp_path):
         (tmp_path / "predictor.json").write_text(json.dumps(document))
         changes = {"certificate": certificate, "tokens_per_candidate": tokens_per_candidate}
         card = make_card(policy=policy).model_copy(update=changes)
-        desk = Desk(Bundle(path=tmp_path, card=card), None, Foretells())
-        return asyncio.run(desk.decide(DecideRequest.model_validate(request)))
+        backend = Backend(Bundle(path=tmp_path, card=card), None, Foretells())
+        return asyncio.run(backend.decide(DecideRequest.model_validate(request)))
 
     return decide
 

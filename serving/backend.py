@@ -16,12 +16,13 @@ from predictor.prior import Prior, PriorBatch
 from predictor.replay import round_ends
 from serving import metrics
 from serving.bundle import Bundle
-from serving.gateway import Gateway, Refused
+from serving.errors import RequestError
+from serving.gateway import Gateway
 from serving.schemas import Asked, DecideRequest, DecideResponse, Description, Health, Prediction
 from serving.settings import GatewaySettings
 
-logger = logging.getLogger("optscale.desk")
-Told = TypeVar("Told")
+logger = logging.getLogger("optscale.backend")
+T = TypeVar("T")
 
 
 class PriorSource(Protocol):
@@ -34,8 +35,8 @@ class PriorSource(Protocol):
     async def ready(self) -> bool: ...
 
 
-class Desk:
-    """Answers the routes of `serving.app`."""
+class Backend:
+    """Answers the routes of `serving.routes`."""
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class Desk:
 
     async def predict(self, questions: list[Asked]) -> list[Prediction]:
         """Prior, required samples and expected tokens of each question."""
-        priors = await self._foretold(self.predictor.priors([question.require() for question in questions]))
+        priors = await self._in_time(self.predictor.priors([question.require() for question in questions]))
         return [self._prediction(prior) for prior in priors]
 
     async def decide(self, request: DecideRequest) -> DecideResponse:
@@ -66,17 +67,17 @@ class Desk:
             If question, prior and scores do not go together.
         ContractError
             If the scores are of another contract than the bundle.
+        RequestError
+            If the predictor does not answer in time.
         """
         question = request.read()
         if question is not None and request.prior is not None:
             raise ConfigError("give either a question or its prior, not both")
         if request.contract is not None:
             require_same_contract(self.fingerprint, request.contract, "decide")
-        prior = request.prior
-        if prior is None:
-            prior = self.population
-            if question is not None:
-                prior = await self._foretold(self.predictor.prior(question))
+        prior = request.prior or self.population
+        if question is not None:
+            prior = await self._in_time(self.predictor.prior(question))
         decision = decide(self.card.policy, request.scores, prior, request.failed, request.tokens)
         metrics.DECISIONS.labels(decision.action, decision.reason).inc()
         return DecideResponse(
@@ -101,23 +102,24 @@ class Desk:
 
     async def ready(self) -> bool:
         """Whether requests can be answered; says in the log why not."""
-        found = await self.health()
-        for why in found.away:
+        health = await self.health()
+        for why in health.away:
             logger.warning("not ready: %s", why)
-        return found.predictor and not found.away
+        return health.predictor and not health.away
 
-    async def _foretold(self, priors: Awaitable[Told]) -> Told:
-        """What the predictor says; unlike an answer to a chat there is nothing to give in its place."""
+    async def _in_time(self, priors: Awaitable[T]) -> T:
+        """The predictor's answer; unlike an answer to a chat there is nothing to give in its place."""
         try:
             async with asyncio.timeout(self.timeout):
                 return await priors
         except OptScaleError:
             raise
         except Exception as error:
-            raise Refused(503, f"the predictor does not answer: {error!r}", "upstream_error") from error
+            message = f"the predictor does not answer: {error!r}"
+            raise RequestError(503, message, "upstream_error") from error
 
     def _promise(self, request: DecideRequest, question: Question | None, prior: Prior) -> str | None:
-        """What the certificate says, where the policy stands as it did on calibration questions.
+        """The certificate's statement, where the policy stands as it did on calibration questions.
 
         There it had the predictor's own prior, scores of the contract in the order drawn, failed candidates
         in their place, token counts where the pool has them, and as many candidates as it had asked for.
@@ -140,8 +142,8 @@ class Desk:
     def _chance_correct(self, decision: Decision, prior: Prior) -> float | None:
         if self.card.correctness is None or decision.best is None:
             return None
-        told = self.card.correctness.predict(decision.best, decision.drawn, prior.moments()[0])
-        return float(np.squeeze(told))
+        chance = self.card.correctness.predict(decision.best, decision.drawn, prior.moments()[0])
+        return float(np.squeeze(chance))
 
     def _prediction(self, prior: Prior) -> Prediction:
         policy, (mean, std) = self.card.policy, prior.moments()
