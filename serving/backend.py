@@ -2,15 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from data.contract import require_same_contract
 from data.errors import ConfigError, OptScaleError
 from data.question import Question
-from predictor.decision import Decision, State, decide
+from predictor.decision import decide
 from predictor.policies import Predictive, Value
 from predictor.prior import Prior, PriorBatch
 from predictor.replay import round_ends
@@ -18,21 +18,11 @@ from serving import metrics
 from serving.bundle import Bundle
 from serving.errors import RequestError
 from serving.gateway import Gateway
+from serving.priors import PriorSource
 from serving.schemas import Asked, DecideRequest, DecideResponse, Description, Health, Prediction
 from serving.settings import GatewaySettings
 
 logger = logging.getLogger("optscale.backend")
-T = TypeVar("T")
-
-
-class PriorSource(Protocol):
-    """The predictor, wherever it runs."""
-
-    async def prior(self, question: Question) -> Prior: ...
-
-    async def priors(self, questions: list[Question]) -> list[Prior]: ...
-
-    async def ready(self) -> bool: ...
 
 
 class Backend:
@@ -51,11 +41,11 @@ class Backend:
         self.timeout = settings.predictor_timeout if settings else 60.0
         self.gateway: Gateway | None = None
         if settings is not None:
-            self.gateway = Gateway(self.card, bundle.resolve(settings), predictor, self.population)
+            self.gateway = Gateway(bundle, settings, predictor)
 
     async def predict(self, questions: list[Asked]) -> list[Prediction]:
         """Prior, required samples and expected tokens of each question."""
-        priors = await self._in_time(self.predictor.priors([question.require() for question in questions]))
+        priors = await self._priors([question.require() for question in questions])
         return [self._prediction(prior) for prior in priors]
 
     async def decide(self, request: DecideRequest) -> DecideResponse:
@@ -77,14 +67,14 @@ class Backend:
             require_same_contract(self.fingerprint, request.contract, "decide")
         prior = request.prior or self.population
         if question is not None:
-            prior = await self._in_time(self.predictor.prior(question))
+            (prior,) = await self._priors([question])
         decision = decide(self.card.policy, request.scores, prior, request.failed, request.tokens)
         metrics.DECISIONS.labels(decision.action, decision.reason).inc()
         return DecideResponse(
             **decision.model_dump(),
             prior=prior,
             contract=self.fingerprint,
-            chance_correct=self._chance_correct(decision, prior),
+            chance_correct=self.card.chance_correct(decision.best, decision.drawn, prior),
             promise=self._promise(request, question, prior),
         )
 
@@ -107,11 +97,11 @@ class Backend:
             logger.warning("not ready: %s", why)
         return health.predictor and not health.away
 
-    async def _in_time(self, priors: Awaitable[T]) -> T:
+    async def _priors(self, questions: Sequence[Question]) -> list[Prior]:
         """The predictor's answer; unlike an answer to a chat there is nothing to give in its place."""
         try:
             async with asyncio.timeout(self.timeout):
-                return await priors
+                return await self.predictor.priors(questions)
         except OptScaleError:
             raise
         except Exception as error:
@@ -139,17 +129,10 @@ class Backend:
                 return None
         return certificate.statement
 
-    def _chance_correct(self, decision: Decision, prior: Prior) -> float | None:
-        if self.card.correctness is None or decision.best is None:
-            return None
-        chance = self.card.correctness.predict(decision.best, decision.drawn, prior.moments()[0])
-        return float(np.squeeze(chance))
-
     def _prediction(self, prior: Prior) -> Prediction:
         policy, (mean, std) = self.card.policy, prior.moments()
         bound = Predictive(target=policy.target, cap=policy.cap, confidence=0.9)
-        start = State(np.empty((1, 0)), np.zeros(1, dtype=np.int64), PriorBatch.of([prior]))
-        plan = bound.plan(start)
+        plan = bound.plan(metrics.undrawn(prior))
         needed = int(plan.required[0])
         return Prediction(
             prior=prior,

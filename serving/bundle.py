@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import numpy as np
 from pydantic import Field, ValidationError
 
 from data.contract import ScoreContract
@@ -74,6 +75,12 @@ class BundleCard(Record):
     """Mean completion tokens of a candidate in the pool."""
     gateway: GatewaySettings | None = None
     """Generator and reward model behind the gateway; None: it only predicts and decides."""
+
+    def chance_correct(self, score: float | None, drawn: int, prior: Prior) -> float | None:
+        """Chance that the best of ``drawn`` candidates is right; None without a score, or if not known."""
+        if self.correctness is None or score is None:
+            return None
+        return float(np.squeeze(self.correctness.predict(score, drawn, prior.moments()[0])))
 
 
 class Bundle(Record):

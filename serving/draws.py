@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
 
 from data.contract import Sampling, ScoreContract
 from data.question import Question
@@ -18,7 +21,7 @@ Ended = Literal["decided", "deadline", "token budget", "generator", "reward mode
 
 @dataclass(frozen=True)
 class Ask:
-    """One question, and what its asker wants."""
+    """One question, and how it is to be answered."""
 
     question: Question
     policy: AnyPolicy
@@ -33,9 +36,9 @@ class Ask:
     """Candidates kept in flight while a decision is pending; 0 waits for each round."""
     explore: bool = False
     """Draw the whole cap in one round, whatever the policy says."""
-    share: float = 0.0
+    explore_share: float = 0.0
     """Chance with which ``explore`` was drawn; 0 where the request is of a kind that never is."""
-    more: Mapping[str, Any] = field(default_factory=dict)
+    extra_fields: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the generator's requests."""
 
 
@@ -47,7 +50,7 @@ class Draw:
     round: int = 0
     """Number of the round, from 0, after which the policy saw it."""
     candidate: Candidate | None = None
-    found: StepScores | None = None
+    step_scores: StepScores | None = None
     score: float | None = None
     seconds: float = 0.0
     """With the generator; waiting for a place there is not counted."""
@@ -57,12 +60,22 @@ class Draw:
     """Of a candidate that was cancelled: what it had probably generated."""
 
     @property
+    def text(self) -> str:
+        """Its text; empty where there is none."""
+        return (self.candidate and self.candidate.text) or ""
+
+    @property
+    def complete(self) -> bool:
+        """The generator ended it by itself."""
+        return self.candidate is not None and self.candidate.status == "complete"
+
+    @property
     def status(self) -> Status:
         """As in the pool."""
-        if self.candidate is None or (self.candidate.status == "complete" and self.found is None):
+        if self.candidate is None or (self.complete and self.step_scores is None):
             return "cancelled"
-        if self.candidate.status == "complete" and self.score is None and self.found is not None:
-            return "over-length" if self.found.over_length else "failed"
+        if self.complete and self.score is None and self.step_scores is not None:
+            return "over-length" if self.step_scores.over_length else "failed"
         return self.candidate.status
 
     @property
@@ -71,16 +84,26 @@ class Draw:
         return self.estimated_tokens if self.candidate is None else self.candidate.tokens
 
     @property
-    def unjudged(self) -> bool:
-        """It is whole and has steps, and yet the reward model gave no usable score."""
-        found = self.found
-        whole = self.candidate is not None and self.candidate.status == "complete"
-        return whole and (found is None or (self.score is None and bool(found.tokens)))
+    def unscored(self) -> bool:
+        """It is complete and has steps, and yet the reward model gave no usable score."""
+        scores = self.step_scores
+        return self.complete and (scores is None or (self.score is None and scores.tokens > 0))
 
 
-class Answer(NamedTuple):
+class Tokens(BaseModel):
+    """Where the tokens went."""
+
+    generated: int = Field(description="By all candidates, cancelled ones included.")
+    thrown_away: int = Field(description="Of these, by candidates other than the answer.")
+    cancelled_estimate: int = Field(description="Of these, by cancelled candidates, reckoned by their time.")
+    reward: int = Field(description="Read by the reward model.")
+
+
+@dataclass(frozen=True)
+class Answer:
     """What came of a question."""
 
+    ask: Ask
     draws: list[Draw]
     """All candidates in the order asked for, the cancelled ones too."""
     seen: int
@@ -100,36 +123,44 @@ class Answer(NamedTuple):
     decision_seconds: float
     """Time spent on deciding."""
 
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Where the tokens went; equal texts were read once by the reward model."""
+        generated = sum(draw.tokens for draw in self.draws)
+        read = (draw.step_scores.tokens for draw in self.draws if draw.step_scores and not draw.repeated)
+        return Tokens(
+            generated=generated,
+            thrown_away=generated - (self.chosen.tokens if self.chosen else 0),
+            cancelled_estimate=sum(draw.estimated_tokens for draw in self.draws),
+            reward=sum(read),
+        )
+
 
 def log_row(
-    answer: Answer,
-    ask: Ask,
-    contract: ScoreContract,
-    request_id: str,
-    seconds: float,
-    text: bool,
+    answer: Answer, contract: ScoreContract, request_id: str, seconds: float, text: bool
 ) -> dict[str, Any]:
     """A request as a row of the decision log.
 
-    ``contract`` is the one that its candidates were sampled under. The chance with which the request was
-    explored is the row's inclusion probability where it was, its complement where it was not.
+    ``contract`` is the one that its candidates were sampled under; ``text`` logs messages and completions
+    too. The chance with which the request was explored is the row's inclusion probability where it was, its
+    complement where it was not.
     """
+    ask, share = answer.ask, answer.ask.explore_share
     candidates = [
         {
             "round": draw.round,
             "status": draw.status,
             "score": draw.score,
-            "step_scores": draw.found.steps if draw.found and draw.score is not None else None,
+            "step_scores": draw.step_scores.steps if draw.step_scores and draw.score is not None else None,
             "tokens": draw.tokens,
             "prompt_tokens": draw.candidate.prompt_tokens if draw.candidate else 0,
-            "reward_tokens": draw.found.tokens if draw.found else 0,
+            "reward_tokens": draw.step_scores.tokens if draw.step_scores else 0,
             "seed": draw.seed,
             "seconds": draw.seconds,
             "completion": draw.candidate.text if text and draw.candidate else None,
         }
         for draw in answer.draws
     ]
-    chosen = next((n for n, draw in enumerate(answer.draws) if draw is answer.chosen), None)
     return {
         "time": datetime.now(UTC),
         "request_id": request_id,
@@ -144,9 +175,9 @@ def log_row(
         "degraded": list(answer.degraded),
         "seen": answer.seen,
         "rounds": answer.rounds,
-        "chosen": chosen,
+        "chosen": next((n for n, draw in enumerate(answer.draws) if draw is answer.chosen), None),
         "explored": ask.explore,
-        "inclusion_probability": ask.share if ask.explore else 1 - ask.share,
+        "inclusion_probability": share if ask.explore else 1 - share,
         "seconds": seconds,
         "candidates": candidates,
     }

@@ -1,7 +1,6 @@
 """The routes: chat completions, models, predictions, decisions, one OpenAPI description of all."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from typing import Annotated, Any
@@ -9,15 +8,16 @@ from typing import Annotated, Any
 from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
+from openai.types import Model
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from data.errors import ContractError, OptScaleError
 from data.validation import explain, place_of
 from serving.backend import Backend
-from serving.chat import ChatRequest, ChatResponse, ErrorResponse, ModelCard, ModelList, stream
+from serving.chat import ChatRequest, ChatResponse, ErrorResponse, ModelList, stream
 from serving.errors import RequestError, error_response, fault
-from serving.gateway import Gateway, Outcome
+from serving.gateway import Gateway
 from serving.schemas import (
     EXAMPLE,
     MAX_QUESTIONS,
@@ -74,30 +74,27 @@ app = FastAPI(
 async def chat_completions(request: Request, chat: ChatRequest) -> Response:
     """The best of as many candidates as it takes; ``stream: true`` streams it once it is chosen."""
     gateway, request_id = _gateway(request), request.state.request_id
-    outcome = await _unless_gone(request, gateway.answer(chat, request_id))
-    if outcome is None:
+    response = await _unless_gone(request, gateway.answer(chat, request_id))
+    if response is None:
         return Response(status_code=499)
-    told = outcome.response.optscale
+    about = response.optscale
     request.state.log = {
-        "question_id": outcome.question_id,
-        "drawn": told.drawn,
-        "rounds": told.rounds,
-        "score": told.score,
-        "ended": told.ended,
-        "reason": told.decision.reason,
-        "degraded": told.degraded,
-        "tokens": told.tokens.generated,
+        **about.model_dump(include={"drawn", "rounds", "score", "ended", "degraded"}),
+        "question_id": chat.question().id,
+        "reason": about.decision.reason,
+        "tokens": about.tokens.generated,
     }
     if not chat.stream:
-        return Response(outcome.response.model_dump_json(), media_type="application/json")
+        return Response(response.to_json(indent=None), media_type="application/json")
     with_usage = chat.stream_options is not None and chat.stream_options.include_usage
-    return StreamingResponse(_events(outcome.response, with_usage), media_type="text/event-stream")
+    return StreamingResponse(_events(response, with_usage), media_type="text/event-stream")
 
 
-@app.get("/v1/models", tags=["OpenAI"])
+@app.get("/v1/models", response_model_exclude_unset=True, tags=["OpenAI"])
 async def models(request: Request) -> ModelList:
     """The generator's name; requests for it are answered with Best-of-N."""
-    return ModelList(data=[ModelCard(id=_gateway(request).settings.generator.model)])
+    name = _gateway(request).settings.generator.model
+    return ModelList(object="list", data=[Model(id=name, object="model", created=0, owned_by="optscale")])
 
 
 @app.post("/predict", tags=["OptScale"])
@@ -162,8 +159,8 @@ def _gateway(request: Request) -> Gateway:
     return gateway
 
 
-async def _unless_gone(request: Request, answer: Awaitable[Outcome]) -> Outcome | None:
-    """The outcome, or None where the client leaves first; what was under way for it is cancelled."""
+async def _unless_gone(request: Request, answer: Awaitable[ChatResponse]) -> ChatResponse | None:
+    """The response, or None where the client leaves first; what was under way for it is cancelled."""
     working, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_left(request.receive))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -181,5 +178,5 @@ async def _left(receive: Callable[[], Awaitable[Any]]) -> None:
 
 async def _events(response: ChatResponse, include_usage: bool) -> AsyncIterator[str]:
     for chunk in stream(response, include_usage):
-        yield f"data: {json.dumps(chunk)}\n\n"
+        yield f"data: {chunk.to_json(indent=None)}\n\n"
     yield "data: [DONE]\n\n"

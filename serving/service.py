@@ -12,7 +12,6 @@ from typing import Any
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
-from cachetools import LRUCache
 from pythonjsonlogger.json import JsonFormatter
 
 from data.errors import BundleError
@@ -24,6 +23,7 @@ from serving.backend import Backend
 from serving.bentoml_patches import UNLIMITED, TrafficMetrics
 from serving.bundle import Bundle
 from serving.middleware import middlewares
+from serving.priors import RemotePredictor
 from serving.routes import app
 from serving.schemas import EXAMPLE, MAX_QUESTIONS, Asked
 from serving.settings import override
@@ -59,36 +59,6 @@ class Predictor:
     def predict_priors(self, questions: list[Asked]) -> list[Prior]:
         """The prior of each question."""
         return self.network.predict([question.require() for question in questions])
-
-
-class RemotePredictor:
-    """The predictor's service as a `PriorSource`; the priors of the latest questions are remembered."""
-
-    def __init__(self, service: Any) -> None:
-        self.service = service
-        self.known: LRUCache[str, Prior] = LRUCache(4096)
-
-    async def prior(self, question: Question) -> Prior:
-        """The prior of one question."""
-        return (await self.priors([question]))[0]
-
-    async def priors(self, questions: list[Question]) -> list[Prior]:
-        """The priors of questions, in their order."""
-        priors = {q.id: self.known[q.id] for q in questions if q.id in self.known}
-        new = {q.id: Asked(messages=list(q.messages)) for q in questions if q.id not in priors}
-        if new:
-            answers = await self.service.to_async.predict_priors(questions=list(new.values()))
-            priors |= zip(new, answers, strict=True)
-            self.known.update(priors)
-        return [priors[q.id] for q in questions]
-
-    async def ready(self) -> bool:
-        """Whether it answers."""
-        is_ready = getattr(self.service, "is_ready", None)  # a service in this process has none
-        try:
-            return True if is_ready is None else bool(await is_ready(5))
-        except Exception:  # whatever a connection that is not there yet raises
-            return False
 
 
 @bentoml.service(

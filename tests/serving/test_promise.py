@@ -33,9 +33,6 @@ ASKED = {"question": "Compute 1 + 1.", "contract": CONTRACT.fingerprint}
 
 
 class Foretells:
-    async def prior(self, question):
-        return PRIOR
-
     async def priors(self, questions):
         return [PRIOR for _ in questions]
 
