@@ -13,7 +13,7 @@ from data.errors import BundleError, ConfigError
 from flows.config import Config
 from flows.tracking import BUNDLE, CHAMPION, Tracking
 from serving.auth import read_keys
-from serving.bundle import free_port
+from serving.bento import free_port
 from serving.settings import KEYS, KEYS_FILE, OVERRIDES
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

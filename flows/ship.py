@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import bentoml
+import httpx
 import numpy as np
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
@@ -28,7 +29,8 @@ from flows.tracking import (
 )
 from predictor.certificate import Certificate
 from predictor.learned.store import load_predictor
-from serving.bundle import BundleCard, Server, build_bento, carry_tokenizer, write_card
+from serving.bento import build_bento, serve_bento
+from serving.bundle import BundleCard, carry_tokenizer, write_card
 from serving.schemas import EXAMPLE
 
 
@@ -79,13 +81,17 @@ def _remove(transaction: Any) -> None:
 @task(name="check-bundle", task_run_name="check-bundle", cache_policy=NO_CACHE)
 def check(config: Config, tag: str) -> dict[str, Any]:
     """Serve the bento from another directory and ask it; returns the decision it gave."""
-    with Server(tag, timeout=config.serve.start_timeout) as server:
-        (prediction,) = server.post("/predict", {"questions": [{"question": EXAMPLE}]})
-        asked = {"question": EXAMPLE, "scores": [], "contract": prediction["contract"]}
-        answer = server.post("/decide", {"request": asked})
-    if answer["action"] not in {"sample", "accept", "give up"}:
-        raise BundleError(f"{tag} decided {answer!r}")
-    return dict(answer)
+    with serve_bento(tag, config.serve.start_timeout) as url:
+        (prediction,) = _ask(url, "/predict", {"questions": [{"question": EXAMPLE}]})
+        question = {"question": EXAMPLE, "scores": [], "contract": prediction["contract"]}
+        return dict(_ask(url, "/decide", {"request": question}))
+
+
+def _ask(url: str, route: str, body: dict[str, Any]) -> Any:
+    response = httpx.post(url + route, json=body, timeout=60)
+    if not response.is_success:
+        raise BundleError(f"the bundle answered {route} with {response.status_code}: {response.text[:300]}")
+    return response.json()
 
 
 @task(name="move-alias", task_run_name="move-alias", cache_policy=NO_CACHE)

@@ -9,6 +9,7 @@ the same candidates in the same order, and what was promised of it holds.
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
@@ -30,30 +31,28 @@ SEEDS = 2**31
 UNSCORED = StepScores(None, 1)  # it has steps, and no score of them came
 
 
+@dataclass
 class BestOfN:
-    """Answers questions with the best of as many candidates as the policy asks for."""
+    """Answers questions with the best of as many candidates as the policy asks for.
 
-    def __init__(
-        self,
-        generator: AsyncHttpGenerator,
-        reward_model: AsyncHttpRewardModel,
-        prior_source: PriorSource,
-        contract: ScoreContract,
-        population: Prior,
-        *,
-        per_request: int | None = 1,
-        agreement: int | None = None,
-        prior_timeout: float = 5.0,
-    ) -> None:
-        self.generator, self.reward_model, self.prior_source = generator, reward_model, prior_source
-        self.contract, self.population = contract, population
-        self.per_request = per_request
-        """Candidates a request; None: all of a round."""
-        self.agreement = agreement
-        """Without the reward model, vote among this many candidates; None gives up instead."""
-        self.prior_timeout = prior_timeout
-        self.speed = 0.0
-        """Generated tokens a second of one candidate, lately; what cancelled ones are reckoned by."""
+    Parameters
+    ----------
+    contract : how step scores become a score.
+    population : prior where the prior source gives none within ``prior_timeout`` seconds.
+    per_request : candidates a request to the generator; None: all of a round.
+    agreement : without the reward model, vote among this many candidates; None gives up instead.
+    speed : generated tokens a second of one candidate, lately; what cancelled ones are reckoned by.
+    """
+
+    generator: AsyncHttpGenerator
+    reward_model: AsyncHttpRewardModel
+    prior_source: PriorSource
+    contract: ScoreContract
+    population: Prior
+    per_request: int | None = 1
+    agreement: int | None = None
+    prior_timeout: float = 5.0
+    speed: float = 0.0
 
     async def answer(self, ask: Ask, on_cancel: Callable[[Answer], None] | None = None) -> Answer:
         """Draw, score and decide until the policy, the deadline or the budget ends it.
@@ -73,46 +72,42 @@ class BestOfN:
         finally:
             await run.close()
             if run.ended == "disconnected" and on_cancel is not None:
-                on_cancel(run.result())
-        return run.result()
+                on_cancel(run)
+        return run
 
 
-class _Run:
-    """One question on its way."""
+class _Run(Answer):
+    """One question on its way: what came of it so far, and what is under way."""
 
     def __init__(self, owner: BestOfN, ask: Ask) -> None:
-        self.owner, self.ask = owner, ask
-        self.draws: list[Draw] = []
+        super().__init__(ask, owner.population)
+        self.owner = owner
         self.tasks: list[asyncio.Task[None]] = []  # one a draw; those of one request share theirs
         self.scored: dict[str, asyncio.Task[dict[str, StepScores]]] = {}  # of a text, the request with it
-        self.seen = self.rounds = 0
-        self.prior = owner.population
-        self.decision: Decision | None = None
-        self.ended: Ended = "decided"
-        self.degraded: dict[str, None] = {}
-        self.error: Exception | None = None
-        self.decision_seconds = 0.0
         self.scoring = True
 
     def end(self, ended: Ended, why: str) -> None:
         self.ended = ended
-        self.degraded[why] = None
+        self.degraded.append(why)
 
     async def go(self) -> None:
         await self._predict()
         if self.ask.explore:
             if await self._round(self.ask.policy.cap):
                 self._replay_policy()
+            else:
+                self._decide()
             return
-        while (count := self._decide().more) > 0:
-            if (count := min(count, self._affordable())) == 0:
+        while self.decision.more > 0:
+            if (count := min(self.decision.more, self._affordable())) == 0:
                 self.end("token budget", "the token budget allows no further candidate")
                 return
             if not await self._round(count):
                 return
+            self._decide()
 
     async def close(self) -> None:
-        """Cancel what is under way and wait until it is gone."""
+        """Cancel what is under way, wait until it is gone, and choose the answer."""
         tasks = {*self.tasks, *self.scored.values()}
         for task in tasks:
             task.cancel()
@@ -123,28 +118,11 @@ class _Run:
             if draw.candidate is None:
                 spent = round(draw.seconds * self.owner.speed)
                 draw.estimated_tokens = min(spent, self.ask.sampling.max_tokens)
-
-    def result(self) -> Answer:
-        decision = self.decision or self._decide()
-        if any(_failed(draw) for draw in self.draws):
-            self.degraded["the generator failed on some candidates"] = None
+        if any(map(_failed, self.draws)):
+            self.degraded.append("the generator failed on some candidates")
         if any(draw.step_scores and draw.unscored for draw in self.draws):
-            self.degraded["the reward model failed on some candidates"] = None
-        shown = self._shown()
-        return Answer(
-            ask=self.ask,
-            draws=self.draws,
-            seen=self.seen,
-            shown=shown,
-            chosen=self._choose(shown),
-            prior=self.prior,
-            decision=decision,
-            rounds=self.rounds,
-            ended=self.ended,
-            degraded=tuple(self.degraded),
-            error=self.error,
-            decision_seconds=self.decision_seconds,
-        )
+            self.degraded.append("the reward model failed on some candidates")
+        self.chosen = self._choose()
 
     async def _predict(self) -> None:
         try:
@@ -152,7 +130,9 @@ class _Run:
                 (self.prior,) = await self.owner.prior_source.priors([self.ask.question])
         except Exception as error:  # whatever is wrong with it, the population's prior serves
             self.error = error
-            self.degraded["the predictor is away: the population's prior was used"] = None
+            self.degraded.append("the predictor is away: the population's prior was used")
+        finally:  # however soon it ends, there is a decision
+            self._decide()
 
     async def _round(self, count: int) -> bool:
         """See ``count`` further candidates; false where that cannot be gone on with."""
@@ -286,12 +266,9 @@ class _Run:
             if (missing := min(missing, self._affordable())) > 0:
                 await self._see(self.seen + missing)
 
-    def _shown(self) -> list[Draw]:
-        all_of_them = self.ask.explore or self.ended in {"deadline", "disconnected"}
-        return self.draws if all_of_them else self.draws[: self.seen]
-
-    def _choose(self, shown: list[Draw]) -> Draw | None:
+    def _choose(self) -> Draw | None:
         """The best-scored candidate, the first of equals; without scores, by agreement or what there is."""
+        shown = self.shown
         scored = [draw for draw in shown if draw.score is not None]
         if scored:
             return max(scored, key=lambda draw: draw.score or 0.0)
@@ -302,7 +279,7 @@ class _Run:
         return next(iter(complete or cut), None)
 
     def _vote(self, complete: list[Draw]) -> Draw:
-        self.degraded["chosen by agreement among candidates, without scores"] = None
+        self.degraded.append("chosen by agreement among candidates, without scores")
         answers = [normalise(extract_answer(draw.text) or "").casefold() for draw in complete]
         votes = [answers.count(answer) if answer else 0 for answer in answers]
         return complete[votes.index(max(votes))]

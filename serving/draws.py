@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -21,43 +20,54 @@ Ended = Literal["decided", "deadline", "token budget", "generator", "reward mode
 
 @dataclass(frozen=True)
 class Ask:
-    """One question, and how it is to be answered."""
+    """One question, and how it is to be answered.
+
+    Parameters
+    ----------
+    seed : the first candidate's; each further one counts on.
+    deadline : time of the event loop at which the answer is due.
+    token_budget : generated tokens at most; kept to strictly, for each candidate is reckoned at its longest.
+    ahead : candidates kept in flight while a decision is pending; 0 waits for each round.
+    explore : draw the whole cap in one round, whatever the policy says.
+    explore_share : chance with which ``explore`` was drawn; 0 where the request is of a kind that never is.
+    extra_fields : further fields of the generator's requests.
+    """
 
     question: Question
     policy: AnyPolicy
     sampling: Sampling
     seed: int
-    """The first candidate's; each further one counts on."""
     deadline: float
-    """Time of the event loop at which the answer is due."""
     token_budget: int | None = None
-    """Generated tokens at most; kept to strictly, for each candidate is reckoned at its longest."""
     ahead: int = 0
-    """Candidates kept in flight while a decision is pending; 0 waits for each round."""
     explore: bool = False
-    """Draw the whole cap in one round, whatever the policy says."""
     explore_share: float = 0.0
-    """Chance with which ``explore`` was drawn; 0 where the request is of a kind that never is."""
     extra_fields: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of the generator's requests."""
 
 
 @dataclass
 class Draw:
-    """One candidate from the moment that it is asked for."""
+    """One candidate from the moment that it is asked for.
+
+    Parameters
+    ----------
+    round : number of the round, from 0, after which the policy saw it.
+    candidate : None until it is there, and where it was cancelled before.
+    step_scores : the same, of the reward model's answer.
+    score : in [0, 1]; None until the reward model has given one that can be used.
+    seconds : with the generator; waiting for a place there is not counted.
+    repeated : another candidate has the same text, which the reward model read once.
+    estimated_tokens : of a candidate that was cancelled: what it had probably generated.
+    """
 
     seed: int
     round: int = 0
-    """Number of the round, from 0, after which the policy saw it."""
     candidate: Candidate | None = None
     step_scores: StepScores | None = None
     score: float | None = None
     seconds: float = 0.0
-    """With the generator; waiting for a place there is not counted."""
     repeated: bool = False
-    """Another candidate has the same text, which the reward model read once."""
     estimated_tokens: int = 0
-    """Of a candidate that was cancelled: what it had probably generated."""
 
     @property
     def text(self) -> str:
@@ -99,31 +109,41 @@ class Tokens(BaseModel):
     reward: int = Field(description="Read by the reward model.")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Answer:
-    """What came of a question."""
+    """What came of a question.
+
+    Parameters
+    ----------
+    decision : the last one that was taken.
+    draws : all candidates in the order asked for, the cancelled ones too.
+    seen : how many of them, from the first, the decision rests on.
+    rounds : how often the policy went on.
+    chosen : None where there is nothing to answer with.
+    degraded : what was away or cut short, in words.
+    error : the last thing that went wrong upstream.
+    decision_seconds : time spent on deciding.
+    """
 
     ask: Ask
-    draws: list[Draw]
-    """All candidates in the order asked for, the cancelled ones too."""
-    seen: int
-    """How many of them, from the first, the last decision rests on."""
-    shown: list[Draw]
-    """Those that the answer is chosen among."""
-    chosen: Draw | None
-    """None where there is nothing to answer with."""
     prior: Prior
-    decision: Decision
-    rounds: int
-    ended: Ended
-    degraded: tuple[str, ...]
-    """What was away or cut short, in words."""
-    error: Exception | None
-    """The last thing that went wrong upstream."""
-    decision_seconds: float
-    """Time spent on deciding."""
+    decision: Decision = field(init=False)
+    draws: list[Draw] = field(default_factory=list)
+    seen: int = 0
+    rounds: int = 0
+    chosen: Draw | None = None
+    ended: Ended = "decided"
+    degraded: list[str] = field(default_factory=list)
+    error: Exception | None = None
+    decision_seconds: float = 0.0
 
-    @cached_property
+    @property
+    def shown(self) -> list[Draw]:
+        """The candidates that the answer is chosen among."""
+        of_all = self.ask.explore or self.ended in {"deadline", "disconnected"}
+        return self.draws if of_all else self.draws[: self.seen]
+
+    @property
     def tokens(self) -> Tokens:
         """Where the tokens went; equal texts were read once by the reward model."""
         generated = sum(draw.tokens for draw in self.draws)
@@ -172,7 +192,7 @@ def log_row(
         "action": answer.decision.action,
         "reason": answer.decision.reason,
         "ended": answer.ended,
-        "degraded": list(answer.degraded),
+        "degraded": answer.degraded,
         "seen": answer.seen,
         "rounds": answer.rounds,
         "chosen": next((n for n, draw in enumerate(answer.draws) if draw is answer.chosen), None),

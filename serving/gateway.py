@@ -218,7 +218,7 @@ class Gateway:
             cancelled=sum(draw.status == "cancelled" for draw in answer.draws),
             decision=answer.decision,
             ended=answer.ended,
-            degraded=list(answer.degraded),
+            degraded=answer.degraded,
             score=score,
             target=ask.policy.target,
             cap=ask.policy.cap,

@@ -8,6 +8,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from data.errors import ConfigError
+from data.home import HOME, state_home
 from data.record import Record
 from data.validation import explain
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
@@ -38,8 +39,7 @@ class LogSettings(Record):
         """The folder, if there is one."""
         if self.folder is not None:
             return Path(self.folder)
-        home = os.environ.get("OPTSCALE_HOME")
-        return Path(home) / "decisions" if home else None
+        return state_home() / "decisions" if os.environ.get(HOME) else None
 
 
 class GatewaySettings(Record):

@@ -77,7 +77,7 @@ def test_it_stops_where_replay_stops_and_answers_with_the_best(server, tokenizer
             decision = decide(POLICY, scores[:drawn], PRIOR, tokens=tokens)
             drawn += decision.more
         assert [draw.score for draw in found.draws] == pytest.approx(scores[:drawn])
-        assert (found.decision, found.ended, found.degraded) == (decision, "decided", ())
+        assert (found.decision, found.ended, found.degraded) == (decision, "decided", [])
         assert found.chosen.score == max(scores[:drawn])
         assert found.chosen.candidate.text.endswith(f"{max(scores[:drawn]):.3f}")
 
@@ -155,7 +155,7 @@ def test_candidates_ahead_of_the_decision_are_no_answers_to_it(server):
 
     for ahead in (0, 4):
         found = asyncio.run(main(ahead))
-        assert (found.ended, found.degraded, found.seen) == ("decided", (), 2)
+        assert (found.ended, found.degraded, found.seen) == ("decided", [], 2)
         assert found.chosen is found.draws[0]
         assert len(found.shown) == 2
 
