@@ -1,6 +1,5 @@
 """The bento around a bundle: what BentoML serves, here or on another machine."""
 
-import hashlib
 import os
 import shutil
 import socket
@@ -45,7 +44,6 @@ def build_bento(bundle: Path, name: str = "optscale") -> str:
             build_ctx=str(context),
             include=["**/*"],
             python={"packages": requirements(), "lock_packages": False},
-            labels={"bundle": digest_bundle(bundle)},
         )
     return str(built.tag)
 
@@ -55,16 +53,6 @@ def requirements() -> list[str]:
     named = [Requirement(line) for line in requires("optscale") or ()]
     serving = [one for one in named if one.marker is None or one.marker.evaluate({"extra": "serve"})]
     return sorted({f"{one.name}=={version(one.name)}" for one in serving})
-
-
-def digest_bundle(bundle: Path) -> str:
-    """Sixteen hex digits over all files of a bundle."""
-    total = hashlib.sha256()
-    for file in sorted(p for p in bundle.rglob("*") if p.is_file()):
-        with file.open("rb") as stream:
-            total.update(file.relative_to(bundle).as_posix().encode())
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()[:16]
 
 
 @contextmanager

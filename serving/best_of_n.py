@@ -112,12 +112,12 @@ class _Run(Answer):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if speeds := [d.tokens / d.seconds for d in self.draws if d.candidate and d.tokens and d.seconds]:
+        if speeds := [d.tokens / d.seconds for d in self.draws if d.tokens and d.seconds]:
             self.owner.speed = median(speeds)
         for draw in self.draws:
-            if draw.candidate is None:
-                spent = round(draw.seconds * self.owner.speed)
-                draw.estimated_tokens = min(spent, self.ask.sampling.max_tokens)
+            if not draw.given:
+                tokens = min(round(draw.seconds * self.owner.speed), self.ask.sampling.max_tokens)
+                draw.candidate = draw.candidate._replace(tokens=tokens)
         if any(map(_failed, self.draws)):
             self.degraded.append("the generator failed on some candidates")
         if any(draw.step_scores and draw.unscored for draw in self.draws):
@@ -174,7 +174,7 @@ class _Run(Answer):
         if self.ask.token_budget is None:
             return self.ask.policy.cap
         ahead = self.draws[self.seen :]
-        under_way = sum(draw.candidate is None for draw in ahead)
+        under_way = sum(not draw.given for draw in ahead)
         left = self.ask.token_budget - sum(draw.tokens for draw in self.draws)
         return len(ahead) + max(0, left // self.ask.sampling.max_tokens - under_way)
 
@@ -196,8 +196,9 @@ class _Run(Answer):
 
     def _launch(self, count: int, per_request: int | None) -> None:
         for at in range(0, count, size := per_request or max(count, 1)):
-            first = len(self.draws)
-            draws = [Draw((self.ask.seed + first + i) % SEEDS) for i in range(min(size, count - at))]
+            first = self.ask.seed + len(self.draws)
+            seeds = [(first + i) % SEEDS for i in range(min(size, count - at))]
+            draws = [Draw(Candidate(None, 0, 0, "cancelled", seed)) for seed in seeds]
             task = asyncio.create_task(self._draw(draws))
             self.draws += draws
             self.tasks += [task] * len(draws)
@@ -213,11 +214,11 @@ class _Run(Answer):
 
         try:
             candidates = await self.owner.generator.sample(
-                ask.question, len(draws), draws[0].seed, ask.sampling, ask.extra_fields, observe
+                ask.question, len(draws), draws[0].candidate.seed, ask.sampling, ask.extra_fields, observe
             )
         except ModelError as error:
             self.error = error
-            candidates = [Candidate(None, 0, 0, "failed", draw.seed) for draw in draws]
+            candidates = [draw.candidate._replace(status="failed") for draw in draws]
         for draw, candidate in zip(draws, candidates, strict=True):
             draw.candidate = candidate
         complete = [draw for draw in draws if draw.complete]
@@ -286,4 +287,4 @@ class _Run(Answer):
 
 
 def _failed(draw: Draw) -> bool:
-    return draw.candidate is not None and draw.candidate.status == "failed"
+    return draw.candidate.status == "failed"

@@ -5,8 +5,9 @@ import uuid
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from openai.types import ErrorObject, Model
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types import CompletionUsage, ErrorObject, Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
+from openai.types.chat.chat_completion import Choice
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -37,20 +38,22 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 NOTHING: tuple[Any, ...] = (None, [], {})
 # What an answer's message carries beside its text where there is nothing of it; clients send it back.
 ABSENT = ("refusal", "annotations", "audio", "tool_calls", "function_call")
+Text = Annotated[str, Field(max_length=MAX_QUESTION)]
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class TextPart(Request):
     """A part of a message; only text is understood."""
 
     type: Literal["text"]
-    text: Annotated[str, Field(max_length=MAX_QUESTION)]
+    text: Text
 
 
 class ChatMessage(Request):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, Field(max_length=MAX_QUESTION)] | Annotated[list[TextPart], Field(max_length=64)]
+    content: Text | Annotated[list[TextPart], Field(max_length=64)]
 
     @model_validator(mode="before")
     @classmethod
@@ -104,11 +107,7 @@ class ChatRequest(Request):
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1, le=2**31)
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31)
-    stop: (
-        Annotated[str, Field(min_length=1, max_length=256)]
-        | Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=16)]
-        | None
-    ) = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     user: Annotated[str, Field(max_length=512)] | None = None
     stream: bool | None = None
@@ -146,11 +145,11 @@ class ChatRequest(Request):
 
     def sampling(self, default: Sampling) -> Sampling:
         """The default with what the request says."""
-        limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-        given = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": limit}
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        if self.stop is not None:
-            changes["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        changes = self.model_dump(include={"temperature", "top_p", "max_tokens", "stop"}, exclude_none=True)
+        if self.max_completion_tokens is not None:
+            changes["max_tokens"] = self.max_completion_tokens
+        if isinstance(self.stop, str):
+            changes["stop"] = (self.stop,)
         return Sampling.model_validate(default.model_dump() | changes)
 
 
@@ -206,26 +205,26 @@ def make_response(
 ) -> ChatResponse:
     """The answer to a request: its one choice is ``candidate``."""
     generated = explanation.tokens.generated
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": candidate.text or "", "refusal": None},
-        "logprobs": None,
-        "finish_reason": "stop" if candidate.status == "complete" else "length",
-    }
-    return ChatResponse.model_validate(
-        {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": model,
-            "choices": [choice],
-            "usage": {
-                "prompt_tokens": prompt_tokens,
-                "completion_tokens": generated,
-                "total_tokens": prompt_tokens + generated,
-            },
-            "optscale": explanation.model_dump(),  # so that every field of it is set, and shown
-        }
+    choice = Choice(
+        index=0,
+        message=ChatCompletionMessage(role="assistant", content=candidate.text or "", refusal=None),
+        logprobs=None,
+        finish_reason="stop" if candidate.status == "complete" else "length",
+    )
+    usage = CompletionUsage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=generated,
+        total_tokens=prompt_tokens + generated,
+    )
+    return ChatResponse(
+        id=f"chatcmpl-{uuid.uuid4().hex}",
+        object="chat.completion",
+        created=int(time.time()),
+        model=model,
+        choices=[choice],
+        usage=usage,
+        # Read again, so that every field of it is set: those that are not are not shown.
+        optscale=Explanation.model_validate(explanation.model_dump()),
     )
 
 

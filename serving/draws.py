@@ -51,47 +51,50 @@ class Draw:
 
     Parameters
     ----------
-    round : number of the round, from 0, after which the policy saw it.
-    candidate : None until it is there, and where it was cancelled before.
-    step_scores : the same, of the reward model's answer.
+    candidate : ``cancelled`` until the generator has given it, and of no tokens; where it never does, with
+        the tokens that it had probably generated.
+    step_scores : None until the reward model has answered.
     score : in [0, 1]; None until the reward model has given one that can be used.
+    round : number of the round, from 0, after which the policy saw it.
     seconds : with the generator; waiting for a place there is not counted.
     repeated : another candidate has the same text, which the reward model read once.
-    estimated_tokens : of a candidate that was cancelled: what it had probably generated.
     """
 
-    seed: int
-    round: int = 0
-    candidate: Candidate | None = None
+    candidate: Candidate
     step_scores: StepScores | None = None
     score: float | None = None
+    round: int = 0
     seconds: float = 0.0
     repeated: bool = False
-    estimated_tokens: int = 0
 
     @property
-    def text(self) -> str:
-        """Its text; empty where there is none."""
-        return (self.candidate and self.candidate.text) or ""
+    def given(self) -> bool:
+        """The generator has answered, if only that it failed."""
+        return self.candidate.status != "cancelled"
 
     @property
     def complete(self) -> bool:
         """The generator ended it by itself."""
-        return self.candidate is not None and self.candidate.status == "complete"
+        return self.candidate.status == "complete"
 
     @property
-    def status(self) -> Status:
-        """As in the pool."""
-        if self.candidate is None or (self.complete and self.step_scores is None):
-            return "cancelled"
-        if self.complete and self.score is None and self.step_scores is not None:
-            return "over-length" if self.step_scores.over_length else "failed"
-        return self.candidate.status
+    def text(self) -> str:
+        """Its text; empty where there is none."""
+        return self.candidate.text or ""
 
     @property
     def tokens(self) -> int:
         """Generated tokens."""
-        return self.estimated_tokens if self.candidate is None else self.candidate.tokens
+        return self.candidate.tokens
+
+    @property
+    def status(self) -> Status:
+        """As in the pool, where a complete candidate is one that has a score."""
+        if not self.complete or self.score is not None:
+            return self.candidate.status
+        if self.step_scores is None:
+            return "cancelled"
+        return "over-length" if self.step_scores.over_length else "failed"
 
     @property
     def unscored(self) -> bool:
@@ -151,7 +154,7 @@ class Answer:
         return Tokens(
             generated=generated,
             thrown_away=generated - (self.chosen.tokens if self.chosen else 0),
-            cancelled_estimate=sum(draw.estimated_tokens for draw in self.draws),
+            cancelled_estimate=sum(draw.tokens for draw in self.draws if not draw.given),
             reward=sum(read),
         )
 
@@ -173,11 +176,11 @@ def log_row(
             "score": draw.score,
             "step_scores": draw.step_scores.steps if draw.step_scores and draw.score is not None else None,
             "tokens": draw.tokens,
-            "prompt_tokens": draw.candidate.prompt_tokens if draw.candidate else 0,
+            "prompt_tokens": draw.candidate.prompt_tokens,
             "reward_tokens": draw.step_scores.tokens if draw.step_scores else 0,
-            "seed": draw.seed,
+            "seed": draw.candidate.seed,
             "seconds": draw.seconds,
-            "completion": draw.candidate.text if text and draw.candidate else None,
+            "completion": draw.candidate.text if text else None,
         }
         for draw in answer.draws
     ]

@@ -134,12 +134,12 @@ class Gateway:
         answer = await self.best_of_n.answer(ask, on_cancel=record)
         seconds = time.monotonic() - started
         self.latest.append(seconds)
-        if answer.chosen is None or answer.chosen.candidate is None:
+        if answer.chosen is None:
             error = _no_answer(answer)
             record(answer, error.status_code)
             raise error
         record(answer, 200)
-        prompt = max(draw.candidate.prompt_tokens for draw in answer.draws if draw.candidate)
+        prompt = max(draw.candidate.prompt_tokens for draw in answer.draws)
         explanation = self._explain(answer, sampled, request_id, seconds)
         return make_response(request.model, answer.chosen.candidate, prompt, explanation)
 
@@ -207,7 +207,7 @@ class Gateway:
         as_certified &= ask.token_budget is None and not answer.degraded
         chance = None
         if score is not None and sampled == self.contract:
-            drawn = sum(draw.candidate is not None for draw in answer.shown)
+            drawn = sum(draw.given for draw in answer.shown)
             chance = self.card.chance_correct(score, drawn, answer.prior)
         return Explanation(
             request_id=request_id,

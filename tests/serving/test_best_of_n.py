@@ -124,7 +124,7 @@ def test_the_deadline_gives_the_best_so_far_and_cancels_the_rest(server, tokeniz
     assert found.ended == "deadline"
     assert found.chosen.score == max(draw.score for draw in scored)
     assert found.draws[-1].status == "cancelled"
-    assert 0 <= found.draws[-1].estimated_tokens <= 20
+    assert 0 <= found.draws[-1].tokens <= 20
 
 
 def test_a_candidate_that_never_reached_the_generator_has_no_tokens(server, tokenizer):
@@ -132,7 +132,7 @@ def test_a_candidate_that_never_reached_the_generator_has_no_tokens(server, toke
     (found,) = run(server, tokenizer, [ask], way="slow", seconds=0.8, in_flight=1)
     assert found.draws[0].status == "complete"
     assert [draw.status for draw in found.draws[4:]] == ["cancelled"] * 4
-    assert [draw.estimated_tokens for draw in found.draws[4:]] == [0] * 4
+    assert [draw.tokens for draw in found.draws[4:]] == [0] * 4
 
 
 def test_candidates_ahead_of_the_decision_are_no_answers_to_it(server):
