@@ -11,7 +11,6 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from prefect.transactions import transaction
 
 from data.contract import require_same_contract
 from data.errors import BundleError, GateError
@@ -71,13 +70,6 @@ def build(config: Config, version: str) -> str:
         return build_bento(target)
 
 
-@build.on_rollback
-def _remove(transaction: Any) -> None:
-    tag = transaction.get("tag")
-    if tag:
-        bentoml.delete(tag)
-
-
 @task(name="check-bundle", task_run_name="check-bundle", cache_policy=NO_CACHE)
 def check(config: Config, tag: str) -> dict[str, Any]:
     """Serve the bento from another directory and ask it; returns the decision it gave."""
@@ -118,10 +110,12 @@ def ship(config: Config, version: str | None = None, named: bool = False) -> Shi
     tracking = Tracking(config)
     version = version or tracking.version_of(CHALLENGER)
     require_shippable(tracking, version, named)
-    with transaction() as step:
-        tag = build(config, version)
-        step.set("tag", tag)
+    tag = build(config, version)
+    try:
         answer = check(config, tag)
+    except BaseException:
+        bentoml.delete(tag)
+        raise
     require_shippable(tracking, version, named)  # building took a while
     # A bundle that was asked is kept whatever becomes of the alias, so none can name one that is gone.
     promote(config, version, tag)

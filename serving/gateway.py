@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from statistics import median
 from typing import Any
 
+from cachetools import TTLCache
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
 from opentelemetry.trace import TracerProvider
 from pydantic import TypeAdapter, ValidationError
@@ -64,10 +65,7 @@ class Gateway:
         self.log = None if folder is None else DecisionLog(folder, log.rows, log.seconds, log.files)
         self.in_flight = 0
         self.latest: deque[float] = deque(maxlen=50)  # seconds of requests
-        self.asked_at, self.away_then = (
-            -math.inf,
-            list[str](),
-        )  # when the servers were asked, and what was away
+        self.known_away: TTLCache[str, list[str]] = TTLCache(1, ttl=2)
         self.asking = asyncio.Lock()
         self.chance = random.SystemRandom()
         if self.card.certificate is not None and self.card.certificate.policy is not None:
@@ -92,11 +90,12 @@ class Gateway:
         Anybody may ask; the servers are asked every other second at most.
         """
         async with self.asking:
-            if time.monotonic() > self.asked_at + 2:
+            away = self.known_away.get("now")
+            if away is None:
                 asked = (("generator", self.generator), ("reward model", self.reward_model))
                 answers = await asyncio.gather(*(_why_away(*one) for one in asked))
-                self.asked_at, self.away_then = time.monotonic(), [why for why in answers if why]
-            return self.away_then
+                away = self.known_away["now"] = [why for why in answers if why]
+            return away
 
     async def answer(self, request: ChatRequest, request_id: str) -> ChatResponse:
         """Answer a request.

@@ -9,7 +9,6 @@ from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
 from openai.types import Model
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from data.errors import ContractError, OptScaleError
@@ -19,30 +18,19 @@ from serving.chat import ChatRequest, ChatResponse, ErrorResponse, ModelList, st
 from serving.errors import RequestError, error_response, fault
 from serving.gateway import Gateway
 from serving.schemas import (
-    EXAMPLE,
-    MAX_QUESTIONS,
-    Asked,
     DecideRequest,
     DecideResponse,
     Description,
     Health,
     Prediction,
+    PredictRequest,
 )
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorResponse, "description": "The request is at fault, or there are too many"},
     "5XX": {"model": ErrorResponse, "description": "A model behind the gateway is away or too slow"},
 }
-_Questions = Annotated[
-    list[Asked], Body(embed=True, max_length=MAX_QUESTIONS, examples=[[{"question": EXAMPLE}]])
-]
-
-
-class _Predict(BaseModel):
-    questions: list[Asked]
-
-
-_BODY = ChatRequest | DecideRequest | _Predict
+_BODY = ChatRequest | DecideRequest | PredictRequest
 """What a request's errors are about."""
 
 
@@ -98,9 +86,9 @@ async def models(request: Request) -> ModelList:
 
 
 @app.post("/predict", tags=["OptScale"])
-async def predict(request: Request, questions: _Questions) -> list[Prediction]:
+async def predict(request: Request, body: PredictRequest) -> list[Prediction]:
     """Prior, required samples and expected tokens of each question."""
-    return await _backend(request).predict(questions)
+    return await _backend(request).predict(body.questions)
 
 
 @app.post("/decide", response_model=DecideResponse, tags=["OptScale"])

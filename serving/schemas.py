@@ -73,6 +73,12 @@ class Asked(Request):
         return question
 
 
+class PredictRequest(BaseModel):
+    """Questions that nothing was drawn of yet."""
+
+    questions: list[Asked] = Field(max_length=MAX_QUESTIONS, examples=[[{"question": EXAMPLE}]])
+
+
 class Prediction(BaseModel):
     """What the predictor says of a question before its first candidate."""
 
