@@ -1,4 +1,4 @@
-"""Serve the champion's bundle, and on wish the config's own models for it to ask."""
+"""Serve the champion's bundle and, if asked to, the config's own models behind it."""
 
 import os
 import subprocess

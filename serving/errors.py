@@ -31,5 +31,5 @@ def error_response(error: HTTPException) -> JSONResponse:
 
 
 def fault() -> RequestError:
-    """What a client is told of a bug; the log has the traceback."""
+    """The answer where a bug of ours ended a request; the log has the traceback."""
     return RequestError(500, "a fault of this server; its log says more", "server_error")

@@ -89,7 +89,7 @@ class Prediction(BaseModel):
     required_samples: int = Field(description="Fewest with a 90 % chance to; the cap if none has it.")
     feasible: bool = Field(description="Whether some number within the cap has that chance.")
     expected_tokens: float = Field(description="Tokens that this many candidates take.")
-    contract: str = Field(description="Score contract that the prior speaks of.")
+    contract: str = Field(description="Score contract of the scores that the prior is of.")
 
 
 class DecideRequest(Asked):

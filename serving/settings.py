@@ -91,15 +91,15 @@ def override(settings: GatewaySettings | None) -> GatewaySettings | None:
     if not (file := os.environ.get(OVERRIDES)):
         return settings
     try:
-        more = yaml.safe_load(Path(file).read_text())
+        changes = yaml.safe_load(Path(file).read_text())
         base = settings.model_dump(mode="json") if settings else {}
-        return GatewaySettings.model_validate(_merge(base, more if isinstance(more, dict) else {}))
+        return GatewaySettings.model_validate(_merge(base, changes if isinstance(changes, dict) else {}))
     except ValidationError as error:
         raise ConfigError(f"${OVERRIDES}, {file}: {explain(error.errors(), GatewaySettings)}") from error
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"${OVERRIDES}, {file}: {error}") from error
 
 
-def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    both = {k: _merge(base[k], v) for k, v in more.items() if isinstance(v, dict) and k in base}
-    return {**base, **more, **both}
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    both = {k: _merge(base[k], v) for k, v in changes.items() if isinstance(v, dict) and k in base}
+    return {**base, **changes, **both}

@@ -53,16 +53,16 @@ def decide(tmp_path):
     return decide
 
 
-def walk(decide, **more):
+def walk(decide, **fields):
     """Every answer on the way to the end, drawing what is asked for and nothing else."""
-    scores, answers = [], [decide(**ASKED, scores=[], **more)]
+    scores, answers = [], [decide(**ASKED, scores=[], **fields)]
     while answers[-1].action == "sample":
         scores += [0.5] * answers[-1].more
-        answers.append(decide(**ASKED, scores=scores, tokens=[20] * len(scores), **more))
+        answers.append(decide(**ASKED, scores=scores, tokens=[20] * len(scores), **fields))
     return answers
 
 
-def test_what_was_certified_is_promised_from_the_first_candidate_to_the_last(decide):
+def test_certified_decisions_carry_the_promise_to_the_end(decide):
     answers = walk(decide)
     assert len(answers) > 2
     assert {answer.promise for answer in answers} == {"little is lost"}

@@ -125,7 +125,7 @@ def test_no_origin_is_let_in(make_client):
     assert not any(name.startswith("access-control") for name in answer.headers)
 
 
-def test_overload_is_refused_at_once_and_says_when_to_come_back(make_client):
+def test_overload_is_refused_with_retry_after(make_client):
     client = make_client(requests=2, way="slow")
     found = []
     slow = {**BODY, "optscale": {"target": 0.995}}
@@ -143,7 +143,7 @@ def test_overload_is_refused_at_once_and_says_when_to_come_back(make_client):
     assert client.post("/v1/chat/completions", json=BODY).status_code == 200
 
 
-def test_without_the_reward_model_it_refuses_where_it_is_told_to(make_client):
+def test_without_the_reward_model_it_can_refuse(make_client):
     answer = make_client(reward_way="error", without_reward="refuse").post("/v1/chat/completions", json=BODY)
     assert answer.status_code == 503
     assert "reward model" in answer.json()["error"]["message"]
@@ -152,34 +152,34 @@ def test_without_the_reward_model_it_refuses_where_it_is_told_to(make_client):
 def test_the_promise_is_given_where_it_was_certified(make_client):
     client = make_client()
 
-    def promise(**more):
-        answer = client.post("/v1/chat/completions", json=BODY | more)
+    def promise(**fields):
+        answer = client.post("/v1/chat/completions", json=BODY | fields)
         assert answer.status_code == 200, answer.text
         return answer.json()["optscale"]["promise"]
 
     assert promise() == CERTIFICATE.statement
     assert promise(seed=3, optscale={"ahead": 4}) == CERTIFICATE.statement
-    for more in ({"n": 2}, {"temperature": 0.2}, {"optscale": {"target": 0.5}}):
-        assert promise(**more) is None
+    for fields in ({"n": 2}, {"temperature": 0.2}, {"optscale": {"target": 0.5}}):
+        assert promise(**fields) is None
     # It ends the drawing of none of these, but may have cut a round.
     assert promise(optscale={"token_budget": 32 * POLICY.cap}) is None
-    told = make_client(reward_way="error").post("/v1/chat/completions", json=BODY).json()["optscale"]
-    assert told["degraded"]
-    assert told["promise"] is None
+    explanation = make_client(reward_way="error").post("/v1/chat/completions", json=BODY).json()["optscale"]
+    assert explanation["degraded"]
+    assert explanation["promise"] is None
 
 
-def test_what_is_explored_asks_for_nothing_special_and_counts_where_it_was_whole(make_client, tmp_path):
+def test_only_plain_requests_are_explored_and_counted_if_whole(make_client, tmp_path):
     log = LogSettings(folder=str(tmp_path), explore=0.999999)
     client = make_client(log=log)
 
-    def explored(client, **more):
+    def explored(client, **fields):
         before = metrics.EXPLORED._value.get()
-        told = client.post("/v1/chat/completions", json=BODY | more).json()["optscale"]
-        return told["explored"], metrics.EXPLORED._value.get() - before
+        explanation = client.post("/v1/chat/completions", json=BODY | fields).json()["optscale"]
+        return explanation["explored"], metrics.EXPLORED._value.get() - before
 
     assert explored(client) == (True, 1)
-    for more in ({"seed": 1}, {"optscale": {"deadline": 5}}, {"n": 2}):
-        assert explored(client, **more) == (False, 0)
+    for fields in ({"seed": 1}, {"optscale": {"deadline": 5}}, {"n": 2}):
+        assert explored(client, **fields) == (False, 0)
     # What the deadline cut says nothing of what the policy loses.
     lost = metrics.LOST_HITS._value.get()
     assert explored(make_client(log=log, way="slow", reward_way="slow", per_request=1)) == (True, 1)
@@ -188,7 +188,7 @@ def test_what_is_explored_asks_for_nothing_special_and_counts_where_it_was_whole
     assert metrics.LOST_HITS._value.get() == lost
 
 
-def test_a_predictor_that_is_away_is_said_where_nothing_can_stand_in(make_client):
+def test_predict_and_decide_need_the_predictor(make_client):
     class Away(Population):
         async def priors(self, questions):
             if len(questions) == 1:

@@ -175,7 +175,7 @@ def test_a_bundle_is_read_only_what_it_is(bundle, tmp_path):
         Bundle.open(tmp_path)
 
 
-def test_a_bundle_brings_its_empirical_family_into_a_process_without_torch(tmp_path):
+def test_the_empirical_family_is_read_without_torch(tmp_path):
     """The gateway has no predictor in its process, and decides with the family all the same."""
     family = fit_empirical(np.random.default_rng(0).beta(5, 2, (30, 8)).round(2))
     save_family(family.name, tmp_path)
@@ -191,9 +191,9 @@ bundle = Bundle.open(sys.argv[1])
 print(decide(Value(target=0.9, cap=8), [0.5], bundle.population()).action, "torch" in sys.modules)
 """
     line = [sys.executable, "-c", code, str(tmp_path)]
-    told = subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
-    assert told[0] in {"sample", "accept", "give"}
-    assert told[-1] == "False"
+    printed = subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
+    assert printed[0] in {"sample", "accept", "give"}
+    assert printed[-1] == "False"
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_requests_that_come_together_are_answered_each_for_itself(settings):
 
 
 @pytest.mark.parametrize(
-    ("route", "body", "told"),
+    ("route", "body", "named"),
     [
         ("/v1/chat/completions", {"model": "solver", "messages": []}, "messages"),
         ("/v1/chat/completions", {"model": "solver", "messages": SUMS[0].as_chat(), "seed": 1}, "seed"),
@@ -86,11 +86,11 @@ def test_requests_that_come_together_are_answered_each_for_itself(settings):
         ("/pooling", None, "JSON"),
     ],
 )
-def test_what_is_not_understood_is_refused(settings, route, body, told):
+def test_what_is_not_understood_is_refused(settings, route, body, named):
     base = settings.generator.base_url.removesuffix("/v1")
     answer = httpx.post(f"{base}{route}", **({"json": body} if body else {"content": b"{"}))
     assert answer.status_code == 400
-    assert told.lower() in answer.json()["error"]["message"].lower()
+    assert named.lower() in answer.json()["error"]["message"].lower()
 
 
 def test_the_gateway_answers_with_the_best_of_them(settings, bundle):
@@ -111,10 +111,10 @@ def test_the_gateway_answers_with_the_best_of_them(settings, bundle):
     ):
         for question in SUMS[:3]:
             found = client.chat.completions.create(model="solver", messages=question.as_chat())
-            told = found.optscale
-            assert (told["ended"], told["degraded"]) == ("decided", [])
-            assert told["score"] == max(told["scores"])
-            assert 2 <= told["drawn"] <= policy.cap
+            named = found.optscale
+            assert (named["ended"], named["degraded"]) == ("decided", [])
+            assert named["score"] == max(named["scores"])
+            assert 2 <= named["drawn"] <= policy.cap
 
 
 def test_other_models_are_not_served_from_here():
