@@ -20,6 +20,7 @@ from models import end_with_parent
 from serving.settings import KEYS, KEYS_FILE
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = ("data", "models", "predictor", "serving")
 
 
 def build_bento(bundle: Path, name: str = "optscale") -> str:
@@ -32,7 +33,7 @@ def build_bento(bundle: Path, name: str = "optscale") -> str:
 
     with tempfile.TemporaryDirectory(dir=bundle.parent) as folder:
         context = Path(folder)
-        for package in ("data", "predictor", "models", "serving"):
+        for package in PACKAGES:
             for file in (ROOT / package).rglob("*.py"):
                 copy = context / file.relative_to(ROOT)
                 copy.parent.mkdir(parents=True, exist_ok=True)
