@@ -32,6 +32,7 @@ from data.arithmetic import (
 )
 from data.contract import Aggregation, Sampling
 from data.folds import FoldSettings
+from data.home import state_home
 from data.pool import Pool
 from data.question import Question
 from data.scores import ScoreTable, load_scores, tabulate
@@ -214,7 +215,7 @@ def _table_of(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    home, out = backbone.state_home() / "adapters", Path("data/adapters")
+    home, out = state_home() / "adapters", Path("data/adapters")
     if sys.argv[1:2] == ["export"]:
         print(json.dumps(export(Path(sys.argv[2])), indent=1))
         sys.exit()

@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from data.errors import ConfigError
 from data.folds import FoldSettings
+from data.home import HOME
 from data.record import Record, Uri, holds_secret
 from data.validation import explain
 from models.settings import (
@@ -321,7 +322,7 @@ def enter_home(config: Config) -> None:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"state folder {home} (home, OPTSCALE_HOME) cannot be made: {error}") from error
-    os.environ["OPTSCALE_HOME"] = str(home)
+    os.environ[HOME] = str(home)
     try:
         Path.home()
     except RuntimeError:  # a user without a home, as containers have them; libraries look for one at import

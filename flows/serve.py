@@ -1,6 +1,5 @@
-"""Serve the champion's bundle, and on wish the config's own models for it to ask."""
+"""Serve the champion's bundle and, if asked to, the config's own models behind it."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,9 +11,10 @@ import httpx
 from data.errors import BundleError, ConfigError
 from flows.config import Config
 from flows.tracking import BUNDLE, CHAMPION, Tracking
-from serving.bundle import free_port
-from serving.door import read_keys
-from serving.settings import KEYS, KEYS_FILE, OVERRIDES
+from models.settings import HttpGeneratorSettings, HttpRewardSettings
+from serving.auth import read_keys
+from serving.bento import free_port
+from serving.settings import KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -104,8 +104,6 @@ def serve_models(config: Config, port: int, file: Path) -> None:
     import uvicorn
 
     from models.server import ModelServer
-    from models.settings import HttpGeneratorSettings, HttpRewardSettings
-    from serving.settings import GatewaySettings
 
     if (
         config.generator.kind != "local"
@@ -117,32 +115,29 @@ def serve_models(config: Config, port: int, file: Path) -> None:
             "lines; name the servers of others under gateway"
         )
     server = ModelServer(config.generator, config.reward)
-    generator, reward = server.generator, server.reward
+    identity, url = server.generator.identity | server.reward.identity, f"http://127.0.0.1:{port}/v1"
     tokenizer = file.with_suffix(".tokenizer")
-    reward.tokenizer.save_pretrained(tokenizer)
-    at = f"http://127.0.0.1:{port}/v1"
+    server.reward.tokenizer.save_pretrained(tokenizer)
     settings = GatewaySettings(
         generator=HttpGeneratorSettings(
-            base_url=at,
-            model=generator.identity["generator"],
-            revision=generator.identity["generator_revision"],
-            prompt_template=generator.identity["prompt_template"],
+            base_url=url,
+            model=identity["generator"],
+            revision=identity["generator_revision"],
+            prompt_template=identity["prompt_template"],
             seeds=False,
-            sampling=generator.sampling,
-            in_flight=generator.settings.batch_size,
+            sampling=config.generator.sampling,
+            in_flight=config.generator.batch_size,
         ),
         reward=HttpRewardSettings(
-            base_url=at,
-            model=reward.identity["reward_model"],
-            revision=reward.identity["reward_revision"],
-            convention=config.reward.convention,
-            span=config.reward.span,
-            aggregation=config.reward.aggregation,
+            base_url=url,
+            model=identity["reward_model"],
+            revision=identity["reward_revision"],
             tokenizer=str(tokenizer),
-            positions=reward.positions,
+            positions=server.reward.positions,
+            **config.reward.model_dump(include={"convention", "span", "aggregation"}),
         ),
     )
-    file.write_text(json.dumps(settings.model_dump(mode="json"), indent=1))
+    file.write_text(settings.model_dump_json(indent=1))
     uvicorn.run(server.app, port=port, log_level="warning")
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import bentoml
+import httpx
 import numpy as np
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from prefect.transactions import transaction
 
 from data.contract import require_same_contract
 from data.errors import BundleError, GateError
@@ -28,7 +28,8 @@ from flows.tracking import (
 )
 from predictor.certificate import Certificate
 from predictor.learned.store import load_predictor
-from serving.bundle import BundleCard, Server, build_bento, carry_tokenizer, write_card
+from serving.bento import build_bento, serve_bento
+from serving.bundle import BundleCard, carry_tokenizer, write_card
 from serving.schemas import EXAMPLE
 
 
@@ -69,23 +70,20 @@ def build(config: Config, version: str) -> str:
         return build_bento(target)
 
 
-@build.on_rollback
-def _remove(transaction: Any) -> None:
-    tag = transaction.get("tag")
-    if tag:
-        bentoml.delete(tag)
-
-
 @task(name="check-bundle", task_run_name="check-bundle", cache_policy=NO_CACHE)
 def check(config: Config, tag: str) -> dict[str, Any]:
     """Serve the bento from another directory and ask it; returns the decision it gave."""
-    with Server(tag, timeout=config.serve.start_timeout) as server:
-        (prediction,) = server.post("/predict", {"questions": [{"question": EXAMPLE}]})
-        asked = {"question": EXAMPLE, "scores": [], "contract": prediction["contract"]}
-        answer = server.post("/decide", {"request": asked})
-    if answer["action"] not in {"sample", "accept", "give up"}:
-        raise BundleError(f"{tag} decided {answer!r}")
-    return dict(answer)
+    with serve_bento(tag, config.serve.start_timeout) as url:
+        (prediction,) = _ask(url, "/predict", {"questions": [{"question": EXAMPLE}]})
+        question = {"question": EXAMPLE, "scores": [], "contract": prediction["contract"]}
+        return dict(_ask(url, "/decide", {"request": question}))
+
+
+def _ask(url: str, route: str, body: dict[str, Any]) -> Any:
+    response = httpx.post(url + route, json=body, timeout=60)
+    if not response.is_success:
+        raise BundleError(f"the bundle answered {route} with {response.status_code}: {response.text[:300]}")
+    return response.json()
 
 
 @task(name="move-alias", task_run_name="move-alias", cache_policy=NO_CACHE)
@@ -112,10 +110,12 @@ def ship(config: Config, version: str | None = None, named: bool = False) -> Shi
     tracking = Tracking(config)
     version = version or tracking.version_of(CHALLENGER)
     require_shippable(tracking, version, named)
-    with transaction() as step:
-        tag = build(config, version)
-        step.set("tag", tag)
+    tag = build(config, version)
+    try:
         answer = check(config, tag)
+    except BaseException:
+        bentoml.delete(tag)
+        raise
     require_shippable(tracking, version, named)  # building took a while
     # A bundle that was asked is kept whatever becomes of the alias, so none can name one that is gone.
     promote(config, version, tag)

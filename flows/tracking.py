@@ -21,6 +21,7 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from data.errors import GateError, TrackingError
+from data.home import state_home
 from data.scores import ScoreTable
 from flows.config import ROOT, Config
 from flows.relocate import artifact_root, require_in_place
@@ -265,7 +266,7 @@ def check_gate(metrics: dict[str, float], floors: dict[str, float]) -> None:
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
     """A temporary directory in the state folder, so that large files stay on its disk."""
-    home = Path(os.environ.get("OPTSCALE_HOME", ".optscale")) / "tmp"
+    home = state_home() / "tmp"
     home.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=home)
 

@@ -23,6 +23,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from data.errors import ConfigError, ModelError
+from data.home import state_home
 from models.settings import DTYPE
 from models.tokenizer import first_line
 
@@ -31,11 +32,6 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 PACKAGE = "package:"
-
-
-def state_home() -> Path:
-    """The one folder that holds all state: ``$OPTSCALE_HOME``, else ``.optscale`` here."""
-    return Path(os.environ.get("OPTSCALE_HOME", ".optscale")).resolve()
 
 
 def default_device() -> str:

@@ -5,63 +5,62 @@ import uuid
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
+from openai.types import CompletionUsage, ErrorObject, Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
+from openai.types.chat.chat_completion import Choice
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from data.contract import Sampling
 from data.question import Message, Question
+from models.generator.base import Candidate
 from predictor.decision import Decision
 from predictor.prior import Prior
+from serving.draws import Tokens
 from serving.schemas import EXAMPLE, MAX_QUESTION, MAX_TURNS, Request, as_question
 
 PIECE = 24  # characters of a chunk when the chosen answer is streamed
-# What clients send by default changes nothing; any other value would have to be honoured.
+# OpenAI's fields that are not served may have the values that change nothing, which clients send by default:
+# null, nothing, or one of these. Any other value would have to be honoured.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "audio": (None,),
-    "frequency_penalty": (None, 0),
-    "function_call": (None, "none"),
-    "functions": (None, []),
-    "logit_bias": (None, {}),
-    "logprobs": (None, False),
-    "metadata": (None, {}),
-    "modalities": (None, ["text"]),
-    "parallel_tool_calls": (None, True, False),
-    "prediction": (None,),
-    "presence_penalty": (None, 0),
-    "prompt_cache_key": (None,),
-    "reasoning_effort": (None,),
-    "response_format": (None, {"type": "text"}),
-    "safety_identifier": (None,),
-    "service_tier": (None, "auto", "default"),
-    "store": (None, False),
-    "tool_choice": (None, "none"),
-    "tools": (None, []),
-    "top_logprobs": (None, 0),
-    "verbosity": (None,),
-    "web_search_options": (None,),
+    "frequency_penalty": (0,),
+    "function_call": ("none",),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
+    "presence_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "tool_choice": ("none",),
+    "top_logprobs": (0,),
 }
+NOTHING: tuple[Any, ...] = (None, [], {})
 # What an answer's message carries beside its text where there is nothing of it; clients send it back.
 ABSENT = ("refusal", "annotations", "audio", "tool_calls", "function_call")
+Text = Annotated[str, Field(max_length=MAX_QUESTION)]
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class TextPart(Request):
     """A part of a message; only text is understood."""
 
     type: Literal["text"]
-    text: Annotated[str, Field(max_length=MAX_QUESTION)]
+    text: Text
 
 
 class ChatMessage(Request):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, Field(max_length=MAX_QUESTION)] | Annotated[list[TextPart], Field(max_length=64)]
+    content: Text | Annotated[list[TextPart], Field(max_length=64)]
 
     @model_validator(mode="before")
     @classmethod
     def _without_what_is_absent(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        return {k: v for k, v in given.items() if k not in ABSENT or v not in (None, [])}
+        return {k: v for k, v in given.items() if k not in ABSENT or v not in NOTHING}
 
     def read(self) -> Message:
         """The turn as the rest of the project takes it."""
@@ -76,8 +75,8 @@ class StreamOptions(Request):
     include_obfuscation: bool | None = None
 
 
-class Wishes(Request):
-    """What a client of ours can ask for beyond OpenAI's fields, under ``optscale``."""
+class Options(Request):
+    """What a client can ask for beyond OpenAI's fields, under ``optscale``."""
 
     target: float | None = Field(None, gt=0, le=1, description="Score that counts as a hit.")
     confidence: float | None = Field(
@@ -108,26 +107,24 @@ class ChatRequest(Request):
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1, le=2**31)
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31)
-    stop: (
-        Annotated[str, Field(min_length=1, max_length=256)]
-        | Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=16)]
-        | None
-    ) = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     user: Annotated[str, Field(max_length=512)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    optscale: Wishes | None = None
+    optscale: Options | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_by_name(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        refused = [name for name, may in NEUTRAL.items() if name in given and not _any_is(given[name], may)]
+        unserved = CompletionCreateParamsBase.__annotations__.keys() - cls.model_fields.keys()
+        allowed = {name: (*NOTHING, *NEUTRAL.get(name, ())) for name in given if name in unserved}
+        refused = [name for name, values in allowed.items() if given[name] not in values]
         if refused:
             raise ValueError(f"{', '.join(refused)}: not supported by this server; leave it out")
-        return {name: value for name, value in given.items() if name not in NEUTRAL}
+        return {name: value for name, value in given.items() if name not in allowed}
 
     @field_validator("max_completion_tokens")
     @classmethod
@@ -148,21 +145,12 @@ class ChatRequest(Request):
 
     def sampling(self, default: Sampling) -> Sampling:
         """The default with what the request says."""
-        limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-        given = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": limit}
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        if self.stop is not None:
-            changes["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        changes = self.model_dump(include={"temperature", "top_p", "max_tokens", "stop"}, exclude_none=True)
+        if self.max_completion_tokens is not None:
+            changes["max_tokens"] = self.max_completion_tokens
+        if isinstance(self.stop, str):
+            changes["stop"] = (self.stop,)
         return Sampling.model_validate(default.model_dump() | changes)
-
-
-class Tokens(BaseModel):
-    """Where the tokens went."""
-
-    generated: int = Field(description="By all candidates, cancelled ones included.")
-    thrown_away: int = Field(description="Of these, by candidates other than the answer.")
-    cancelled_estimate: int = Field(description="Of these, by cancelled candidates, reckoned by their time.")
-    reward: int = Field(description="Read by the reward model.")
 
 
 class Explanation(BaseModel):
@@ -193,112 +181,68 @@ class Explanation(BaseModel):
     seconds: float
 
 
-class ReplyMessage(BaseModel):
-    """The answer."""
+class ChatResponse(ChatCompletion):
+    """OpenAI's answer and our field; ``usage`` counts the prompt once, and all that was generated."""
 
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
-class Choice(BaseModel):
-    """The one choice."""
-
-    index: int = 0
-    message: ReplyMessage
-    logprobs: None = None
-    finish_reason: Literal["stop", "length"]
-
-
-class Usage(BaseModel):
-    """All tokens: the prompt once, and what every candidate generated, those thrown away too."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class ChatResponse(BaseModel):
-    """OpenAI's answer and our field."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage
     optscale: Explanation
-
-
-class ModelCard(BaseModel):
-    """One model."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int = 0
-    owned_by: str = "optscale"
 
 
 class ModelList(BaseModel):
     """``GET /v1/models``."""
 
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
-
-
-class Problem(BaseModel):
-    """What is wrong, as OpenAI's servers say it."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
+    object: Literal["list"]
+    data: list[Model]
 
 
 class ErrorResponse(BaseModel):
     """Body of every answer that is no success."""
 
-    error: Problem
+    error: ErrorObject
 
 
 def make_response(
-    model: str, text: str, finish: Literal["stop", "length"], usage: Usage, explanation: Explanation
+    model: str, candidate: Candidate, prompt_tokens: int, explanation: Explanation
 ) -> ChatResponse:
-    """The answer to a request."""
+    """The answer to a request: its one choice is ``candidate``."""
+    generated = explanation.tokens.generated
+    choice = Choice(
+        index=0,
+        message=ChatCompletionMessage(role="assistant", content=candidate.text or "", refusal=None),
+        logprobs=None,
+        finish_reason="stop" if candidate.status == "complete" else "length",
+    )
+    usage = CompletionUsage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=generated,
+        total_tokens=prompt_tokens + generated,
+    )
     return ChatResponse(
         id=f"chatcmpl-{uuid.uuid4().hex}",
+        object="chat.completion",
         created=int(time.time()),
         model=model,
-        choices=[Choice(message=ReplyMessage(content=text), finish_reason=finish)],
+        choices=[choice],
         usage=usage,
-        optscale=explanation,
+        # Read again, so that every field of it is set: those that are not are not shown.
+        optscale=Explanation.model_validate(explanation.model_dump()),
     )
 
 
-def stream(response: ChatResponse, include_usage: bool) -> Iterator[dict[str, Any]]:
-    """The answer as OpenAI's chunks; the last one with a choice carries the ``optscale`` field."""
-    choice = response.choices[0]
-    shared: dict[str, Any] = {
-        "id": response.id,
-        "object": "chat.completion.chunk",
-        "created": response.created,
-        "model": response.model,
-    }
-    if include_usage:
-        shared["usage"] = None  # of all chunks but the last, as OpenAI's servers have it
+def stream(response: ChatResponse, include_usage: bool) -> Iterator[ChatCompletionChunk]:
+    """The answer in OpenAI's chunks; the last one with a choice carries the ``optscale`` field."""
+    (choice,), text = response.choices, response.choices[0].message.content or ""
+    head = response.to_dict() | {"object": "chat.completion.chunk", "usage": None}
+    del head["optscale"]
+    if not include_usage:
+        del head["usage"]  # null in all chunks but the last, as OpenAI's servers have it
 
-    def chunk(delta: dict[str, str], finish: str | None = None, **more: Any) -> dict[str, Any]:
+    def chunk(delta: dict[str, str], finish: str | None = None, **extra: Any) -> ChatCompletionChunk:
         choices = [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
-        return {**shared, "choices": choices, **more}
+        return ChatCompletionChunk.model_validate(head | {"choices": choices} | extra)
 
-    text = choice.message.content
     yield chunk({"role": "assistant", "content": ""})
     for at in range(0, len(text), PIECE):
         yield chunk({"content": text[at : at + PIECE]})
     yield chunk({}, choice.finish_reason, optscale=response.optscale.model_dump(mode="json"))
     if include_usage:
-        yield {**shared, "choices": [], "usage": response.usage.model_dump()}
-
-
-def _any_is(value: Any, allowed: tuple[Any, ...]) -> bool:
-    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
+        yield ChatCompletionChunk.model_validate(head | {"choices": [], "usage": response.usage})

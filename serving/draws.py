@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
 
 from data.contract import Sampling, ScoreContract
 from data.question import Question
@@ -18,118 +20,170 @@ Ended = Literal["decided", "deadline", "token budget", "generator", "reward mode
 
 @dataclass(frozen=True)
 class Ask:
-    """One question, and what its asker wants."""
+    """One question, and how it is to be answered.
+
+    Parameters
+    ----------
+    seed : the first candidate's; each further one counts on.
+    deadline : time of the event loop at which the answer is due.
+    token_budget : generated tokens at most; kept to strictly, for each candidate is reckoned at its longest.
+    ahead : candidates kept in flight while a decision is pending; 0 waits for each round.
+    explore : draw the whole cap in one round, whatever the policy says.
+    explore_share : chance with which ``explore`` was drawn; 0 where the request is of a kind that never is.
+    extra_fields : further fields of the generator's requests.
+    """
 
     question: Question
     policy: AnyPolicy
     sampling: Sampling
     seed: int
-    """The first candidate's; each further one counts on."""
     deadline: float
-    """Time of the event loop at which the answer is due."""
     token_budget: int | None = None
-    """Generated tokens at most; kept to strictly, for each candidate is reckoned at its longest."""
     ahead: int = 0
-    """Candidates kept in flight while a decision is pending; 0 waits for each round."""
     explore: bool = False
-    """Draw the whole cap in one round, whatever the policy says."""
-    share: float = 0.0
-    """Chance with which ``explore`` was drawn; 0 where the request is of a kind that never is."""
-    more: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of the generator's requests."""
+    explore_share: float = 0.0
+    extra_fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Draw:
-    """One candidate from the moment that it is asked for."""
+    """One candidate from the moment that it is asked for.
 
-    seed: int
-    round: int = 0
-    """Number of the round, from 0, after which the policy saw it."""
-    candidate: Candidate | None = None
-    found: StepScores | None = None
+    Parameters
+    ----------
+    candidate : ``cancelled`` until the generator has given it, and of no tokens; where it never does, with
+        the tokens that it had probably generated.
+    step_scores : None until the reward model has answered.
+    score : in [0, 1]; None until the reward model has given one that can be used.
+    round : number of the round, from 0, after which the policy saw it.
+    seconds : with the generator; waiting for a place there is not counted.
+    repeated : another candidate has the same text, which the reward model read once.
+    """
+
+    candidate: Candidate
+    step_scores: StepScores | None = None
     score: float | None = None
+    round: int = 0
     seconds: float = 0.0
-    """With the generator; waiting for a place there is not counted."""
     repeated: bool = False
-    """Another candidate has the same text, which the reward model read once."""
-    estimated_tokens: int = 0
-    """Of a candidate that was cancelled: what it had probably generated."""
 
     @property
-    def status(self) -> Status:
-        """As in the pool."""
-        if self.candidate is None or (self.candidate.status == "complete" and self.found is None):
-            return "cancelled"
-        if self.candidate.status == "complete" and self.score is None and self.found is not None:
-            return "over-length" if self.found.over_length else "failed"
-        return self.candidate.status
+    def given(self) -> bool:
+        """The generator has answered, if only that it failed."""
+        return self.candidate.status != "cancelled"
+
+    @property
+    def complete(self) -> bool:
+        """The generator ended it by itself."""
+        return self.candidate.status == "complete"
+
+    @property
+    def text(self) -> str:
+        """Its text; empty where there is none."""
+        return self.candidate.text or ""
 
     @property
     def tokens(self) -> int:
         """Generated tokens."""
-        return self.estimated_tokens if self.candidate is None else self.candidate.tokens
+        return self.candidate.tokens
 
     @property
-    def unjudged(self) -> bool:
-        """It is whole and has steps, and yet the reward model gave no usable score."""
-        found = self.found
-        whole = self.candidate is not None and self.candidate.status == "complete"
-        return whole and (found is None or (self.score is None and bool(found.tokens)))
+    def status(self) -> Status:
+        """As in the pool, where a complete candidate is one that has a score."""
+        if not self.complete or self.score is not None:
+            return self.candidate.status
+        if self.step_scores is None:
+            return "cancelled"
+        return "over-length" if self.step_scores.over_length else "failed"
+
+    @property
+    def unscored(self) -> bool:
+        """It is complete and has steps, and yet the reward model gave no usable score."""
+        scores = self.step_scores
+        return self.complete and (scores is None or (self.score is None and scores.tokens > 0))
 
 
-class Answer(NamedTuple):
-    """What came of a question."""
+class Tokens(BaseModel):
+    """Where the tokens went."""
 
-    draws: list[Draw]
-    """All candidates in the order asked for, the cancelled ones too."""
-    seen: int
-    """How many of them, from the first, the last decision rests on."""
-    shown: list[Draw]
-    """Those that the answer is chosen among."""
-    chosen: Draw | None
-    """None where there is nothing to answer with."""
+    generated: int = Field(description="By all candidates, cancelled ones included.")
+    thrown_away: int = Field(description="Of these, by candidates other than the answer.")
+    cancelled_estimate: int = Field(description="Of these, by cancelled candidates, reckoned by their time.")
+    reward: int = Field(description="Read by the reward model.")
+
+
+@dataclass(eq=False)
+class Answer:
+    """What came of a question.
+
+    Parameters
+    ----------
+    decision : the last one that was taken.
+    draws : all candidates in the order asked for, the cancelled ones too.
+    seen : how many of them, from the first, the decision rests on.
+    rounds : how often the policy went on.
+    chosen : None where there is nothing to answer with.
+    degraded : what was away or cut short, in words.
+    error : the last thing that went wrong upstream.
+    decision_seconds : time spent on deciding.
+    """
+
+    ask: Ask
     prior: Prior
-    decision: Decision
-    rounds: int
-    ended: Ended
-    degraded: tuple[str, ...]
-    """What was away or cut short, in words."""
-    error: Exception | None
-    """The last thing that went wrong upstream."""
-    decision_seconds: float
-    """Time spent on deciding."""
+    decision: Decision = field(init=False)
+    draws: list[Draw] = field(default_factory=list)
+    seen: int = 0
+    rounds: int = 0
+    chosen: Draw | None = None
+    ended: Ended = "decided"
+    degraded: list[str] = field(default_factory=list)
+    error: Exception | None = None
+    decision_seconds: float = 0.0
+
+    @property
+    def shown(self) -> list[Draw]:
+        """The candidates that the answer is chosen among."""
+        of_all = self.ask.explore or self.ended in {"deadline", "disconnected"}
+        return self.draws if of_all else self.draws[: self.seen]
+
+    @property
+    def tokens(self) -> Tokens:
+        """Where the tokens went; equal texts were read once by the reward model."""
+        generated = sum(draw.tokens for draw in self.draws)
+        read = (draw.step_scores.tokens for draw in self.draws if draw.step_scores and not draw.repeated)
+        return Tokens(
+            generated=generated,
+            thrown_away=generated - (self.chosen.tokens if self.chosen else 0),
+            cancelled_estimate=sum(draw.tokens for draw in self.draws if not draw.given),
+            reward=sum(read),
+        )
 
 
 def log_row(
-    answer: Answer,
-    ask: Ask,
-    contract: ScoreContract,
-    request_id: str,
-    seconds: float,
-    text: bool,
+    answer: Answer, contract: ScoreContract, request_id: str, seconds: float, text: bool
 ) -> dict[str, Any]:
     """A request as a row of the decision log.
 
-    ``contract`` is the one that its candidates were sampled under. The chance with which the request was
-    explored is the row's inclusion probability where it was, its complement where it was not.
+    ``contract`` is the one that its candidates were sampled under; ``text`` logs messages and completions
+    too. The chance with which the request was explored is the row's inclusion probability where it was, its
+    complement where it was not.
     """
+    ask, share = answer.ask, answer.ask.explore_share
     candidates = [
         {
             "round": draw.round,
             "status": draw.status,
             "score": draw.score,
-            "step_scores": draw.found.steps if draw.found and draw.score is not None else None,
+            "step_scores": draw.step_scores.steps if draw.step_scores and draw.score is not None else None,
             "tokens": draw.tokens,
-            "prompt_tokens": draw.candidate.prompt_tokens if draw.candidate else 0,
-            "reward_tokens": draw.found.tokens if draw.found else 0,
-            "seed": draw.seed,
+            "prompt_tokens": draw.candidate.prompt_tokens,
+            "reward_tokens": draw.step_scores.tokens if draw.step_scores else 0,
+            "seed": draw.candidate.seed,
             "seconds": draw.seconds,
-            "completion": draw.candidate.text if text and draw.candidate else None,
+            "completion": draw.candidate.text if text else None,
         }
         for draw in answer.draws
     ]
-    chosen = next((n for n, draw in enumerate(answer.draws) if draw is answer.chosen), None)
     return {
         "time": datetime.now(UTC),
         "request_id": request_id,
@@ -141,12 +195,12 @@ def log_row(
         "action": answer.decision.action,
         "reason": answer.decision.reason,
         "ended": answer.ended,
-        "degraded": list(answer.degraded),
+        "degraded": answer.degraded,
         "seen": answer.seen,
         "rounds": answer.rounds,
-        "chosen": chosen,
+        "chosen": next((n for n, draw in enumerate(answer.draws) if draw is answer.chosen), None),
         "explored": ask.explore,
-        "inclusion_probability": ask.share if ask.explore else 1 - ask.share,
+        "inclusion_probability": share if ask.explore else 1 - share,
         "seconds": seconds,
         "candidates": candidates,
     }

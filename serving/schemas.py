@@ -73,6 +73,12 @@ class Asked(Request):
         return question
 
 
+class PredictRequest(BaseModel):
+    """Questions that nothing was drawn of yet."""
+
+    questions: list[Asked] = Field(max_length=MAX_QUESTIONS, examples=[[{"question": EXAMPLE}]])
+
+
 class Prediction(BaseModel):
     """What the predictor says of a question before its first candidate."""
 
@@ -83,7 +89,7 @@ class Prediction(BaseModel):
     required_samples: int = Field(description="Fewest with a 90 % chance to; the cap if none has it.")
     feasible: bool = Field(description="Whether some number within the cap has that chance.")
     expected_tokens: float = Field(description="Tokens that this many candidates take.")
-    contract: str = Field(description="Score contract that the prior speaks of.")
+    contract: str = Field(description="Score contract of the scores that the prior is of.")
 
 
 class DecideRequest(Asked):

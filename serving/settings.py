@@ -8,12 +8,13 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from data.errors import ConfigError
+from data.home import HOME, state_home
 from data.record import Record
 from data.validation import explain
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
 
 KEYS, KEYS_FILE = "OPTSCALE_API_KEYS", "OPTSCALE_API_KEYS_FILE"
-"""Environment variables with the door's API keys, commas between, and with the name of a file of them."""
+"""Environment variables with API keys, commas between, and with the name of a file of them."""
 OVERRIDES = "OPTSCALE_GATEWAY"
 """Environment variable that names a YAML file with settings that differ where the bundle runs."""
 
@@ -38,8 +39,7 @@ class LogSettings(Record):
         """The folder, if there is one."""
         if self.folder is not None:
             return Path(self.folder)
-        home = os.environ.get("OPTSCALE_HOME")
-        return Path(home) / "decisions" if home else None
+        return state_home() / "decisions" if os.environ.get(HOME) else None
 
 
 class GatewaySettings(Record):
@@ -91,15 +91,15 @@ def override(settings: GatewaySettings | None) -> GatewaySettings | None:
     if not (file := os.environ.get(OVERRIDES)):
         return settings
     try:
-        more = yaml.safe_load(Path(file).read_text())
+        changes = yaml.safe_load(Path(file).read_text())
         base = settings.model_dump(mode="json") if settings else {}
-        return GatewaySettings.model_validate(_merge(base, more if isinstance(more, dict) else {}))
+        return GatewaySettings.model_validate(_merge(base, changes if isinstance(changes, dict) else {}))
     except ValidationError as error:
         raise ConfigError(f"${OVERRIDES}, {file}: {explain(error.errors(), GatewaySettings)}") from error
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"${OVERRIDES}, {file}: {error}") from error
 
 
-def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    both = {k: _merge(base[k], v) for k, v in more.items() if isinstance(v, dict) and k in base}
-    return {**base, **more, **both}
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    both = {k: _merge(base[k], v) for k, v in changes.items() if isinstance(v, dict) and k in base}
+    return {**base, **changes, **both}

@@ -44,8 +44,8 @@ class Arithmetic:
     async def score(self, items, observe):
         return [StepScores([0.25, 0.75], 30) for _ in items]
 
-    async def prior(self, question):
-        return Prior.centred(0.5, 0.2)
+    async def priors(self, questions):
+        return [Prior.centred(0.5, 0.2) for _ in questions]
 
 
 def write_log(folder, asks, text=False, contract=CONTRACT, seconds=0.0, rows=3, fails=0):
@@ -56,9 +56,9 @@ def write_log(folder, asks, text=False, contract=CONTRACT, seconds=0.0, rows=3, 
         async with log.running():
             for number, (question, explore) in enumerate(asks):
                 due = asyncio.get_running_loop().time() + (0.2 if seconds else 60)
-                ask = Ask(question, POLICY, Sampling(), 0, due, explore=explore, share=0.25)
+                ask = Ask(question, POLICY, Sampling(), 0, due, explore=explore, explore_share=0.25)
                 answer = await best_of_n.answer(ask)
-                log.add(log_row(answer, ask, contract, f"r{number}", 0.1, text))
+                log.add(log_row(answer, contract, f"r{number}", 0.1, text))
                 await asyncio.sleep(0)
 
     asyncio.run(main())
@@ -139,7 +139,7 @@ def test_old_files_are_deleted(tmp_path):
         best_of_n = BestOfN(world, world, world, CONTRACT, Prior.centred(0.5, 0.2))
         for number in range(6):
             ask = Ask(ASKED[0], FixedN(cap=1), Sampling(), 0, asyncio.get_running_loop().time() + 9)
-            log.add(log_row(await best_of_n.answer(ask), ask, CONTRACT, f"r{number}", 0.1, False))
+            log.add(log_row(await best_of_n.answer(ask), CONTRACT, f"r{number}", 0.1, False))
             await log.flush()
 
     asyncio.run(main())
@@ -166,7 +166,7 @@ def test_a_row_that_cannot_be_written_costs_no_other_and_what_is_not_ours_stays(
         async with log.running():
             for number in range(7):
                 ask = Ask(ASKED[0], FixedN(cap=1), Sampling(), 0, asyncio.get_running_loop().time() + 9)
-                row = log_row(await best_of_n.answer(ask), ask, CONTRACT, f"r{number}", 0.1, False)
+                row = log_row(await best_of_n.answer(ask), CONTRACT, f"r{number}", 0.1, False)
                 row["seen"] = 2**70 if number == 2 else row["seen"]
                 log.add(row)
                 await asyncio.sleep(0.1)

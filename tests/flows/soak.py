@@ -16,13 +16,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import psutil
 
 from data.pool import Pool
 from data.question import Question
 from data.questions import write_questions
 from flows.config import Config, enter_home
-from serving.bundle import Server
 from serving.schemas import EXAMPLE
 from tests.helpers import make_pool
 
@@ -155,8 +155,11 @@ def main(kills: dict[str, int], home: Path) -> None:
         run(train(0))
         run(command("validate", file, made))
         soak(lambda _: command("ship", file, made), kills["ship"], rng, champion_is_there)
-        with Server(named[-1]) as server:
-            answer = server.post("/decide", {"request": {"question": EXAMPLE, "scores": [0.5]}})
+        from serving.bento import serve_bento
+
+        with serve_bento(named[-1]) as url:
+            asked = {"request": {"question": EXAMPLE, "scores": [0.5]}}
+            answer = httpx.post(f"{url}/decide", json=asked, timeout=60).raise_for_status().json()
             print(f"champion {named[-1]} of {len(set(named))} answers: {answer['action']}", flush=True)
 
 

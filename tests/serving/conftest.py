@@ -103,6 +103,15 @@ def serve(bundle, settings: GatewaySettings, folder):
         yield url, process
 
 
+def with_middlewares(app, **options):
+    """The routes behind the service's middlewares; see `serving.middleware.middlewares`."""
+    from serving.middleware import middlewares
+
+    for middleware in reversed(middlewares(**options)):
+        app = middleware.cls(app, **middleware.kwargs)
+    return app
+
+
 def workers(process) -> dict[str, psutil.Process]:
     """The processes of the services by their names."""
     children = psutil.Process(process.pid).children(recursive=True)

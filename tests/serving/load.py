@@ -59,12 +59,12 @@ def question(chance: random.Random, share: float) -> tuple[str, set[int]]:
     return f"[reward {chance.choice(REWARD)}] {text}", {200}
 
 
-async def ask(client: httpx.AsyncClient, text: str, right: set[int], **wishes) -> tuple[int, str]:
+async def ask(client: httpx.AsyncClient, text: str, right: set[int], **options) -> tuple[int, str]:
     """One request; the status and what is wrong with its end, if anything."""
     started = time.monotonic()
     body = {"model": "m", "messages": [{"role": "user", "content": text}], "stream": len(text) % 4 == 0}
     answer = await client.post(
-        "/v1/chat/completions", json={**body, "optscale": {"deadline": DEADLINE, **wishes}}
+        "/v1/chat/completions", json={**body, "optscale": {"deadline": DEADLINE, **options}}
     )
     status, spent = answer.status_code, time.monotonic() - started
     if spent > DEADLINE + LATE:
@@ -86,19 +86,19 @@ async def ask(client: httpx.AsyncClient, text: str, right: set[int], **wishes) -
     return status, _wrong(text, content, chunks[-1]["optscale"])
 
 
-def _wrong(text: str, content: str, told: dict) -> str:
+def _wrong(text: str, content: str, explanation: dict) -> str:
     if content and not content.startswith(text):
         return f"got the answer {content!r}"
-    if told["score"] is not None:
+    if explanation["score"] is not None:
         if (
-            told["explored"] is False
-            and told["ended"] != "deadline"
-            and told["score"] != max(s for s in told["scores"] if s is not None)
+            explanation["explored"] is False
+            and explanation["ended"] != "deadline"
+            and explanation["score"] != max(s for s in explanation["scores"] if s is not None)
         ):
-            return f"score {told['score']} is not the best of {told['scores']}"
-        if abs(float(SCORE.findall(content)[-1]) - told["score"]) > 1e-3:
-            return f"score {told['score']} is not that of {content!r}"
-    elif not told["degraded"] and "[empty]" not in text and "[cut]" not in text:
+            return f"score {explanation['score']} is not the best of {explanation['scores']}"
+        if abs(float(SCORE.findall(content)[-1]) - explanation["score"]) > 1e-3:
+            return f"score {explanation['score']} is not that of {content!r}"
+    elif not explanation["degraded"] and "[empty]" not in text and "[cut]" not in text:
         return "no score, and nothing said of it"
     return ""
 
@@ -114,10 +114,10 @@ async def many(url: str, count: int, clients: int, share: float, anything: bool 
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             for _ in left:
                 text, right = question(chance, share)
-                wishes = {"ahead": chance.choice([0, 0, 3])}
+                options = {"ahead": chance.choice([0, 0, 3])}
                 if anything:
                     right = right | {200, 502, 503, 504}
-                status, wrong = await ask(client, text, right, **wishes)
+                status, wrong = await ask(client, text, right, **options)
                 assert not wrong, f"{text}: {wrong}"
                 ends[status] += 1
                 if ends.total() % 1000 == 0:

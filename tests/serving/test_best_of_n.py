@@ -25,8 +25,8 @@ ASKED = [Question.ask(f"Compute {n} + 4.") for n in range(10)]
 
 
 class PriorSource:
-    async def prior(self, question):
-        return PRIOR
+    async def priors(self, questions):
+        return [PRIOR for _ in questions]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, 
     return asyncio.run(main())
 
 
-def test_it_stops_where_replay_stops_and_answers_with_the_best(server, tokenizer):
+def test_it_stops_like_replay_and_answers_with_the_best(server, tokenizer):
     asks = [{"question": q, "policy": POLICY} for q in ASKED]
     for question, found in zip(ASKED, run(server, tokenizer, asks), strict=True):
         scores = [score_of(question.text, seed) for seed in range(12)]
@@ -77,7 +77,7 @@ def test_it_stops_where_replay_stops_and_answers_with_the_best(server, tokenizer
             decision = decide(POLICY, scores[:drawn], PRIOR, tokens=tokens)
             drawn += decision.more
         assert [draw.score for draw in found.draws] == pytest.approx(scores[:drawn])
-        assert (found.decision, found.ended, found.degraded) == (decision, "decided", ())
+        assert (found.decision, found.ended, found.degraded) == (decision, "decided", [])
         assert found.chosen.score == max(scores[:drawn])
         assert found.chosen.candidate.text.endswith(f"{max(scores[:drawn]):.3f}")
 
@@ -109,14 +109,14 @@ def test_equal_texts_are_scored_once(server, tokenizer):
     assert sum("input" in body for body in server.bodies) == 1
 
 
-def test_a_candidate_that_is_cut_is_a_miss_and_better_than_nothing(server, tokenizer):
+def test_a_cut_candidate_is_a_miss_and_the_last_resort(server, tokenizer):
     (found,) = run(server, tokenizer, [{"question": ASKED[0], "policy": FixedN(cap=3)}], way="cut")
     assert [draw.status for draw in found.draws] == ["cut"] * 3
     assert found.chosen is found.draws[0]
     assert found.decision.drawn == 3
 
 
-def test_the_deadline_gives_the_best_so_far_and_cancels_the_rest(server, tokenizer):
+def test_the_deadline_answers_with_the_best_so_far(server, tokenizer):
     ask = {"question": ASKED[0], "policy": Schedule(cap=8, start=1, factor=1, target=1.0)}
     (found,) = run(server, tokenizer, [ask], way="slow", seconds=0.8)
     scored = [draw for draw in found.draws if draw.score is not None]
@@ -124,18 +124,18 @@ def test_the_deadline_gives_the_best_so_far_and_cancels_the_rest(server, tokeniz
     assert found.ended == "deadline"
     assert found.chosen.score == max(draw.score for draw in scored)
     assert found.draws[-1].status == "cancelled"
-    assert 0 <= found.draws[-1].estimated_tokens <= 20
+    assert 0 <= found.draws[-1].tokens <= 20
 
 
-def test_a_candidate_that_never_reached_the_generator_has_no_tokens(server, tokenizer):
+def test_a_candidate_never_sent_has_no_tokens(server, tokenizer):
     ask = {"question": ASKED[0], "policy": FixedN(cap=8)}
     (found,) = run(server, tokenizer, [ask], way="slow", seconds=0.8, in_flight=1)
     assert found.draws[0].status == "complete"
     assert [draw.status for draw in found.draws[4:]] == ["cancelled"] * 4
-    assert [draw.estimated_tokens for draw in found.draws[4:]] == [0] * 4
+    assert [draw.tokens for draw in found.draws[4:]] == [0] * 4
 
 
-def test_candidates_ahead_of_the_decision_are_no_answers_to_it(server):
+def test_candidates_ahead_of_the_decision_are_not_shown(server):
     class Slow:
         """The first two candidates are cut; the rest are whole and still being scored."""
 
@@ -155,7 +155,7 @@ def test_candidates_ahead_of_the_decision_are_no_answers_to_it(server):
 
     for ahead in (0, 4):
         found = asyncio.run(main(ahead))
-        assert (found.ended, found.degraded, found.seen) == ("decided", (), 2)
+        assert (found.ended, found.degraded, found.seen) == ("decided", [], 2)
         assert found.chosen is found.draws[0]
         assert len(found.shown) == 2
 
@@ -163,7 +163,7 @@ def test_candidates_ahead_of_the_decision_are_no_answers_to_it(server):
 def test_a_deadline_before_the_first_candidate_has_no_answer(server, tokenizer):
     before = server.cancelled
     asks = [{"question": q, "policy": POLICY} for q in ASKED]
-    for found in run(server, tokenizer, asks, way="silent", seconds=0.3):
+    for found in run(server, tokenizer, asks, way="silent", seconds=1.0):
         assert (found.chosen, found.ended) == (None, "deadline")
         assert {draw.status for draw in found.draws} == {"cancelled"}
     for _ in range(100):  # the server sees its clients go
@@ -185,7 +185,7 @@ def test_the_token_budget_is_kept(server, tokenizer):
         assert len(found.draws) >= 3
 
 
-def test_exploring_draws_the_cap_and_decides_as_if_it_had_not(server, tokenizer):
+def test_exploring_draws_the_cap_and_changes_no_decision(server, tokenizer):
     plain = run(server, tokenizer, [{"question": q, "policy": POLICY} for q in ASKED])
     whole = run(server, tokenizer, [{"question": q, "policy": POLICY, "explore": True} for q in ASKED])
     for one, other in zip(plain, whole, strict=True):
@@ -202,14 +202,14 @@ def test_a_generator_that_gives_nothing_ends_the_question(server, tokenizer, way
     assert {draw.status for draw in found.draws} == {"failed"}
 
 
-def test_a_server_that_gives_too_few_is_asked_for_the_rest(server, tokenizer):
+def test_missing_candidates_are_asked_for_again(server, tokenizer):
     asks = [{"question": ASKED[0], "policy": FixedN(cap=5)}]
     (found,) = run(server, tokenizer, asks, way="fewer", per_request=None)
     assert [draw.status for draw in found.draws] == ["complete"] * 5
 
 
 @pytest.mark.parametrize("way", ["error", "page", "broken", "half", "nan", "locked", "hang up"])
-def test_without_the_reward_model_candidates_vote_or_nothing_is_answered(server, tokenizer, way):
+def test_without_the_reward_model_candidates_vote(server, tokenizer, way):
     asks = [{"question": ASKED[0], "policy": Schedule(cap=12, start=2, target=1.0)}]
     (vote,) = run(server, tokenizer, asks, reward_way=way, agreement=5)
     assert vote.ended == "reward model"
@@ -222,7 +222,7 @@ def test_without_the_reward_model_candidates_vote_or_nothing_is_answered(server,
 
 
 def test_faults_on_some_candidates_are_misses_and_said(server, tokenizer):
-    asks = [{"question": q, "policy": FixedN(cap=8)} for q in ASKED]
+    asks = [{"question": q, "policy": FixedN(cap=8)} for q in ASKED[:5]]
     for way, reward_way, who in (("mixed-0.5", "plain", "generator"), ("plain", "mixed-0.5", "reward")):
         server.chance.seed(0)
         found = run(server, tokenizer, asks, way, reward_way, seconds=2.0)
@@ -235,7 +235,7 @@ def test_faults_on_some_candidates_are_misses_and_said(server, tokenizer):
             assert not scores or one.chosen.score == max(scores)
 
 
-def test_the_vote_goes_to_the_answer_that_most_candidates_have(server, tokenizer):
+def test_the_vote_goes_to_the_commonest_answer(server, tokenizer):
     asks = [{"question": ASKED[0], "policy": FixedN(cap=5), "seed": seed} for seed in range(5)]
     for found in run(server, tokenizer, asks, way="votes", reward_way="error", agreement=5):
         assert found.chosen.candidate.text.endswith("Answer: 7")
@@ -243,11 +243,11 @@ def test_the_vote_goes_to_the_answer_that_most_candidates_have(server, tokenizer
 
 def test_a_predictor_that_is_away_leaves_the_populations_prior(server, tokenizer):
     class Away:
-        async def prior(self, question):
+        async def priors(self, questions):
             raise ConnectionError("away")
 
     class Hanging:
-        async def prior(self, question):
+        async def priors(self, questions):
             await asyncio.sleep(60)
 
     for prior_source in (Away(), Hanging()):
@@ -273,13 +273,13 @@ def test_cancelling_a_question_leaves_nothing_under_way(server, tokenizer, ahead
         best_of_n = BestOfN(sampler, scorer, PriorSource(), make_contract(), PRIOR)
         due = asyncio.get_running_loop().time() + 60
         ask = Ask(ASKED[0], FixedN(cap=6), Sampling(), 0, due, ahead=ahead)
-        told = []
-        task = asyncio.create_task(best_of_n.answer(ask, on_cancel=told.append))
+        cancelled = []
+        task = asyncio.create_task(best_of_n.answer(ask, on_cancel=cancelled.append))
         await asyncio.sleep(0.2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        (there,) = told
+        (there,) = cancelled
         assert there.ended == "disconnected"
         assert {draw.status for draw in there.draws} == {"cancelled"}
         assert len(asyncio.all_tasks()) == 1

@@ -53,7 +53,7 @@ def test_settings_in_the_files_are_settings(monkeypatch, tmp_path):
         assert found.log.location() == Path("/var/lib/optscale/decisions")
 
 
-def test_a_server_is_given_the_time_that_its_longest_request_takes():
+def test_grace_periods_cover_the_longest_request():
     longest = gateway_settings(URL, URL, "tokenizer").longest_deadline
     pods = (m.values[0] for m in manifests() if m.values[0]["kind"] == "Deployment")
     (pod,) = (p["spec"]["template"]["spec"] for p in pods if p["metadata"]["name"] == "optscale")

@@ -29,43 +29,43 @@ def client(served):
         yield client
 
 
-def create(client, text=ASKED[0], **more):
-    return client.chat.completions.create(model="m", messages=turn(text), **more)
+def create(client, text=ASKED[0], **fields):
+    return client.chat.completions.create(model="m", messages=turn(text), **fields)
 
 
 def test_the_answer_is_the_best_of_what_was_drawn(client):
     for text in ASKED:
-        found = create(client, text, seed=7)
-        told = found.optscale
-        expected = [score_of(text, 7 + k) for k in range(told["drawn"])]
-        assert told["scores"] == pytest.approx(expected, abs=1e-4)
-        assert told["score"] == max(told["scores"])
-        assert found.choices[0].message.content == f"{text}\n\nscore {max(expected):.3f}"
-        assert (found.choices[0].finish_reason, found.model) == ("stop", "m")
-        assert told["ended"] == "decided"
-        assert told["degraded"] == []
-        assert told["contract"] == CONTRACT.fingerprint
-        assert told["decision"]["reason"]
-        Prior.model_validate(told["prior"])
+        answer = create(client, text, seed=7)
+        explanation = answer.optscale
+        expected = [score_of(text, 7 + k) for k in range(explanation["drawn"])]
+        assert explanation["scores"] == pytest.approx(expected, abs=1e-4)
+        assert explanation["score"] == max(explanation["scores"])
+        assert answer.choices[0].message.content == f"{text}\n\nscore {max(expected):.3f}"
+        assert (answer.choices[0].finish_reason, answer.model) == ("stop", "m")
+        assert explanation["ended"] == "decided"
+        assert explanation["degraded"] == []
+        assert explanation["contract"] == CONTRACT.fingerprint
+        assert explanation["decision"]["reason"]
+        Prior.model_validate(explanation["prior"])
 
 
-def test_a_conversation_goes_on_with_the_message_that_was_answered(client):
+def test_an_answer_can_be_sent_back_as_a_turn(client):
     messages = turn(ASKED[0])
     for text in ASKED[1:50]:
-        found = client.chat.completions.create(model="m", messages=messages, n=1)
-        assert found.optscale["degraded"] == []
-        messages += [found.choices[0].message, *turn(text)]
+        answer = client.chat.completions.create(model="m", messages=messages, n=1)
+        assert answer.optscale["degraded"] == []
+        messages += [answer.choices[0].message, *turn(text)]
 
 
 def test_usage_counts_what_was_thrown_away(client):
-    found = create(client, ASKED[1], n=4)
-    text = found.choices[0].message.content
-    told = found.optscale["tokens"]
-    assert found.usage.completion_tokens == told["generated"] > told["thrown_away"]
-    assert told["generated"] - told["thrown_away"] == 5 + len(text) % 7
-    assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
-    assert found.usage.prompt_tokens == 9
-    assert told["reward"] > 0
+    answer = create(client, ASKED[1], n=4)
+    text = answer.choices[0].message.content
+    tokens = answer.optscale["tokens"]
+    assert answer.usage.completion_tokens == tokens["generated"] > tokens["thrown_away"]
+    assert tokens["generated"] - tokens["thrown_away"] == 5 + len(text) % 7
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert answer.usage.prompt_tokens == 9
+    assert tokens["reward"] > 0
 
 
 def test_the_asynchronous_client_gets_its_own_answers(served):
@@ -73,8 +73,8 @@ def test_the_asynchronous_client_gets_its_own_answers(served):
         async with openai.AsyncOpenAI(base_url=f"{served[0]}/v1", api_key="any", max_retries=0) as client:
             return await asyncio.gather(*(create(client, text) for text in ASKED * 3))
 
-    for text, found in zip(ASKED * 3, asyncio.run(main()), strict=True):
-        assert found.choices[0].message.content.startswith(text)
+    for text, answer in zip(ASKED * 3, asyncio.run(main()), strict=True):
+        assert answer.choices[0].message.content.startswith(text)
 
 
 def test_a_stream_is_the_chosen_answer(client):
@@ -98,21 +98,21 @@ def test_what_a_request_says_goes_to_the_generator(client, upstream):
         {"role": "user", "content": "Compute 1 + 1."},
     ]
     asked = {"temperature": 0.3, "top_p": 0.9, "max_completion_tokens": 20, "stop": "END", "user": "u1"}
-    found = client.chat.completions.create(model="m", messages=messages, n=1, seed=11, **asked)
+    answer = client.chat.completions.create(model="m", messages=messages, n=1, seed=11, **asked)
     sent = next(b for b in reversed(upstream.bodies) if "messages" in b)
     assert [m["role"] for m in sent["messages"]] == ["system", "user", "assistant", "user"]
     assert sent["messages"][1]["content"] == "Why not?"
     assert (sent["temperature"], sent["top_p"], sent["max_tokens"], sent["stop"]) == (0.3, 0.9, 20, ["END"])
     assert (sent["user"], sent["seed"], sent["n"]) == ("u1", 11, 1)
-    assert found.optscale["cap"] == found.optscale["drawn"] == 1
+    assert answer.optscale["cap"] == answer.optscale["drawn"] == 1
     # Scores of other sampling are of another contract, and nothing is promised of them.
-    assert found.optscale["contract"] != CONTRACT.fingerprint
-    assert found.optscale["promise"] is None
+    assert answer.optscale["contract"] != CONTRACT.fingerprint
+    assert answer.optscale["promise"] is None
 
 
 def test_wishes_are_heard(client):
-    told = create(client, n=6, extra_body={"optscale": {"target": 0.98, "confidence": 0.99}}).optscale
-    assert (told["target"], told["cap"]) == (0.98, 6)
+    explanation = create(client, n=6, extra_body={"optscale": {"target": 0.98, "confidence": 0.99}}).optscale
+    assert (explanation["target"], explanation["cap"]) == (0.98, 6)
     budget = create(client, extra_body={"optscale": {"token_budget": 70, "target": 0.995}})
     assert budget.usage.completion_tokens <= 70
     assert budget.optscale["ended"] == "token budget"
@@ -123,7 +123,7 @@ def test_wishes_are_heard(client):
 
 
 @pytest.mark.parametrize(
-    ("more", "named"),
+    ("fields", "named"),
     [
         ({"n": 99}, "n"),
         ({"n": 0}, "n"),
@@ -157,13 +157,13 @@ def test_wishes_are_heard(client):
         ({"stream_options": {"include_usage": True}}, "stream_options"),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name(client, more, named):
+def test_what_is_not_supported_is_refused_by_name(client, fields, named):
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(**{"model": "m", "messages": turn("Compute 1 + 1."), **more})
+        client.chat.completions.create(**{"model": "m", "messages": turn("Compute 1 + 1."), **fields})
     assert named in json.dumps(caught.value.body)
 
 
-def test_what_clients_send_by_default_is_no_reason_to_refuse(client):
+def test_neutral_values_of_unsupported_fields_are_accepted(client):
     neutral = {"logprobs": False, "presence_penalty": 0, "tools": [], "response_format": {"type": "text"}}
     assert create(client, **neutral).choices[0].message.content
 
@@ -176,9 +176,9 @@ def test_models_lists_the_one_that_is_served(client):
 
 def test_predictions_and_decisions_are_there_too(served):
     url, _, _ = served
-    (found,) = httpx.post(f"{url}/predict", json={"questions": [{"question": ASKED[0]}]}).json()
-    assert 1 <= found["required_samples"] <= POLICY.cap
-    asked = {"request": {"prior": found["prior"], "scores": [0.5], "contract": found["contract"]}}
+    (answer,) = httpx.post(f"{url}/predict", json={"questions": [{"question": ASKED[0]}]}).json()
+    assert 1 <= answer["required_samples"] <= POLICY.cap
+    asked = {"request": {"prior": answer["prior"], "scores": [0.5], "contract": answer["contract"]}}
     assert httpx.post(f"{url}/decide", json=asked).json()["action"] in {"sample", "accept", "give up"}
     assert httpx.get(f"{url}/health").json() == {"predictor": True, "away": [], "requests": 0}
 
@@ -251,22 +251,22 @@ def test_a_trace_goes_on_through_generator_and_reward_model(served, upstream):
         json={"model": "m", "messages": turn(ASKED[5]), "n": 1},
         headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"},
     ).raise_for_status()
-    assert [found.split("-")[1] for found in upstream.traces[-2:]] == [trace] * 2
+    assert [one.split("-")[1] for one in upstream.traces[-2:]] == [trace] * 2
 
 
 def test_decisions_are_logged_and_some_go_to_the_cap(served, client):
     _, _, folder = served
-    told = [create(client, text).optscale for text in ASKED * 3]
+    explanations = [create(client, text).optscale for text in ASKED * 3]
     deadline = time.monotonic() + 20
-    wanted = {one["request_id"] for one in told}
+    wanted = {one["request_id"] for one in explanations}
     rows = []
     while time.monotonic() < deadline and wanted - {row["request_id"] for row in rows}:
         files = (folder / "decisions").glob("*.parquet")
         rows = [row for file in files for row in pq.read_table(file).to_pylist()]
         time.sleep(0.2)
     rows = {row["request_id"]: row for row in rows}
-    assert {one["explored"] for one in told} == {True, False}
-    for one in told:
+    assert {one["explored"] for one in explanations} == {True, False}
+    for one in explanations:
         row = rows[one["request_id"]]
         assert row["explored"] == one["explored"]
         assert row["inclusion_probability"] == pytest.approx(0.3 if one["explored"] else 0.7)
@@ -277,13 +277,13 @@ def test_decisions_are_logged_and_some_go_to_the_cap(served, client):
         assert json.loads(row["prior"]) == one["prior"]
 
 
-def test_what_is_in_flight_is_finished_when_the_server_is_told_to_stop(served):
+def test_requests_in_flight_are_finished_on_sigterm(served):
     url, process, _ = served
-    found = []
+    answers = []
     body = {"model": "m", "messages": turn("[slow] one more"), "optscale": {"target": 0.995}}
 
     def ask():
-        found.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30))
+        answers.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30))
 
     asking = [threading.Thread(target=ask) for _ in range(8)]
     for thread in asking:
@@ -293,5 +293,5 @@ def test_what_is_in_flight_is_finished_when_the_server_is_told_to_stop(served):
     process.send_signal(signal.SIGTERM)
     for thread in asking:
         thread.join()
-    assert [answer.status_code for answer in found] == [200] * 8
+    assert [answer.status_code for answer in answers] == [200] * 8
     process.wait(30)

@@ -19,14 +19,13 @@ from models.load import load_generator, load_reward_model
 from models.reward.local import LocalRewardModel
 from models.settings import LocalRewardSettings
 from predictor.policies import Schedule
-from serving.app import app
+from serving.backend import Backend
 from serving.bundle import Bundle
-from serving.desk import Desk
-from serving.door import Door
+from serving.routes import app
 from serving.settings import GatewaySettings, LogSettings
 from tests.servers import free_port, running
-from tests.serving.conftest import make_card
-from tests.serving.test_door import Population
+from tests.serving.conftest import make_card, with_middlewares
+from tests.serving.test_routes import Population
 
 pytestmark = [pytest.mark.slow, pytest.mark.suite]
 SUMS = [Question.ask(f"Compute {n} + 2.", answer=str(n + 2)) for n in range(3, 9)]
@@ -79,7 +78,7 @@ def test_requests_that_come_together_are_answered_each_for_itself(settings):
 
 
 @pytest.mark.parametrize(
-    ("route", "body", "told"),
+    ("route", "body", "named"),
     [
         ("/v1/chat/completions", {"model": "solver", "messages": []}, "messages"),
         ("/v1/chat/completions", {"model": "solver", "messages": SUMS[0].as_chat(), "seed": 1}, "seed"),
@@ -87,11 +86,11 @@ def test_requests_that_come_together_are_answered_each_for_itself(settings):
         ("/pooling", None, "JSON"),
     ],
 )
-def test_what_is_not_understood_is_refused(settings, route, body, told):
+def test_what_is_not_understood_is_refused(settings, route, body, named):
     base = settings.generator.base_url.removesuffix("/v1")
     answer = httpx.post(f"{base}{route}", **({"json": body} if body else {"content": b"{"}))
     assert answer.status_code == 400
-    assert told.lower() in answer.json()["error"]["message"].lower()
+    assert named.lower() in answer.json()["error"]["message"].lower()
 
 
 def test_the_gateway_answers_with_the_best_of_them(settings, bundle):
@@ -105,17 +104,17 @@ def test_the_gateway_answers_with_the_best_of_them(settings, bundle):
     policy = Schedule(target=0.9, cap=8, start=2)
     card = make_card(policy=policy).model_copy(update={"contract": contract})
     quiet = settings.model_copy(update={"log": LogSettings(explore=0)})
-    app.state.desk = Desk(Bundle(path=bundle, card=card), quiet, Population())
+    app.state.backend = Backend(Bundle(path=bundle, card=card), quiet, Population())
     with (
-        TestClient(Door(app, (), 100_000)) as http,
+        TestClient(with_middlewares(app)) as http,
         openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=http) as client,
     ):
         for question in SUMS[:3]:
             found = client.chat.completions.create(model="solver", messages=question.as_chat())
-            told = found.optscale
-            assert (told["ended"], told["degraded"]) == ("decided", [])
-            assert told["score"] == max(told["scores"])
-            assert 2 <= told["drawn"] <= policy.cap
+            named = found.optscale
+            assert (named["ended"], named["degraded"]) == ("decided", [])
+            assert named["score"] == max(named["scores"])
+            assert 2 <= named["drawn"] <= policy.cap
 
 
 def test_other_models_are_not_served_from_here():

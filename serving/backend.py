@@ -2,40 +2,31 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from data.contract import require_same_contract
 from data.errors import ConfigError, OptScaleError
 from data.question import Question
-from predictor.decision import Decision, State, decide
+from predictor.decision import decide
 from predictor.policies import Predictive, Value
 from predictor.prior import Prior, PriorBatch
 from predictor.replay import round_ends
 from serving import metrics
 from serving.bundle import Bundle
-from serving.gateway import Gateway, Refused
+from serving.errors import RequestError
+from serving.gateway import Gateway
+from serving.priors import PriorSource
 from serving.schemas import Asked, DecideRequest, DecideResponse, Description, Health, Prediction
 from serving.settings import GatewaySettings
 
-logger = logging.getLogger("optscale.desk")
-Told = TypeVar("Told")
+logger = logging.getLogger("optscale.backend")
 
 
-class PriorSource(Protocol):
-    """The predictor, wherever it runs."""
-
-    async def prior(self, question: Question) -> Prior: ...
-
-    async def priors(self, questions: list[Question]) -> list[Prior]: ...
-
-    async def ready(self) -> bool: ...
-
-
-class Desk:
-    """Answers the routes of `serving.app`."""
+class Backend:
+    """Answers the routes of `serving.routes`."""
 
     def __init__(
         self,
@@ -50,11 +41,11 @@ class Desk:
         self.timeout = settings.predictor_timeout if settings else 60.0
         self.gateway: Gateway | None = None
         if settings is not None:
-            self.gateway = Gateway(self.card, bundle.resolve(settings), predictor, self.population)
+            self.gateway = Gateway(bundle, settings, predictor)
 
     async def predict(self, questions: list[Asked]) -> list[Prediction]:
         """Prior, required samples and expected tokens of each question."""
-        priors = await self._foretold(self.predictor.priors([question.require() for question in questions]))
+        priors = await self._priors([question.require() for question in questions])
         return [self._prediction(prior) for prior in priors]
 
     async def decide(self, request: DecideRequest) -> DecideResponse:
@@ -66,24 +57,24 @@ class Desk:
             If question, prior and scores do not go together.
         ContractError
             If the scores are of another contract than the bundle.
+        RequestError
+            If the predictor does not answer in time.
         """
         question = request.read()
         if question is not None and request.prior is not None:
             raise ConfigError("give either a question or its prior, not both")
         if request.contract is not None:
             require_same_contract(self.fingerprint, request.contract, "decide")
-        prior = request.prior
-        if prior is None:
-            prior = self.population
-            if question is not None:
-                prior = await self._foretold(self.predictor.prior(question))
+        prior = request.prior or self.population
+        if question is not None:
+            (prior,) = await self._priors([question])
         decision = decide(self.card.policy, request.scores, prior, request.failed, request.tokens)
         metrics.DECISIONS.labels(decision.action, decision.reason).inc()
         return DecideResponse(
             **decision.model_dump(),
             prior=prior,
             contract=self.fingerprint,
-            chance_correct=self._chance_correct(decision, prior),
+            chance_correct=self.card.chance_correct(decision.best, decision.drawn, prior),
             promise=self._promise(request, question, prior),
         )
 
@@ -101,23 +92,24 @@ class Desk:
 
     async def ready(self) -> bool:
         """Whether requests can be answered; says in the log why not."""
-        found = await self.health()
-        for why in found.away:
+        health = await self.health()
+        for why in health.away:
             logger.warning("not ready: %s", why)
-        return found.predictor and not found.away
+        return health.predictor and not health.away
 
-    async def _foretold(self, priors: Awaitable[Told]) -> Told:
-        """What the predictor says; unlike an answer to a chat there is nothing to give in its place."""
+    async def _priors(self, questions: Sequence[Question]) -> list[Prior]:
+        """The predictor's answer; unlike an answer to a chat there is nothing to give in its place."""
         try:
             async with asyncio.timeout(self.timeout):
-                return await priors
+                return await self.predictor.priors(questions)
         except OptScaleError:
             raise
         except Exception as error:
-            raise Refused(503, f"the predictor does not answer: {error!r}", "upstream_error") from error
+            message = f"the predictor does not answer: {error!r}"
+            raise RequestError(503, message, "upstream_error") from error
 
     def _promise(self, request: DecideRequest, question: Question | None, prior: Prior) -> str | None:
-        """What the certificate says, where the policy stands as it did on calibration questions.
+        """The certificate's statement, where the policy stands as it did on calibration questions.
 
         There it had the predictor's own prior, scores of the contract in the order drawn, failed candidates
         in their place, token counts where the pool has them, and as many candidates as it had asked for.
@@ -137,17 +129,10 @@ class Desk:
                 return None
         return certificate.statement
 
-    def _chance_correct(self, decision: Decision, prior: Prior) -> float | None:
-        if self.card.correctness is None or decision.best is None:
-            return None
-        told = self.card.correctness.predict(decision.best, decision.drawn, prior.moments()[0])
-        return float(np.squeeze(told))
-
     def _prediction(self, prior: Prior) -> Prediction:
         policy, (mean, std) = self.card.policy, prior.moments()
         bound = Predictive(target=policy.target, cap=policy.cap, confidence=0.9)
-        start = State(np.empty((1, 0)), np.zeros(1, dtype=np.int64), PriorBatch.of([prior]))
-        plan = bound.plan(start)
+        plan = bound.plan(metrics.undrawn(prior))
         needed = int(plan.required[0])
         return Prediction(
             prior=prior,

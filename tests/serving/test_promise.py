@@ -8,8 +8,8 @@ import pytest
 from predictor.certificate import Certificate
 from predictor.policies import FixedN, Value
 from predictor.prior import Prior
+from serving.backend import Backend
 from serving.bundle import Bundle
-from serving.desk import Desk
 from serving.schemas import DecideRequest
 from tests.serving.conftest import CONTRACT, make_card
 
@@ -33,9 +33,6 @@ ASKED = {"question": "Compute 1 + 1.", "contract": CONTRACT.fingerprint}
 
 
 class Foretells:
-    async def prior(self, question):
-        return PRIOR
-
     async def priors(self, questions):
         return [PRIOR for _ in questions]
 
@@ -50,22 +47,22 @@ def decide(tmp_path):
         (tmp_path / "predictor.json").write_text(json.dumps(document))
         changes = {"certificate": certificate, "tokens_per_candidate": tokens_per_candidate}
         card = make_card(policy=policy).model_copy(update=changes)
-        desk = Desk(Bundle(path=tmp_path, card=card), None, Foretells())
-        return asyncio.run(desk.decide(DecideRequest.model_validate(request)))
+        backend = Backend(Bundle(path=tmp_path, card=card), None, Foretells())
+        return asyncio.run(backend.decide(DecideRequest.model_validate(request)))
 
     return decide
 
 
-def walk(decide, **more):
+def walk(decide, **fields):
     """Every answer on the way to the end, drawing what is asked for and nothing else."""
-    scores, answers = [], [decide(**ASKED, scores=[], **more)]
+    scores, answers = [], [decide(**ASKED, scores=[], **fields)]
     while answers[-1].action == "sample":
         scores += [0.5] * answers[-1].more
-        answers.append(decide(**ASKED, scores=scores, tokens=[20] * len(scores), **more))
+        answers.append(decide(**ASKED, scores=scores, tokens=[20] * len(scores), **fields))
     return answers
 
 
-def test_what_was_certified_is_promised_from_the_first_candidate_to_the_last(decide):
+def test_certified_decisions_carry_the_promise_to_the_end(decide):
     answers = walk(decide)
     assert len(answers) > 2
     assert {answer.promise for answer in answers} == {"little is lost"}

@@ -14,12 +14,12 @@ from data.errors import ConfigError, ContractError
 from predictor.certificate import Certificate
 from predictor.prior import Prior
 from serving import metrics
-from serving.app import app
+from serving.auth import read_keys
+from serving.backend import Backend
 from serving.bundle import Bundle
-from serving.desk import Desk
-from serving.door import Door, read_keys
+from serving.routes import app
 from serving.settings import GatewaySettings, LogSettings, override
-from tests.serving.conftest import CONTRACT, POLICY, gateway_settings, make_card
+from tests.serving.conftest import CONTRACT, POLICY, gateway_settings, make_card, with_middlewares
 from tests.serving.fuzz import fuzz
 
 pytestmark = pytest.mark.slow
@@ -53,41 +53,38 @@ ROUTES = [
 class Population:
     """A predictor that knows the population only."""
 
-    async def prior(self, question):
-        return Prior.centred(0.7, 0.15)
-
     async def priors(self, questions):
-        return [await self.prior(question) for question in questions]
+        return [Prior.centred(0.7, 0.15) for _ in questions]
 
     async def ready(self):
         return True
 
 
 @pytest.fixture
-def door(bundle, upstream, tokenizer):
+def make_app(bundle, upstream, tokenizer):
     """The routes with other gateway settings, in this process."""
 
     def make(keys=(), body_bytes=100_000, way="plain", reward_way="plain", predictor=None, **changes):
         settings = gateway_settings(upstream.url(way), upstream.url(reward_way), tokenizer, **changes)
         card = make_card().model_copy(update={"certificate": CERTIFICATE})
-        app.state.desk = Desk(Bundle(path=bundle, card=card), settings, predictor or Population())
-        return Door(app, keys, body_bytes)
+        app.state.backend = Backend(Bundle(path=bundle, card=card), settings, predictor or Population())
+        return with_middlewares(app, keys=keys, body_bytes=body_bytes)
 
     return make
 
 
 @pytest.fixture
-def at(door):
+def make_client(make_app):
     """A client of them."""
     with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(TestClient(door(**options)))
+        yield lambda **options: stack.enter_context(TestClient(make_app(**options)))
 
 
-def test_without_a_key_nothing_is_answered(at, monkeypatch, tmp_path):
+def test_without_a_key_nothing_is_answered(make_client, monkeypatch, tmp_path):
     (tmp_path / "keys").write_text("from-file\n\n")
     monkeypatch.setenv("OPTSCALE_API_KEYS", "one, two")
     monkeypatch.setenv("OPTSCALE_API_KEYS_FILE", str(tmp_path / "keys"))
-    client = at(keys=read_keys())
+    client = make_client(keys=read_keys())
     for method, route in ROUTES:
         for headers in ({}, {"authorization": "Bearer three"}, {"authorization": "Basic one"}):
             answer = client.request(method, route, json=BODY, headers=headers)
@@ -106,16 +103,16 @@ def test_keys_that_are_none_are_an_error(monkeypatch, tmp_path):
         read_keys()
 
 
-def test_no_key_and_no_question_is_in_the_log(at, caplog):
+def test_no_key_and_no_question_is_in_the_log(make_client, caplog):
     with caplog.at_level("INFO", logger="optscale"):
-        client = at(keys=[])
+        client = make_client(keys=[])
         client.post("/v1/chat/completions", json=BODY, headers={"authorization": "Bearer s3cret"})
     assert "s3cret" not in caplog.text
     assert "Compute 1 + 1." not in caplog.text
 
 
-def test_a_body_that_is_too_long_is_refused(at):
-    client = at(body_bytes=1000)
+def test_a_body_that_is_too_long_is_refused(make_client):
+    client = make_client(body_bytes=1000)
     long = {**BODY, "user": "x" * 2000}
     assert client.post("/v1/chat/completions", json=long).status_code == 413
     streamed = client.post("/v1/chat/completions", content=(b"x" * 100 for _ in range(20)))
@@ -123,13 +120,13 @@ def test_a_body_that_is_too_long_is_refused(at):
     assert client.post("/v1/chat/completions", json=BODY).status_code == 200
 
 
-def test_no_origin_is_let_in(at):
-    answer = at().post("/v1/chat/completions", json=BODY, headers={"origin": "http://elsewhere"})
+def test_no_origin_is_let_in(make_client):
+    answer = make_client().post("/v1/chat/completions", json=BODY, headers={"origin": "http://elsewhere"})
     assert not any(name.startswith("access-control") for name in answer.headers)
 
 
-def test_overload_is_refused_at_once_and_says_when_to_come_back(at):
-    client = at(requests=2, way="slow")
+def test_overload_is_refused_with_retry_after(make_client):
+    client = make_client(requests=2, way="slow")
     found = []
     slow = {**BODY, "optscale": {"target": 0.995}}
     asking = [
@@ -146,90 +143,89 @@ def test_overload_is_refused_at_once_and_says_when_to_come_back(at):
     assert client.post("/v1/chat/completions", json=BODY).status_code == 200
 
 
-def test_without_the_reward_model_it_refuses_where_it_is_told_to(at):
-    answer = at(reward_way="error", without_reward="refuse").post("/v1/chat/completions", json=BODY)
+def test_without_the_reward_model_it_can_refuse(make_client):
+    answer = make_client(reward_way="error", without_reward="refuse").post("/v1/chat/completions", json=BODY)
     assert answer.status_code == 503
     assert "reward model" in answer.json()["error"]["message"]
 
 
-def test_the_promise_is_given_where_it_was_certified(at):
-    client = at()
+def test_the_promise_is_given_where_it_was_certified(make_client):
+    client = make_client()
 
-    def promise(**more):
-        answer = client.post("/v1/chat/completions", json=BODY | more)
+    def promise(**fields):
+        answer = client.post("/v1/chat/completions", json=BODY | fields)
         assert answer.status_code == 200, answer.text
         return answer.json()["optscale"]["promise"]
 
     assert promise() == CERTIFICATE.statement
     assert promise(seed=3, optscale={"ahead": 4}) == CERTIFICATE.statement
-    for more in ({"n": 2}, {"temperature": 0.2}, {"optscale": {"target": 0.5}}):
-        assert promise(**more) is None
+    for fields in ({"n": 2}, {"temperature": 0.2}, {"optscale": {"target": 0.5}}):
+        assert promise(**fields) is None
     # It ends the drawing of none of these, but may have cut a round.
     assert promise(optscale={"token_budget": 32 * POLICY.cap}) is None
-    told = at(reward_way="error").post("/v1/chat/completions", json=BODY).json()["optscale"]
-    assert told["degraded"]
-    assert told["promise"] is None
+    explanation = make_client(reward_way="error").post("/v1/chat/completions", json=BODY).json()["optscale"]
+    assert explanation["degraded"]
+    assert explanation["promise"] is None
 
 
-def test_what_is_explored_asks_for_nothing_special_and_counts_where_it_was_whole(at, tmp_path):
+def test_only_plain_requests_are_explored_and_counted_if_whole(make_client, tmp_path):
     log = LogSettings(folder=str(tmp_path), explore=0.999999)
-    client = at(log=log)
+    client = make_client(log=log)
 
-    def explored(client, **more):
+    def explored(client, **fields):
         before = metrics.EXPLORED._value.get()
-        told = client.post("/v1/chat/completions", json=BODY | more).json()["optscale"]
-        return told["explored"], metrics.EXPLORED._value.get() - before
+        explanation = client.post("/v1/chat/completions", json=BODY | fields).json()["optscale"]
+        return explanation["explored"], metrics.EXPLORED._value.get() - before
 
     assert explored(client) == (True, 1)
-    for more in ({"seed": 1}, {"optscale": {"deadline": 5}}, {"n": 2}):
-        assert explored(client, **more) == (False, 0)
+    for fields in ({"seed": 1}, {"optscale": {"deadline": 5}}, {"n": 2}):
+        assert explored(client, **fields) == (False, 0)
     # What the deadline cut says nothing of what the policy loses.
     lost = metrics.LOST_HITS._value.get()
-    assert explored(at(log=log, way="slow", reward_way="slow", deadline=0.8, per_request=1)) == (True, 1)
-    generator = client.app.app.state.desk.gateway.settings.generator.model_copy(update={"in_flight": 2})
-    assert explored(at(log=log, way="slow", generator=generator, deadline=0.8)) == (True, 0)
+    assert explored(make_client(log=log, way="slow", reward_way="slow", per_request=1)) == (True, 1)
+    generator = app.state.backend.gateway.settings.generator.model_copy(update={"in_flight": 1})
+    assert explored(make_client(log=log, way="slow", generator=generator, deadline=2)) == (True, 0)
     assert metrics.LOST_HITS._value.get() == lost
 
 
-def test_a_predictor_that_is_away_is_said_where_nothing_can_stand_in(at):
+def test_predict_and_decide_need_the_predictor(make_client):
     class Away(Population):
-        async def prior(self, question):
-            raise ConnectionError("refused")
-
         async def priors(self, questions):
+            if len(questions) == 1:
+                raise ConnectionError("refused")
             await asyncio.sleep(60)
 
-    client = at(predictor=Away(), predictor_timeout=0.2)
+    client = make_client(predictor=Away(), predictor_timeout=0.2)
     for route, body in (
         ("/decide", {"request": {"question": "Compute 1 + 1.", "scores": []}}),
-        ("/predict", {"questions": [{"question": "Compute 1 + 1."}]}),
+        ("/predict", {"questions": [{"question": "Compute 1 + 1."}] * 2}),
     ):
         answer = client.post(route, json=body)
         assert (answer.status_code, answer.json()["error"]["type"]) == (503, "upstream_error")
     assert client.post("/decide", json={"request": {"scores": [0.5]}}).status_code == 200
 
 
-def test_settings_of_another_contract_do_not_start(at):
+def test_settings_of_another_contract_do_not_start(make_client):
     from data.contract import Sampling
     from tests.serving.conftest import gateway_settings as settings_of
 
     generator = settings_of("http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1", "t").generator
     other = generator.model_copy(update={"sampling": Sampling(temperature=0.1)})
     with pytest.raises(ContractError, match="gateway settings"):
-        at(generator=other)
+        make_client(generator=other)
 
 
-def test_readiness_asks_the_models_behind(at):
-    client = at(way="other")  # serves another model
+def test_readiness_asks_the_models_behind(make_client):
+    client = make_client(way="other")  # serves another model
     found = client.get("/health").json()
     assert found["predictor"]
     assert any("generator" in why and "serves other" in why for why in found["away"])
-    assert not client.portal.call(app.state.desk.ready)
+    assert not client.portal.call(app.state.backend.ready)
 
 
 def test_a_bundle_without_a_generator_says_so(bundle):
-    app.state.desk = Desk(Bundle(path=bundle, card=make_card()), None, Population())
-    with TestClient(Door(app)) as client:
+    app.state.backend = Backend(Bundle(path=bundle, card=make_card()), None, Population())
+    with TestClient(with_middlewares(app)) as client:
         answer = client.post("/v1/chat/completions", json=BODY)
         assert (answer.status_code, answer.json()["error"]["type"]) == (503, "not_configured")
         assert client.post("/describe").json()["fingerprint"] == CONTRACT.fingerprint
@@ -248,9 +244,9 @@ def test_settings_are_overridden_where_the_bundle_runs(upstream, tokenizer, monk
         override(settings)
 
 
-def test_the_description_is_kept(door):
+def test_the_description_is_kept(make_app):
     """A few cases of each operation; `make load` makes thousands."""
-    server = uvicorn.Server(uvicorn.Config(door(deadline=5), port=0, log_level="critical"))
+    server = uvicorn.Server(uvicorn.Config(make_app(deadline=5), port=0, log_level="critical"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

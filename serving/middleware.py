@@ -1,0 +1,112 @@
+"""What every request passes on its way to a route: an id, a log line, a key, a limit on its body."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving import metrics
+from serving.auth import PROBES, ApiKeys, refuse
+from serving.errors import RequestError, error_response, fault
+
+_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+logger = logging.getLogger("optscale.requests")
+
+
+def middlewares(keys: Sequence[bytes] = (), body_bytes: int = 1_000_000) -> list[Middleware]:
+    """Those of the service, the outermost first.
+
+    ``keys`` are digests of API keys, none for open routes; ``body_bytes`` the longest body.
+    """
+    return [
+        Middleware(RequestId),
+        Middleware(AccessLog),
+        Middleware(AuthenticationMiddleware, backend=ApiKeys(keys), on_error=refuse),
+        Middleware(BodyLimit, body_bytes=body_bytes),
+    ]
+
+
+class RequestId:
+    """Give each request an id, its own ``X-Request-Id`` where that is one; the response carries it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+class AccessLog:
+    """Log a line a request, with what its route left in ``request.state.log``; answer a fault with 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started, status = time.perf_counter(), 0
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_and_note)
+        except Exception:
+            logger.exception("a request failed by a fault of this server")
+            if not status:
+                await error_response(fault())(scope, receive, send_and_note)
+        finally:
+            if scope["path"] not in PROBES:
+                state = scope["state"]
+                fields = {"request_id": state["request_id"], "method": scope["method"]}
+                fields |= {"path": scope["path"], "status": status}
+                fields |= {"seconds": round(time.perf_counter() - started, 6), **state.get("log", {})}
+                logger.info("request", extra=fields)
+
+
+class BodyLimit:
+    """Refuse a body that is longer, as soon as that is known."""
+
+    def __init__(self, app: ASGIApp, body_bytes: int) -> None:
+        self.app, self.body_bytes = app, body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        size = 0
+
+        async def limited() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.body_bytes:
+                raise self._too_long()  # FastAPI lets it through, as its answer to the request
+            return message
+
+        if int(Headers(scope=scope).get("content-length", 0)) > self.body_bytes:
+            return await error_response(self._too_long())(scope, receive, send)
+        await self.app(scope, limited, send)
+
+    def _too_long(self) -> RequestError:
+        metrics.REFUSED.labels("body").inc()
+        return RequestError(413, f"the body has more than {self.body_bytes} bytes")
