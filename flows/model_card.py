@@ -65,7 +65,7 @@ def model_card(
             f"| {r.kind}{' (this one)' if r.kind == card.kind else ''} "
             f"| {r.behind:.3f} ± {r.behind_error:.3f} "
             f"| {r.hit_behind:.4f} ± {r.hit_behind_error:.4f} |"
-            for r in card.rivals
+            for r in card.compared
         ),
     ]
     if metrics:

@@ -22,7 +22,7 @@ from models import backbone
 from models.backbone import digest_text
 from predictor.assessment import choose_family
 from predictor.learned.card import CARD, REFIT, PriorModel
-from predictor.learned.comparison import fit_rivals, refit
+from predictor.learned.comparison import fit_and_compare, refit
 from predictor.learned.kernel_predictor import KernelPredictor
 
 STATES = "states"
@@ -58,7 +58,7 @@ def fit_predictor(
     """
     train, tune = table.fold("train"), table.fold("tune")
     family, _ = choose_family(config.predictor.family, config.policy.target, train, tune)
-    return fit_rivals(
+    return fit_and_compare(
         (train.questions, train.scores),
         (tune.questions, tune.scores),
         config.predictor.model_copy(update={"family": family}),
@@ -108,7 +108,7 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
             whole.save(target / REFIT)
         (target / "README.md").write_text(model_card(config, predictor.card, pool.manifest, table))
         tracking.metrics({**predictor.card.results, "strength": predictor.card.strength})
-        tracking.table([r.model_dump() for r in predictor.card.rivals], "rivals.json")
+        tracking.table([r.model_dump() for r in predictor.card.compared], "compared.json")
         version = tracking.register(target)
         card = predictor.card
         tracking.tag(version, data_digest=digest, contract=card.contract, kind=card.kind)

@@ -4,13 +4,13 @@
 
 fits on four fifths of the questions with the project's own commands, and holds the result against the
 last fifth (by hash of the question's id). Options are handed to ``optscale train``, for example
-``--set 'predictor.rivals=[population,words,stack]'``.
+``--set 'predictor.compare=[population,text,states]'``.
 
     python -m tests.figures own-pool
 
 fits every kind without a trained network on train and tune questions of the shipped pool, and holds it
-against the test questions; fits the stack on fewer; leaves out one group at a time, whole; and tells what
-each kind is worth in decisions on all questions, each foretold by the others.
+against the test questions; fits the states kind on fewer; leaves out one group at a time, whole; and says
+what each kind is worth in decisions on all questions, each predicted from the others.
 
     python -m tests.figures own-pool-lora
 
@@ -93,7 +93,7 @@ def published_math(file: str, *options: str) -> None:
         told = optscale("predict", "--predictor", output, "--questions", questions).splitlines()
         priors = [Prior.model_validate(json.loads(line)["prior"]) for line in told]
         card = load_predictor(output).card
-        for r in card.rivals:
+        for r in card.compared:
             print(f"tune: {r.kind:12s} behind {r.behind:.3f} ± {r.behind_error:.3f}, hits {r.hit_score:.4f}")
         print(
             f"recommended: {card.kind}, {card.settings.family}; {len(kept)} questions, {len(held)} held out"
@@ -118,7 +118,7 @@ def own_pool(location: str = "data/pool") -> None:
     features, wanted = states.read(fold.questions), states.read(test.questions)
     observed, hits = test.scores.mean(axis=1), {}
     target = Config().policy.target
-    for kind in KINDS[:-1]:
+    for kind in list(KINDS)[:-1]:
         model = fit_kind(kind, fold, settings, features, states)
         priors = model.predict_from(test.questions, wanted if "states" in KINDS[kind].views else None)
         told = PriorBatch.of(priors).moments[0]
@@ -132,26 +132,26 @@ def own_pool(location: str = "data/pool") -> None:
             f"50/80/95 % intervals of {len(fold)} left-out questions cover {covered} %",
             flush=True,
         )
-    for kind in KINDS[:-2]:
-        gain = bootstrap(hits["stack"] - hits[kind])
-        print(f"stack over {kind:12s} {gain.mean:.4f} ({gain.low:.4f} to {gain.high:.4f})")
+    for kind in list(KINDS)[:-2]:
+        gain = bootstrap(hits["states"] - hits[kind])
+        print(f"states over {kind:12s} {gain.mean:.4f} ({gain.low:.4f} to {gain.high:.4f})")
     learning_curve(fold, test, settings, features, states)
     left_out_groups(fold, settings, features, states)
     worth_of_kinds(table, settings, states)
 
 
 def learning_curve(fold: Any, test: Any, settings: Any, features: np.ndarray, states: Any) -> None:
-    """The stack fitted on some of the questions."""
+    """The states kind fitted on some of the questions."""
     order, target = np.random.default_rng(0).permutation(len(fold)), Config().policy.target
     for count in (len(fold) // 8, len(fold) // 4, len(fold) // 2, len(fold)):
         some = np.isin(np.arange(len(fold)), order[:count])
-        priors = fit_kind("stack", fold.select(some), settings, features[some], states).predict(
+        priors = fit_kind("states", fold.select(some), settings, features[some], states).predict(
             test.questions
         )
         told = tell(priors, test.scores, target)
         rank = spearmanr(test.scores.mean(axis=1), PriorBatch.of(priors).moments[0]).statistic
         print(
-            f"stack of {count} questions: rank correlation {rank:.3f}, log score {told.hit.mean():.4f}, "
+            f"states of {count} questions: rank correlation {rank:.3f}, log score {told.hit.mean():.4f}, "
             f"evidence {told.evidence.mean():.3f}",
             flush=True,
         )
@@ -203,8 +203,8 @@ def own_pool_states(location: str = "data/pool") -> None:
     population = fit_population(table.scores, settings.family)
     likelihood = get_family(settings.family).log_likelihood(table.scores, others=True)
     names = [*((name,) for name in read), tuple(read)]
-    for chosen, shape in product(names, ("linear", "distance")):
-        own = [Dense.fit("states", shape, read[name].astype(float)).own() for name in chosen]
+    for chosen in names:
+        own = [Dense.fit("states", read[name].astype(float)).own() for name in chosen]
         own = [kernel / np.diag(kernel).mean() for kernel in own]
         grid = [w for w in product((0.0, 0.3, 1.0), repeat=len(own)) if 1.0 in w]
         made = choose(own, grid, targets(population, likelihood))
@@ -214,7 +214,7 @@ def own_pool_states(location: str = "data/pool") -> None:
         told, value = tell(priors, table.scores, config.policy.target), worth(table, priors, population, 0.0)
         rank = spearmanr(table.scores.mean(axis=1), PriorBatch.of(priors).moments[0]).statistic
         print(
-            f"{' + '.join(chosen)}, {shape}: rank correlation {rank:.3f}, log score {told.hit.mean():.4f}, "
+            f"{' + '.join(chosen)}: rank correlation {rank:.3f}, log score {told.hit.mean():.4f}, "
             f"of what knowing the law would save {(value.gap_closed or (np.nan,))[0]:.3f}",
             flush=True,
         )
@@ -247,8 +247,8 @@ def left_out_groups(fold: Any, settings: Any, features: np.ndarray, states: Any)
     """Fit without a kind of question, then ask for it: stories, and the sums with most terms."""
     for name in GROUPS:
         out = np.array([q.group.startswith(name) for q in fold.questions])
-        model = fit_kind("stack", fold.select(~out), settings, features[~out], states)
-        ask_strangers(f"{name}, stack", fold.select(out), model, model)
+        model = fit_kind("states", fold.select(~out), settings, features[~out], states)
+        ask_strangers(f"{name}, states", fold.select(out), model, model)
 
 
 def left_out_groups_lora(location: str = "data/pool") -> None:
@@ -298,7 +298,7 @@ def baselines(model: Any, kept: list[Any], held: list[Any], ours: np.ndarray) ->
     cache = Path(os.environ.get("OPTSCALE_HOME", ".optscale")) / "states"
     if states is not None:
         states.cache = cache
-    for kind in ("population", "description", "words", "ridge", "stack"):
+    for kind in ("population", "text", "states"):
         read = "states" in KINDS[kind].views
         if kind == model.card.kind or (read and states is None):
             continue

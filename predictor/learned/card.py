@@ -33,7 +33,7 @@ REFIT = "refit"
 """Folder beside a predictor: the same, fitted on all questions of the pool."""
 
 
-class Rival(Record):
+class ComparedKind(Record):
     """How one kind of predictor did on tune questions, fitted on train questions."""
 
     kind: Kind
@@ -70,8 +70,8 @@ class PredictorCard(Record):
     results: dict[str, float]
     questions: int = 0
     """Questions that it was fitted on."""
-    rivals: tuple[Rival, ...] = ()
-    """What else was fitted, and how each did."""
+    compared: tuple[ComparedKind, ...] = ()
+    """The kinds that were fitted, and how each did."""
     read: frozenset[str] | None = Field(None, exclude=True, repr=False)
     """Ids of all questions whose scores it was fitted, stopped early, or made strong on; kept in `READ`. None
     where that is not known: made before it was kept."""
@@ -109,7 +109,10 @@ class PredictorCard(Record):
             ) from error
         except ValidationError as error:
             problems = explain(error.errors(), cls)
-            raise ModelError(f"{directory / CARD} is not a predictor's card: {problems}") from error
+            raise ModelError(
+                f"{directory / CARD} is not a predictor's card, or one of an older version: {problems}. "
+                "Train again"
+            ) from error
         if _digest(read) != card.read_digest:
             raise ModelError(
                 f"{directory / READ} does not hold the questions that the predictor was fitted on: copy the "

@@ -14,7 +14,7 @@ from data.errors import ConfigError, ScoreError
 from data.question import Question
 from models.lora import Log
 from predictor.families import get_family
-from predictor.learned.card import PriorModel, Rival
+from predictor.learned.card import ComparedKind, PriorModel
 from predictor.learned.kernel_predictor import KernelPredictor
 from predictor.learned.lora_predictor import LoraPredictor, calibrate
 from predictor.learned.settings import KINDS, Kind, PredictorSettings
@@ -53,7 +53,7 @@ def tell(priors: Sequence[Prior], scores: Array, target: float) -> Told:
     return Told(evidence, share * np.log(-np.expm1(log_miss)) + (1 - share) * log_miss)
 
 
-def fit_rivals(
+def fit_and_compare(
     train: Fold,
     tune: Fold,
     settings: PredictorSettings,
@@ -66,7 +66,7 @@ def fit_rivals(
     log: Log = lambda step, values: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> PriorModel:
-    """Fit the kinds of ``settings.rivals`` on train, compare on tune, return the recommended one.
+    """Fit the kinds of ``settings.compare`` on train, compare on tune, return the recommended one.
 
     A kind without a trained network is then fitted again on train and tune together, its strength kept; what
     was compared stays where that goes wrong (`refit`).
@@ -80,9 +80,9 @@ def fit_rivals(
         may be recommended.
     say : told, in words, what is being done.
     """
-    kinds = [k for k in KINDS if k in settings.rivals or k == settings.kind]
+    kinds = [k for k in KINDS if k in settings.compare or k == settings.kind]
     if not kinds:
-        raise ConfigError("predictor.rivals names no kind of predictor")
+        raise ConfigError("predictor.compare names no kind of predictor")
     states, features = None, None
     if any("states" in KINDS[k].views for k in kinds):
         say(f"reading {len(train[0]) + len(tune[0])} questions with the backbone")
@@ -128,13 +128,13 @@ def fit_rivals(
             model = fitted
         models[kind], told[kind] = model, tell(priors, tune[1], target)
         seconds[kind] = time.perf_counter() - started
-    rivals = compare(told, seconds)
-    chosen = recommend(rivals) if settings.kind == "auto" else settings.kind
+    compared = compare(told, seconds)
+    chosen = recommend(compared) if settings.kind == "auto" else settings.kind
     model = models[chosen]
     if isinstance(model, KernelPredictor):
         scores = np.concatenate([train[1], tune[1]])
         model = refit(model, [*train[0], *tune[0]], scores, features) or model
-    model.card = model.card.model_copy(update={"rivals": tuple(rivals)})
+    model.card = model.card.model_copy(update={"compared": tuple(compared)})
     return model
 
 
@@ -175,7 +175,7 @@ def refit(
         )
         return None
     results = {**card.results, "left_out_gain": gain}
-    again.card = again.card.model_copy(update={"rivals": card.rivals, "results": results})
+    again.card = again.card.model_copy(update={"compared": card.compared, "results": results})
     # Its strength is what other questions made it, and if nobody knows which, nobody knows what it has read.
     unknown = {"read": None, "read_digest": None}
     again.card = (
@@ -196,7 +196,7 @@ def _left_out_gain(
     return _paired(log_evidence(priors, likelihood) - log_evidence([population] * len(rows), likelihood))
 
 
-def compare(told: dict[Kind, Told], seconds: dict[Kind, float]) -> list[Rival]:
+def compare(told: dict[Kind, Told], seconds: dict[Kind, float]) -> list[ComparedKind]:
     """One row a kind, each against the best one, paired by question."""
     best = {name: max(told.values(), key=lambda t: getattr(t, name).mean()) for name in ("evidence", "hit")}
     rows = []
@@ -204,7 +204,7 @@ def compare(told: dict[Kind, Told], seconds: dict[Kind, float]) -> list[Rival]:
         behind, error = _paired(best["evidence"].evidence - found.evidence)
         hit_behind, hit_error = _paired(best["hit"].hit - found.hit)
         rows.append(
-            Rival(
+            ComparedKind(
                 kind=kind,
                 evidence=float(found.evidence.mean()),
                 behind=behind,
@@ -218,12 +218,12 @@ def compare(told: dict[Kind, Told], seconds: dict[Kind, float]) -> list[Rival]:
     return rows
 
 
-def recommend(rivals: Sequence[Rival]) -> Kind:
+def recommend(compared: Sequence[ComparedKind]) -> Kind:
     """The cheapest kind that is within one standard error of the best one in evidence and in hits.
 
     Where the two have different favourites and none is near both, the best in evidence.
     """
-    near = [r for r in rivals if r.behind <= r.behind_error]
+    near = [r for r in compared if r.behind <= r.behind_error]
     both = [r for r in near if r.hit_behind <= r.hit_behind_error]
     return (both or [max(near, key=lambda r: r.evidence)])[0].kind
 

@@ -51,34 +51,32 @@ def describe(questions: Sequence[Question]) -> Array:
 
 
 class Dense:
-    """A kernel on feature vectors: ``linear`` (a ridge regression), or exp(-distance) (``distance``)."""
+    """A kernel on feature vectors: exp(-distance / median distance) along their main axes."""
 
-    def __init__(self, source: str, shape: str, width: float, arrays: dict[str, NDArray[Any]]) -> None:
+    def __init__(self, source: str, width: float, arrays: dict[str, NDArray[Any]]) -> None:
         self.source = source
         """``description`` or ``states``."""
-        self.shape = shape
         self.width = width
-        """Of the distance kernel: the median distance."""
+        """The median distance."""
         self.arrays = arrays
         """``centre`` and ``scale`` (size,), ``axes`` (size, components), ``points`` (n, components)."""
 
     @classmethod
-    def fit(cls, source: str, shape: str, features: Array) -> Self:
+    def fit(cls, source: str, features: Array) -> Self:
         """Standardise training features (n, size), and keep their main axes."""
         from sklearn.decomposition import PCA
 
         # Rounded as they are stored, so that what is fitted is what is loaded.
         centre, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-3)
         arrays = {"centre": centre.astype(np.float32), "scale": scale.astype(np.float32)}
-        view = cls(source, shape, 1.0, arrays)
+        view = cls(source, 1.0, arrays)
         standard = view._standardise(features)
         count = min(COMPONENTS, *features.shape)
         axes = PCA(count, svd_solver="randomized", random_state=0).fit(standard).components_.T
         view.arrays["axes"] = axes.astype(np.float16)
         view.arrays["points"] = (standard @ view.axes).astype(np.float16)
-        if shape == "distance":
-            sample = view.points[np.linspace(0, len(features) - 1, min(len(features), 1000)).astype(int)]
-            view.width = max(float(np.median(_distances(sample, sample))), 1e-6)
+        sample = view.points[np.linspace(0, len(features) - 1, min(len(features), 1000)).astype(int)]
+        view.width = max(float(np.median(_distances(sample, sample))), 1e-6)
         return view
 
     @cached_property
@@ -99,17 +97,13 @@ class Dense:
     def kernel(self, features: Array) -> Kernels:
         """Of questions with the training questions, from features (questions, size)."""
         asked = self._standardise(features) @ self.axes
-        own = (asked**2).sum(axis=1) if self.shape == "linear" else np.ones(len(asked))
-        return Kernels(self._kernel(asked, self.points), own)
+        return Kernels(self._kernel(asked, self.points), np.ones(len(asked)))
 
     def own(self) -> Array:
         """(n, n) kernel of the training questions among themselves."""
         return self._kernel(self.points, self.points)
 
     def _kernel(self, left: Array, right: Array) -> Array:
-        if self.shape == "linear":
-            found: Array = left @ right.T
-            return found
         return np.asarray(np.exp(-_distances(left, right) / self.width))
 
     def _standardise(self, features: Array) -> Array:
@@ -120,7 +114,7 @@ class Dense:
 
     def store(self) -> Stored:
         """JSON and arrays, from which the constructor makes it again."""
-        return {"source": self.source, "shape": self.shape, "width": self.width}, self.arrays
+        return {"source": self.source, "width": self.width}, self.arrays
 
 
 class Words:
@@ -191,7 +185,7 @@ def load_view(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> View
     """A view from what its ``store`` gave."""
     if document["source"] == "words":
         return Words(document["vocabulary"], arrays)
-    return Dense(document["source"], document["shape"], document["width"], arrays)
+    return Dense(document["source"], document["width"], arrays)
 
 
 def _distances(left: Array, right: Array) -> Array:

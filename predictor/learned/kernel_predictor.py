@@ -1,4 +1,4 @@
-"""Predictors without a trained network: from the population's prior to frozen states and words stacked."""
+"""Predictors without a trained network: from the population's prior to frozen states with the text."""
 
 import json
 from collections.abc import Sequence
@@ -241,7 +241,7 @@ def _fit_views(kind: Kind, questions: Sequence[Question], features: Array | None
             views.append(Words.fit([read_text(q) for q in questions]))
         else:
             seen = describe(questions) if features is None or source == "description" else features
-            views.append(Dense.fit(source, "linear" if kind == "ridge" else "distance", seen))
+            views.append(Dense.fit(source, seen))
     return views
 
 

@@ -122,7 +122,7 @@ class LoraPredictor:
         ).having_read(q.id for q in (*train[0], *tune[0]))
         read = _read_all(adapted, collate, encoded[0], settings.batch_size).numpy()
         guard = KernelPredictor.fit(
-            "stack", *train, settings, contract=contract, data_digest=data_digest, features=read
+            "states", *train, settings, contract=contract, data_digest=data_digest, features=read
         )
         predictor = cls(adapted, tokenizer, card, guard)
         strength = calibrate(predictor.predict(tune[0]), tune[1], card.population)
@@ -213,7 +213,7 @@ class LoraPredictor:
 def _load_guard(directory: Path) -> KernelPredictor:
     path = directory / GUARD
     card = PredictorCard.open(path)
-    if card.kind != "stack":
+    if card.kind != "states":
         raise ValueError(f"the guard is of kind {card.kind}")
     return KernelPredictor.load(path, card, reads=False)
 

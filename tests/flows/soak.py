@@ -109,7 +109,7 @@ def main(kills: dict[str, int], home: Path) -> None:
                 "questions": (str(home / "q.jsonl"),),
                 "limit": 12,
             },
-            "predictor": {"kind": "lora", "rivals": ["lora"], "lora": lora},
+            "predictor": {"kind": "lora", "compare": ["lora"], "lora": lora},
             "policy": {"kind": "value", "cap": 6, "target": 0.9},
             "certify": {"lost_hit": 0.2, "lost_answer": 0.2, "orders": 2},
             "gate": {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "refuted": 1e-9},

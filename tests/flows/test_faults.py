@@ -55,7 +55,7 @@ def test_an_mlflow_server_that_goes_away_in_the_middle(trunk, tmp_path):
     port = free_port()
     lora = {"rank": 2, "alpha": 4, "batch_size": 8, "max_steps": 6, "evaluate_every": 2, "patience": 9}
     tracking = {"uri": f"http://127.0.0.1:{port}", "timeout": 2}
-    predictor = {"backbone": trunk, "rivals": ["lora"], "family": "beta", "lora": lora}
+    predictor = {"backbone": trunk, "compare": ["lora"], "family": "beta", "lora": lora}
     config = Config.model_validate({"home": tmp_path, "predictor": predictor, "tracking": tracking})
     with mlflow_server(tmp_path, port) as server:
 

@@ -100,9 +100,7 @@ def test_training_is_tracked_and_registered(looped):
 def test_every_kind_was_compared_and_the_card_says_so(looped):
     config, trained, _, _ = looped
     card = (config.home / "out" / "README.md").read_text()
-    assert all(
-        f"| {kind}" in card for kind in ("population", "description", "words", "ridge", "stack", "lora")
-    )
+    assert all(f"| {kind}" in card for kind in ("population", "text", "states", "lora"))
     assert f"kind `{trained.kind}`" in card
     assert trained.digest in card
     assert "worth in decisions" in (config.home / "report" / "model-card.md").read_text()

@@ -33,7 +33,7 @@ def config(tmp_path_factory):
     return Config.model_validate(
         {
             "home": home,
-            "predictor": {"rivals": ["description"]},
+            "predictor": {"compare": ["text"]},
             "policy": {"kind": "value", "cap": 6, "target": 0.9},
             "certify": {"lost_hit": 0.2, "lost_answer": 0.2, "orders": 1},
             "gate": LAX,

@@ -8,7 +8,7 @@ from data.question import Question
 from data.scores import load_scores
 from flows.config import Config
 from flows.model_card import model_card
-from predictor.learned.card import PredictorCard, Rival
+from predictor.learned.card import ComparedKind, PredictorCard
 from predictor.learned.settings import PredictorSettings
 from predictor.prior import Prior, PriorBatch, fit_population
 from predictor.prior_value import BASELINE, POPULATION, PREDICTOR, PriorValue, prior_value
@@ -99,8 +99,8 @@ def test_its_own_cost_is_counted(setting):
 
 def test_the_card_states_data_choice_and_results(setting):
     config, pool, table = setting
-    rival = Rival(
-        kind="words",
+    compared = ComparedKind(
+        kind="text",
         evidence=-3.0,
         behind=0.0,
         behind_error=0.0,
@@ -110,7 +110,7 @@ def test_the_card_states_data_choice_and_results(setting):
         seconds=1.0,
     )
     card = PredictorCard(
-        kind="words",
+        kind="text",
         settings=PredictorSettings(family="beta"),
         population=fit_population(table.scores),
         strength=1.0,
@@ -118,9 +118,9 @@ def test_the_card_states_data_choice_and_results(setting):
         data_digest=pool.manifest.digest,
         results={},
         questions=130,
-        rivals=(rival,),
+        compared=(compared,),
     )
     text = model_card(config, card, pool.manifest, table, {"mean_skill": (0.5, 0.4, 0.6)}, "It pays here.")
-    for part in (pool.manifest.digest, card.contract, "words (this one)", "0.400 to 0.600", "It pays here."):
+    for part in (pool.manifest.digest, card.contract, "text (this one)", "0.400 to 0.600", "It pays here."):
         assert part in text
     assert f"test {int(np.sum(table.folds == 'test'))}" in text

@@ -8,7 +8,7 @@ from data.folds import FoldSettings
 from data.pool import Pool
 from data.question import Question
 from data.scores import load_scores
-from predictor.learned.comparison import fit_rivals, refit
+from predictor.learned.comparison import fit_and_compare, refit
 from predictor.learned.settings import PredictorSettings
 from predictor.learned.states import FrozenStates
 from predictor.learned.store import load_predictor
@@ -32,10 +32,10 @@ def folds(table):
 
 @pytest.fixture(scope="module")
 def fitted(folds, tmp_path_factory):
-    kinds = ("population", "description", "words", "ridge", "stack")  # LoRA: tests/flows/test_loop.py
-    settings = PredictorSettings(family="beta", dtype="float32", rivals=kinds)
+    kinds = ("population", "text", "states")  # LoRA: tests/flows/test_loop.py
+    settings = PredictorSettings(family="beta", dtype="float32", compare=kinds)
     train, tune, _ = folds
-    return fit_rivals(
+    return fit_and_compare(
         (train.questions, train.scores),
         (tune.questions, tune.scores),
         settings,
@@ -63,11 +63,11 @@ def sums(terms, digits, count=8):
 
 def test_every_kind_is_compared_and_the_recommended_one_is_good(fitted, folds):
     card = fitted.card
-    rows = {r.kind: r for r in card.rivals}
-    assert list(rows) == ["population", "description", "words", "ridge", "stack"]
+    rows = {r.kind: r for r in card.compared}
+    assert list(rows) == ["population", "text", "states"]
     assert min(r.behind for r in rows.values()) == 0
     assert rows["population"].behind > 2 * rows["population"].behind_error
-    assert card.kind in ("ridge", "stack")
+    assert card.kind == "states"
     assert card.questions == 200
     test = folds[2]
     means = PriorBatch.of(fitted.predict(test.questions)).moments[0]
@@ -102,9 +102,9 @@ def test_both_stored_forms_predict_the_same(fitted, folds, tmp_path):
 
 def test_the_simple_kinds_are_stored_too(folds, tmp_path):
     train, tune, test = folds
-    for kind in ("population", "description", "words"):
-        settings = PredictorSettings(family="beta", kind=kind, rivals=(kind,))
-        model = fit_rivals(
+    for kind in ("population", "text"):
+        settings = PredictorSettings(family="beta", kind=kind, compare=(kind,))
+        model = fit_and_compare(
             (train.questions, train.scores),
             (tune.questions, tune.scores),
             settings,

@@ -8,8 +8,8 @@ import pytest
 
 from data.errors import ConfigError, ModelError
 from data.question import Question
-from predictor.learned import comparison as rivals
-from predictor.learned import kernel_predictor, regression
+from flows.config import load_config
+from predictor.learned import comparison, kernel_predictor, regression
 from predictor.learned.settings import PredictorSettings
 from predictor.learned.states import FrozenStates
 from predictor.learned.store import load_predictor
@@ -54,10 +54,10 @@ def fold(count, seed, endless=False):
 
 
 def fit(kind, train, tune, directory, **changes):
-    return rivals.fit_rivals(
+    return comparison.fit_and_compare(
         train,
         tune,
-        PredictorSettings(family="beta", kind=kind, rivals=(kind,), **changes),
+        PredictorSettings(family="beta", kind=kind, compare=(kind,), **changes),
         target=0.8,
         contract="c",
         data_digest="d",
@@ -65,22 +65,22 @@ def fit(kind, train, tune, directory, **changes):
     )
 
 
-@pytest.mark.parametrize("kind", ["population", "words", "ridge", "stack"])
+@pytest.mark.parametrize("kind", ["population", "text", "states"])
 def test_what_is_compared_is_what_is_told(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(rivals, "refit", lambda model, *_: model)
+    monkeypatch.setattr(comparison, "refit", lambda model, *_: model)
     tune = fold(20, 1, endless=True)
     # Scores that agree more than the population's prior expects ask for another strength than 1.
     tune = (tune[0], np.repeat(tune[1].mean(keepdims=True), 20, axis=0).repeat(6, axis=1))
     model = fit(kind, fold(60, 0), tune, tmp_path)
-    (row,) = model.card.rivals
-    told = rivals.tell(model.predict(tune[0]), tune[1], 0.8)
+    (row,) = model.card.compared
+    told = comparison.tell(model.predict(tune[0]), tune[1], 0.8)
     assert (row.evidence, row.hit_score) == pytest.approx((told.evidence.mean(), told.hit.mean()))
     assert (model.card.strength == 1) == (kind == "population")
-    if kind in ("ridge", "stack"):
+    if kind == "states":
         assert model.predict([ENDLESS]) == [model.card.population]
 
 
-@pytest.mark.parametrize("kind", ["words", "ridge"])
+@pytest.mark.parametrize("kind", ["text", "states"])
 def test_a_refit_that_goes_wrong_leaves_what_was_compared(kind, tmp_path, monkeypatch, caplog):
     train, tune = fold(60, 0), fold(20, 1)
     good = fit(kind, train, tune, tmp_path)
@@ -92,26 +92,26 @@ def test_a_refit_that_goes_wrong_leaves_what_was_compared(kind, tmp_path, monkey
     monkeypatch.setattr(regression, "fit_map", wrong)
     kept = fit(kind, train, tune, tmp_path)
     assert kept.card.questions == 60
-    assert kept.card.rivals[0].evidence == good.card.rivals[0].evidence
+    assert kept.card.compared[0].evidence == good.card.compared[0].evidence
     (record,) = caplog.records
     assert f"predictor {kind}, fitted again on 80 questions" in record.getMessage()
     whole = ([*train[0], *tune[0]], np.concatenate([train[1], tune[1]]))
-    assert rivals.refit(good, *whole) is None
+    assert comparison.refit(good, *whole) is None
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """A folder a kind, and one of a stack that was fitted on fewer questions."""
+    """A folder a kind, and one of states that was fitted on fewer questions."""
     place = tmp_path_factory.mktemp("stored")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FrozenStates, "load", lambda *_, **__: States())
         for name, count in (*((kind, 40) for kind in KINDS), ("fewer", 30)):
-            kind = name if name in KINDS else "stack"
+            kind = name if name in KINDS else "states"
             fit(kind, fold(count, 0), fold(10, 1), place).save(place / name)
     return place
 
 
-KINDS = ("population", "description", "words", "ridge", "stack")
+KINDS = ("population", "text", "states")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,7 +133,7 @@ def cut(file):
 
 
 @pytest.mark.parametrize("name", ["predictor.json", "regression.json", "regression.safetensors"])
-@pytest.mark.parametrize(("one", "other"), [("words", "stack"), ("description", "words"), ("stack", "fewer")])
+@pytest.mark.parametrize(("one", "other"), [("text", "states"), ("states", "text"), ("states", "fewer")])
 def test_a_predictor_of_several_is_an_error(name, one, other, stored, tmp_path):
     folder = shutil.copytree(stored / one, tmp_path / "mixed")
     shutil.copy(stored / other / name, folder)
@@ -142,7 +142,7 @@ def test_a_predictor_of_several_is_an_error(name, one, other, stored, tmp_path):
 
 
 def test_a_card_of_another_kind_than_its_folder_is_an_error(stored, tmp_path):
-    for kind, other in (("words", "population"), ("ridge", "lora"), ("population", "ridge")):
+    for kind, other in (("text", "population"), ("states", "lora"), ("population", "states")):
         folder = shutil.copytree(stored / kind, tmp_path / kind)
         card = (
             (stored / kind / "predictor.json").read_text().replace(f'"kind": "{kind}"', f'"kind": "{other}"')
@@ -152,25 +152,39 @@ def test_a_card_of_another_kind_than_its_folder_is_an_error(stored, tmp_path):
             load_predictor(folder)
 
 
+def test_what_older_versions_wrote_says_what_to_do(stored, tmp_path):
+    with pytest.raises(
+        ConfigError, match="predictor: rivals is called compare now.*population, text, states, lora"
+    ):
+        load_config(None, ("predictor.rivals=[population,words]",))
+    folder = shutil.copytree(stored / "states", tmp_path / "old")
+    card = (folder / "predictor.json").read_text()
+    for old in (card.replace('"kind": "states"', '"kind": "stack"'), card.replace('"compare"', '"rivals"')):
+        assert old != card
+        (folder / "predictor.json").write_text(old)
+        with pytest.raises(ModelError, match="or one of an older version: .*Train again"):
+            load_predictor(folder)
+
+
 def test_a_backbone_of_another_size_is_an_error(stored, monkeypatch):
     monkeypatch.setattr(States, "size", 6)
     with pytest.raises(ModelError, match="gives 6 numbers of a question, not 4"):
-        load_predictor(stored / "ridge")
+        load_predictor(stored / "states")
 
 
 def test_saving_that_is_cut_off_leaves_no_predictor(stored, tmp_path, monkeypatch):
     """Not even where one was before, of which a half would be left."""
-    words = load_predictor(stored / "words")
-    words.save(tmp_path)
+    text = load_predictor(stored / "text")
+    text.save(tmp_path)
     monkeypatch.setattr(kernel_predictor, "save_file", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        words.save(tmp_path)
+        text.save(tmp_path)
     with pytest.raises(ModelError, match=r"predictor\.json is missing"):
         load_predictor(tmp_path)
 
 
 def test_another_kind_is_saved_over_one(stored, tmp_path):
-    for kind in ("stack", "population", "words"):
+    for kind in ("states", "population", "text"):
         model = load_predictor(stored / kind)
         model.save(tmp_path)
         assert load_predictor(tmp_path).card == model.card
@@ -178,14 +192,13 @@ def test_another_kind_is_saved_over_one(stored, tmp_path):
 
 def test_questions_that_cannot_be_read_are_an_error_of_the_kinds_that_read(tmp_path):
     scores = np.full((12, 6), 0.5)
-    for kind in ("ridge", "stack"):
-        with pytest.raises(ConfigError, match=f"{kind}: all questions are too long.*max_length 512"):
-            fit(kind, ([ENDLESS] * 12, scores), fold(8, 1), tmp_path)
-    unread = fit("ridge", fold(20, 0), ([ENDLESS] * 12, scores), tmp_path)
+    with pytest.raises(ConfigError, match="states: all questions are too long.*max_length 512"):
+        fit("states", ([ENDLESS] * 12, scores), fold(8, 1), tmp_path)
+    unread = fit("states", fold(20, 0), ([ENDLESS] * 12, scores), tmp_path)
     assert unread.card.strength == 1
 
 
-@pytest.mark.parametrize("kind", ["words", "ridge", "stack"])
+@pytest.mark.parametrize("kind", ["text", "states"])
 def test_the_fewest_questions_that_are_read_make_a_predictor(kind, tmp_path):
     questions, scores = fold(8, 0)
     model = fit(kind, ([*questions[:1], *[ENDLESS] * 7], scores), fold(4, 1), tmp_path)

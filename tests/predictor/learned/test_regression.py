@@ -12,7 +12,7 @@ from data.errors import ScoreError
 from data.question import Question
 from predictor.families import get_family
 from predictor.learned import regression
-from predictor.learned.card import Rival
+from predictor.learned.card import ComparedKind
 from predictor.learned.comparison import compare, recommend, tell
 from predictor.learned.features import Dense, Words, describe, load_view
 from predictor.learned.regression import (
@@ -41,7 +41,7 @@ def points():
 
 
 def fitted(features, likelihood, population, shape=None):
-    view = Dense.fit("states", "distance", features)
+    view = Dense.fit("states", features)
     own = [view.own()]
     shape = shape or choose(own, [(1.0,)], targets(population, likelihood))
     return view, own, Regression.fit(own, shape, likelihood, population)
@@ -174,8 +174,7 @@ def test_what_is_told_of_left_out_questions_is_better_than_one_prior_for_all(fea
     assert told > flat
 
 
-@pytest.mark.parametrize("shape", ["linear", "distance"])
-def test_views_that_tell_the_same_together_tell_as_much_as_each(shape):
+def test_views_that_tell_the_same_together_tell_as_much_as_each():
     """Three networks that see the same of a question, in all mixtures of their kernels."""
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(120, 6))
@@ -185,7 +184,7 @@ def test_views_that_tell_the_same_together_tell_as_much_as_each(shape):
     own = []
     for _ in range(3):  # a few of a network's numbers are far larger than the rest
         seen = (hidden @ rng.normal(size=(6, 60)) + rng.normal(size=(120, 60))) * rng.lognormal(0, 2, 60)
-        own.append(Dense.fit("states", shape, seen).own())
+        own.append(Dense.fit("states", seen).own())
     own = [kernel / np.diag(kernel).mean() for kernel in own]
     grid = [weights for weights in product((0.0, 0.3, 1.0), repeat=3) if 1.0 in weights]
     evidence = []
@@ -264,7 +263,7 @@ def test_descriptions_count_terms_and_digits():
 def test_stored_views_are_the_same(points):
     features, *_ = points
     texts = [f"Compute {n} + {n * 7 % 13} and tell the sum" for n in range(30)]
-    dense, words = Dense.fit("states", "linear", features), Words.fit(texts)
+    dense, words = Dense.fit("states", features), Words.fit(texts)
     for view, asked in ((dense, features[:3]), (words, ["Compute 3 + 4", "unheard of"])):
         again = load_view(*view.store())
         for one, other in zip(view.kernel(asked), again.kernel(asked), strict=True):
@@ -281,7 +280,7 @@ def test_texts_that_share_no_term_have_words_all_the_same():
 def test_questions_that_are_all_alike_are_told_the_average(points):
     _, _, population, likelihood = points
     alike = np.full((60, 5), 0.3, dtype=np.float32).astype(float)
-    view = Dense.fit("states", "linear", alike)
+    view = Dense.fit("states", alike)
     own = [view.own()]
     shape = choose(own, [(1.0,)], targets(population, likelihood))
     found = Regression.fit(own, shape, likelihood, population)
@@ -302,25 +301,25 @@ def test_a_question_without_a_score_is_left_out_of_the_comparison():
 
 
 def test_the_cheapest_within_noise_is_recommended():
-    def rival(kind, behind, hit_behind):
+    def compared(kind, behind, hit_behind):
         values = {"evidence": -behind, "hit_score": -hit_behind, "seconds": 1.0}
         errors = {"behind_error": 0.1, "hit_behind_error": 0.1}
-        return Rival(kind=kind, behind=behind, hit_behind=hit_behind, **values, **errors)
+        return ComparedKind(kind=kind, behind=behind, hit_behind=hit_behind, **values, **errors)
 
-    rows = [rival("population", 1, 1), rival("words", 0.05, 0.3), rival("ridge", 0.08, 0.09)]
-    assert recommend([*rows, rival("stack", 0, 0)]) == "ridge"
-    assert recommend([*rows[:2], rival("stack", 0, 0)]) == "stack"
-    assert recommend([rival("words", 0.05, 0), rival("stack", 0, 0.5)]) == "words"
+    rows = [compared("population", 1, 1), compared("text", 0.05, 0.3), compared("states", 0.08, 0.09)]
+    assert recommend([*rows, compared("lora", 0, 0)]) == "states"
+    assert recommend([*rows[:2], compared("lora", 0, 0)]) == "lora"
+    assert recommend([compared("text", 0.05, 0), compared("states", 0, 0.5)]) == "text"
 
 
-def test_scores_of_rivals_are_paired_and_proper():
+def test_scores_of_kinds_are_paired_and_proper():
     rng = np.random.default_rng(0)
     scores = rng.beta(9, 3, (200, 8))
     right, wrong = Prior.centred(0.75, 0.12), Prior.centred(0.4, 0.12)
-    told = {k: tell([p] * 200, scores, 0.85) for k, p in (("population", wrong), ("words", right))}
+    told = {k: tell([p] * 200, scores, 0.85) for k, p in (("population", wrong), ("text", right))}
     rows = {r.kind: r for r in compare(told, dict.fromkeys(told, 1.0))}
-    assert rows["words"].behind == rows["words"].hit_behind == 0
+    assert rows["text"].behind == rows["text"].hit_behind == 0
     assert rows["population"].behind > 4 * rows["population"].behind_error
     assert rows["population"].hit_behind > 4 * rows["population"].hit_behind_error
     chance = (scores >= 0.85).mean()
-    assert rows["words"].hit_score <= chance * np.log(chance) + (1 - chance) * np.log(1 - chance) + 0.05
+    assert rows["text"].hit_score <= chance * np.log(chance) + (1 - chance) * np.log(1 - chance) + 0.05

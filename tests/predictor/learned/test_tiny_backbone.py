@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 from data.errors import ConfigError, ModelError
 from models.settings import LoraSettings
 from predictor.learned import states as frozen
-from predictor.learned.comparison import fit_rivals
+from predictor.learned.comparison import fit_and_compare
 from predictor.learned.lora_predictor import LoraPredictor
 from predictor.learned.settings import HeadSettings, PredictorSettings
 from predictor.learned.states import FrozenStates
@@ -48,11 +48,11 @@ def test_a_hidden_layer_starts_alike_in_every_fit(fitted):
 
 def test_what_one_kind_s_training_tells_is_not_said_of_another(fitted, tmp_path):
     logged = {}
-    model = fit_rivals(
+    model = fit_and_compare(
         fold(16, 0),
         fold(8, 1),
         fitted[0].card.settings.model_copy(
-            update={"kind": "population", "rivals": ("population", "lora"), "family": "beta"}
+            update={"kind": "population", "compare": ("population", "lora"), "family": "beta"}
         ),
         target=0.8,
         contract="c",

@@ -23,8 +23,8 @@ SETTINGS = (
     "certify.orders=1",
     "certify.lost_hit=0.3",
     "certify.lost_accuracy=null",
-    "predictor.kind=words",
-    "predictor.rivals=[words]",
+    "predictor.kind=text",
+    "predictor.compare=[text]",
     "predictor.family=beta",
 )
 OTHER_FOLDS = "folds={train: 0.1, tune: 0.1, calibration: 0.4, test: 0.4}"
@@ -67,7 +67,7 @@ def test_with_other_folds_only_what_it_has_not_read_certifies_and_reports(fitted
 def test_with_the_folds_of_training_nothing_is_left_out(fitted):
     _, found = examine(config_of(fitted), fitted / "predictor")
     assert found.left_out == {}
-    assert "words predictor" in found.priors_from
+    assert "text predictor" in found.priors_from
 
 
 def test_one_that_has_read_every_question_is_refused(fitted):
