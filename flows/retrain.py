@@ -1,23 +1,25 @@
 """Retrain: collect, train, validate, ship, in that order."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prefect import flow
 
 from flows.collect import Collected, collect
 from flows.config import Config
-from flows.ship import Shipped, ship
-from flows.train import Trained, train
-from flows.validate import Validated, validate
+
+if TYPE_CHECKING:  # torch, MLflow and BentoML are imported when it runs: a schedule waits without them
+    from flows.ship import Shipped
+    from flows.train import Trained
+    from flows.validate import Validated
 
 
 class Retrained(NamedTuple):
     """What each step gave."""
 
     collected: Collected
-    trained: Trained
-    validated: Validated
-    shipped: Shipped
+    trained: "Trained"
+    validated: "Validated"
+    shipped: "Shipped"
 
 
 @flow(name="retrain", flow_run_name="retrain")
@@ -26,6 +28,10 @@ def retrain(config: Config) -> Retrained:
 
     What was trained is what is validated and shipped, whatever another run does to the aliases meanwhile.
     """
+    from flows.ship import ship
+    from flows.train import train
+    from flows.validate import validate
+
     collected = collect(config)
     trained = train(config)
     validated = validate(config, version=trained.version)

@@ -29,7 +29,9 @@ def pytest_ignore_collect(collection_path, config):
 # Files of one lane run in one process, one after the other: they share a server. (xdist has its own groups,
 # which version 3.8 does not see with pytest 9.2.)
 LANES = {
-    **dict.fromkeys(("flows/test_faults", "flows/test_loop", "flows/test_schedule"), "flows"),
+    **dict.fromkeys(
+        ("flows/test_faults", "flows/test_loop", "flows/test_registry", "flows/test_schedule"), "flows"
+    ),
     **dict.fromkeys(("serving/test_faults", "serving/test_gateway"), "served"),
 }
 

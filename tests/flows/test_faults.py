@@ -86,22 +86,24 @@ def test_an_mlflow_server_that_is_silent_is_not_waited_for(tmp_path):
 
 def test_a_disk_that_fills_costs_only_the_part_under_way(models, tmp_path):
     """In a process whose files may not grow beyond 4 kB, less than a part."""
+    from flows.collect import collect
+
     asked = [Question.ask(f"Compute {n} + 7 - {n}.", answer="7") for n in range(4)]
     write_questions(asked, tmp_path / "q.jsonl")
     settings = {"questions": (str(tmp_path / "q.jsonl"),), "candidates": 3}
     config = Config.model_validate({"home": tmp_path, "collect": settings, **models("plain")})
     file = tmp_path / "c.json"
     file.write_text(config.model_dump_json())
-    collect = [sys.executable, "-m", "tests.flows.collect_bare", str(file)]
+    bare = [sys.executable, "-m", "tests.flows.collect_bare", str(file)]
     full = subprocess.run(
-        ["/bin/sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *collect],
+        ["/bin/sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *bare],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},  # Python renames a cut one into place
     )
     assert "cannot be written, and nothing was added" in full.stderr
     assert not Pool.open(str(tmp_path / "pool")).question_ids
-    subprocess.run(collect, check=True, capture_output=True)
+    assert collect(config).candidates == 12
     rows = [(r["question_id"], r["candidate"]) for r in Pool.open(str(tmp_path / "pool")).rows()]
     assert sorted(rows) == sorted((q.id, k) for q in asked for k in range(3))
 

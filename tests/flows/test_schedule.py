@@ -1,7 +1,6 @@
 """`optscale schedule` against a real Prefect server: planned, run, and one at a time."""
 
 import os
-import sqlite3
 import subprocess
 import sys
 import time
@@ -14,10 +13,9 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from data.errors import ConfigError, OrchestrationError
 from flows.config import Config
-from flows.orchestration import prefect_server
+from flows.orchestration import prefect_server as ask_server
 from flows.schedule import announce, planned_runs, serve_schedule
-from tests.flows.conftest import prefect_command
-from tests.servers import running
+from tests.flows.conftest import KEY
 
 pytestmark = pytest.mark.slow
 
@@ -30,41 +28,42 @@ def wait_for(found, seconds=180):
     return value
 
 
-@pytest.fixture(scope="module")
-def server(server_state):
-    with httpx.Client(base_url=PREFECT_API_URL.value()) as api:
+@pytest.fixture(scope="session")
+def server(prefect_server):
+    """A client of its API."""
+    with httpx.Client(base_url=prefect_server, auth=tuple(KEY.split(":"))) as api:
         yield api
 
 
-@pytest.fixture(scope="module")
-def scheduled(server, tmp_path_factory):
+@pytest.fixture(scope="session")
+def scheduled(prefect_server, tmp_path_factory):
     """`optscale schedule` at every minute, and where it prints; its runs fail at once, on a question set
     that is not there: that they ran is what matters."""
     folder = tmp_path_factory.mktemp("scheduled")
     config = f"home: {folder / 'home'}\ncollect: {{questions: [nowhere.jsonl]}}\n"
     (folder / "c.yaml").write_text(config)
-    environment = {**os.environ, "PREFECT_API_URL": str(server.base_url).rstrip("/")}
+    environment = {**os.environ, "PREFECT_API_URL": prefect_server, "PREFECT_API_AUTH_STRING": KEY}
     environment |= {"PREFECT_HOME": str(folder / "prefect"), "OPTSCALE_HOME": str(folder / "home")}
     command = [sys.executable, "-m", "flows.cli", "schedule", "--cron", "* * * * *"]
     command += ["--timezone", "Asia/Kathmandu", "-c", str(folder / "c.yaml")]
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    yield folder / "log"
+    yield process, folder / "log"
     process.terminate()
     process.wait()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def due(server, scheduled):
     """Ids of two runs due at the same moment: one that the cron made, and one of ours."""
-    wait_for(lambda: "next runs (Asia/Kathmandu): " in scheduled.read_text())
+    printed = wait_for(lambda: "next runs (Asia/Kathmandu): " in (log := scheduled[1].read_text()) and log)
     (deployment,) = server.post("/deployments/filter", json={}).json()
     assert deployment["name"] == "retrain"
     soon, runs = datetime.now(UTC) + timedelta(seconds=10), all_runs(server)
     made = next(r for r in runs if datetime.fromisoformat(r["expected_start_time"]) > soon)
     assert made["auto_scheduled"]
     shown = datetime.fromisoformat(runs[0]["expected_start_time"]) + timedelta(hours=5, minutes=45)
-    assert f"{shown:%Y-%m-%d %H:%M}" in scheduled.read_text()
+    assert f"{shown:%Y-%m-%d %H:%M}" in printed
     order = {"state": {"type": "SCHEDULED", "state_details": {"scheduled_time": made["expected_start_time"]}}}
     start = f"/deployments/{deployment['id']}/create_flow_run"
     posted = wait_for(lambda: (a := server.post(start, json=order)).is_success and a.json())  # 503: locked
@@ -77,31 +76,19 @@ def all_runs(server):
     return server.post("/flow_runs/filter", json=asked).json()
 
 
-@pytest.mark.usefixtures("due")  # what follows happens while the moment comes
-def test_a_server_that_wants_a_key_is_told_before_anything_is_computed(server_state, tmp_path):
-    """Its health route is open; all others are not."""
-    with (
-        sqlite3.connect(server_state / "prefect.db") as made,
-        sqlite3.connect(tmp_path / "prefect.db") as new,
-    ):
-        made.backup(new)  # making one takes longer than all that follows
-    command, health, environment = prefect_command(tmp_path, PREFECT_SERVER_API_AUTH_STRING="admin:pass")
-    url = health.removesuffix("/health")
-    with running(command, health, tmp_path / "log", environment):
-        refused = pytest.raises(OrchestrationError, match="answered 401: set PREFECT_API_AUTH_STRING")
-        with temporary_settings({PREFECT_API_URL: url}), refused, prefect_server():
-            pass
-        with (
-            temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: "admin:pass"}),
-            prefect_server(),
-        ):
-            pass
+def test_a_server_that_wants_a_key_is_told_before_anything_is_computed(due):
+    """Its health route is open; all others are not. The moment of ``due`` comes while other tests run."""
+    refused = pytest.raises(OrchestrationError, match="answered 401: set PREFECT_API_AUTH_STRING")
+    with temporary_settings({PREFECT_API_AUTH_STRING: None}), refused, ask_server():
+        pass
+    with ask_server():
+        pass
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "nonsense"])
 def test_a_prefect_server_that_is_away_is_one_line(url):
     away = pytest.raises(OrchestrationError, match="no Prefect server answers at PREFECT_API_URL")
-    with temporary_settings({PREFECT_API_URL: url}), away, prefect_server():
+    with temporary_settings({PREFECT_API_URL: url}), away, ask_server():
         pass
 
 
@@ -119,7 +106,9 @@ def test_what_is_no_schedule_is_named(cron, zone, named):
         serve_schedule(Config(), cron, zone)
 
 
-def test_the_cron_makes_runs_and_one_runs_at_a_time(server, due):
+def test_the_cron_makes_runs_and_one_runs_at_a_time(server, scheduled, due):
+    """After other tests (conftest.py), and it ends the schedule, which would start a run every minute."""
+
     def ended():
         final = {"FAILED", "CANCELLED", "CRASHED", "COMPLETED"}
         states = [r["state"] for r in all_runs(server) if r["id"] in due]
@@ -129,11 +118,12 @@ def test_the_cron_makes_runs_and_one_runs_at_a_time(server, due):
     assert set(messages) == {"FAILED", "CANCELLED"}
     assert "nowhere.jsonl" in messages["FAILED"]
     assert "concurrency limit" in messages["CANCELLED"]
+    scheduled[0].terminate()
 
 
-def test_a_server_that_plans_nothing_is_said_loudly(server, capsys):
+def test_a_server_that_plans_nothing_is_said_loudly(prefect_server, capsys):
     """Here because the deployment has no schedule."""
-    with temporary_settings({PREFECT_API_URL: str(server.base_url)}), get_client(sync_client=True) as client:
+    with get_client(sync_client=True) as client:
         flow = client.create_flow_from_name("nobody's")
         deployment = client.create_deployment(flow, "never")
         assert planned_runs(client, deployment, patience=1) == []
