@@ -39,7 +39,7 @@ def test_later_sources_win(tmp_path, monkeypatch):
         ("generator.sampling.temperature=-1", "temperature"),
         (
             "policy.kind=magic",
-            r"config: policy\.kind is 'magic': allowed: fixed, schedule, optscale, .*value$",
+            r"config: policy\.kind is 'magic': allowed: fixed, schedule, optscale, .*own_rule$",
         ),
         ("policy.round_price=-2", r"config: policy\.round_price is -2: .* greater than or equal to 0$"),
         (
