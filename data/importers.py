@@ -12,7 +12,8 @@ import numpy as np
 from data.answers import extract_answer, is_correct
 from data.contract import Rule, Sampling, ScoreContract, aggregate
 from data.errors import ConfigError, PoolError, ScoreError
-from data.pool import Pool, Row, make_row
+from data.pool import Pool
+from data.rows import Row, make_row
 from data.scored import Candidate, Entry, ScoredFile
 
 NEAR = 0.01
@@ -47,14 +48,12 @@ def import_pool(
 
     Returns
     -------
-    What was added, by name: ``questions``, and how many of them have a ``reference`` answer; their
-    ``candidates``, the ``fewest`` and ``most`` of a question, and how many have a ``score``, a ``verdict``,
-    an ``answer``, ``tokens``; ``misses`` (not complete, or without a score where others have one) and
-    ``empty_completions``; the ``scale`` of the scores (unit, raw, none), and which score is the first
-    ``outside`` [0, 1]. What was not: questions ``skipped`` (the pool held them); and of the file's records
-    those ``repeated`` (the same once more) and ``left_out`` by what was asked for, and ``not_read``, the keys
-    that nothing was taken from, with how often. Besides, how many ``records`` were taken and had an id
-    ``in_place_of_text``, and the pool's ``contract``.
+    What was added: ``questions``, how many of them have a reference answer, their ``candidates`` and how many
+    of these have a score, a verdict, an answer, tokens (the others count as 0); ``misses`` (not complete, or
+    without a score where others have one); the ``scale`` of the scores (unit, raw, none) and which is the
+    first outside [0, 1]. What was not: questions ``skipped`` (the pool held them); records ``repeated`` (the
+    same once more) or ``left_out`` by what was asked for; and ``not_read``, the keys that nothing was taken
+    from, with how often. Besides, how many ``records`` were taken and how many had an id in place of a text.
 
     Raises
     ------
@@ -65,41 +64,29 @@ def import_pool(
     """
     contract, scores, outside = _check(file, generator, reward_model, aggregation)
     pool = Pool.create(location, contract)
-    held, count = pool.question_ids, Counter[str]()
+    held = pool.question_ids
     new = {name: entries for name, entries in file.entries.items() if name not in held}
-    pool.extend(_rows(entries, scores[name], contract, count) for name, entries in new.items())
-    names = ("reference", "candidates", "score", "verdict", "answer", "tokens", "misses", "empty_completions")
     sizes = [len(scores[name]) for name in new]
+    of_candidates = ("score", "verdict", "answer", "tokens")
+    count = Counter[str](
+        dict.fromkeys(
+            ("candidates", *(f"with_{what}" for what in of_candidates), "misses", "empty_completions"), 0
+        )
+    )
+    pool.extend(_rows(entries, scores[name], contract, count) for name, entries in new.items())
     return {
         "questions": len(new),
-        "fewest": min(sizes, default=0),
-        "most": max(sizes, default=0),
-        **{name: count[name] for name in names},
+        "with_reference": sum(entries[0].question.answer is not None for entries in new.values()),
+        "fewest_candidates": min(sizes, default=0),
+        "most_candidates": max(sizes, default=0),
+        **count,
+        "scale": contract.scale if contract.reward_model else "none",
+        "first_outside": outside,
         "skipped": len(file.entries) - len(new),
         **file.count,
         "not_read": dict(sorted(file.not_read.items())),
-        "scale": contract.scale if contract.reward_model else "none",
-        "outside": outside,
         "contract": contract.fingerprint,
     }
-
-
-def describe(done: dict[str, Any]) -> str:
-    """What `import_pool` gives as lines of text."""
-    n = done["candidates"]
-    each = f"{done['fewest']} to {done['most']}" if done["fewest"] < done["most"] else f"{done['most']}"
-    scores = "nothing scored them" if done["scale"] == "none" else f"{done['score']} have a score"
-    raw = f", raw, for {done['outside']}" if done["outside"] else ""
-    lines = [
-        f"added: {done['questions']} questions ({done['reference']} with a reference answer) with {each} "
-        f"candidates each, {n} in all",
-        f"of the candidates {scores}{raw}; {done['verdict']} a verdict, {done['answer']} an answer, "
-        f"{done['tokens']} tokens (the others count as 0)",
-    ]
-    others = ("misses", "empty_completions", "skipped", "repeated", "left_out", "in_place_of_text")
-    lines += [f"{name.replace('_', ' ')}: {done[name]}" for name in others if done[name]]
-    unread = ", ".join(f"{name} ({number})" for name, number in done["not_read"].items())
-    return "\n".join([*lines, f"not read: {unread or 'nothing'}", f"contract: {done['contract']}"])
 
 
 def _check(
@@ -171,43 +158,28 @@ def _rows(
     """The rows of a question; ``count`` says what they have."""
     question = entries[0].question
     candidates = [candidate for entry in entries for candidate in entry.candidates]
-    count["reference"] += question.answer is not None
     rows = []
     for number, (found, score) in enumerate(zip(candidates, scores, strict=True)):
-        # Where answers are given, none is read from a completion: a candidate without one has no answer.
-        key = found.answer or "" if "answer" in found.model_fields_set else None
-        text = found.completion if key is None else rf"\boxed{{{key}}}" if key else ""
-        right = found.correct
-        if right is None and text is not None:
-            right = is_correct(text, question.answer)
-        status = found.status or "complete"
-        if score is None and contract.reward_model and status == "complete":
-            status = "failed"
-        is_raw = contract.scale == "raw"
-        rows.append(
-            make_row(
-                question,
-                contract,
-                candidate=number,
-                round=0,
-                completion=found.completion,
-                completion_tokens=found.completion_tokens or 0,
-                prompt_tokens=found.prompt_tokens or 0,
-                status=status,
-                step_scores=found.step_scores,
-                score=None if score is None or is_raw else round(score, contract.decimals),
-                raw_score=score if is_raw else None,
-                answer_key=key,
-                correct=right,
-                reward_tokens=found.reward_tokens or 0,
-                seed=-1,
-            )
+        row = make_row(question, contract, candidate=number, **found.model_dump(exclude_none=True))
+        if score is None and contract.reward_model and row["status"] == "complete":
+            row["status"] = "failed"
+        if contract.scale == "raw":
+            row |= {"score": None, "raw_score": score}
+        elif score is not None:
+            row["score"] = round(score, contract.decimals)
+        # Where answers are given none is read from a text: a candidate without one has no answer.
+        text, key = found.completion, found.answer_key
+        answer = key if key is not None else None if text is None else extract_answer(text) or ""
+        if found.correct is None and answer is not None:
+            row["correct"] = is_correct(text if key is None else rf"\boxed{{{key}}}", question.answer)
+        rows.append(row)
+        count.update(
+            candidates=1,
+            with_score=score is not None,
+            with_verdict=row.get("correct") is not None,
+            with_answer=bool(answer),
+            with_tokens=found.completion_tokens is not None,
+            misses=row["status"] != "complete",
+            empty_completions=text is not None and not text.strip(),
         )
-        count["candidates"] += 1
-        count["score"] += score is not None
-        count["verdict"] += right is not None
-        count["answer"] += bool(key) if text is None or key is not None else extract_answer(text) is not None
-        count["tokens"] += found.completion_tokens is not None
-        count["misses"] += status != "complete"
-        count["empty_completions"] += found.completion is not None and not found.completion.strip()
     return rows
