@@ -5,6 +5,7 @@ goes on where it was when it is run again.
 """
 
 from collections import Counter
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,14 @@ from data.contract import Rule, Sampling, ScoreContract, aggregate
 from data.errors import ConfigError, PoolError, ScoreError
 from data.pool import Pool
 from data.rows import Row, make_row
-from data.scored import Candidate, Entry, ScoredFile
+from data.scored import Entry, ScoredFile
 
 NEAR = 0.01
 """By how much a score may differ from what its step scores give: it may have been rounded."""
+COUNTED = (
+    *("with_reference", "candidates", "with_score", "with_verdict", "with_answer", "with_tokens"),
+    *("misses", "empty_completions"),
+)
 
 
 def imported_contract(
@@ -50,8 +55,8 @@ def import_pool(
     -------
     What was added: ``questions``, how many of them have a reference answer, their ``candidates`` and how many
     of these have a score, a verdict, an answer, tokens (the others count as 0); ``misses`` (not complete, or
-    without a score where others have one); the ``scale`` of the scores (unit, raw, none) and which is the
-    first outside [0, 1]. What was not: questions ``skipped`` (the pool held them); records ``repeated`` (the
+    without a score where others have one); the ``scale`` of the scores (unit, raw, none) and how many lie
+    outside [0, 1]. What was not: questions ``skipped`` (the pool held them); records ``repeated`` (the
     same once more) or ``left_out`` by what was asked for; and ``not_read``, the keys that nothing was taken
     from, with how often. Besides, how many ``records`` were taken and how many had an id in place of a text.
 
@@ -62,26 +67,22 @@ def import_pool(
     ContractError
         If the pool there has another contract.
     """
-    contract, scores, outside = _check(file, generator, reward_model, aggregation)
+    scores = {name: [_scores(entry, aggregation) for entry in found] for name, found in file.entries.items()}
+    every = [score for lists in scores.values() for score in chain.from_iterable(lists) if score is not None]
+    outside = sum(not 0 <= score <= 1 for score in every)
+    contract = _contract(file, generator, reward_model, aggregation, "raw" if outside else "unit")
     pool = Pool.create(location, contract)
-    held = pool.question_ids
-    new = {name: entries for name, entries in file.entries.items() if name not in held}
-    sizes = [len(scores[name]) for name in new]
-    of_candidates = ("score", "verdict", "answer", "tokens")
-    count = Counter[str](
-        dict.fromkeys(
-            ("candidates", *(f"with_{what}" for what in of_candidates), "misses", "empty_completions"), 0
-        )
-    )
-    pool.extend(_rows(entries, scores[name], contract, count) for name, entries in new.items())
+    held, count = pool.question_ids, Counter[str](dict.fromkeys(COUNTED, 0))
+    new = [name for name in file.entries if name not in held]
+    sizes = [sum(map(len, scores[name])) for name in new]
+    pool.extend(_rows(file.entries[name], scores[name], contract, count) for name in new)
     return {
         "questions": len(new),
-        "with_reference": sum(entries[0].question.answer is not None for entries in new.values()),
         "fewest_candidates": min(sizes, default=0),
         "most_candidates": max(sizes, default=0),
         **count,
         "scale": contract.scale if contract.reward_model else "none",
-        "first_outside": outside,
+        "scores_outside_0_1": outside,
         "skipped": len(file.entries) - len(new),
         **file.count,
         "not_read": dict(sorted(file.not_read.items())),
@@ -89,78 +90,65 @@ def import_pool(
     }
 
 
-def _check(
-    file: ScoredFile, generator: str | None, reward_model: str | None, aggregation: Rule
-) -> tuple[ScoreContract, dict[str, list[float | None]], str | None]:
-    """The contract of what a file holds, each question's scores, and the place of the first beyond [0, 1]."""
-    scores: dict[str, list[float | None]] = {}
-    scored: str | None = None
-    unscored: str | None = None
-    outside: str | None = None
-    for name, entries in file.entries.items():
-        scores[name] = []
-        for entry in entries:
-            for number, candidate in enumerate(entry.candidates):
-                place = f"{entry.where}: score {number}"
-                score = _score(candidate, aggregation, place)
-                scores[name].append(score)
-                if score is not None and not 0 <= score <= 1:
-                    outside = outside or f"{place} is {score:g}"
-                if candidate.is_scored:
-                    scored = scored or entry.where
-                else:
-                    unscored = unscored or entry.where
-    if not scores:
+def _contract(
+    file: ScoredFile, generator: str | None, reward_model: str | None, aggregation: Rule, scale: str
+) -> ScoreContract:
+    """The contract of what a file holds, by what is said of it and what it says itself."""
+    entries = [entry for found in file.entries.values() for entry in found]
+    scored = [entry for entry in entries if entry.is_scored]
+    if not entries:
         raise PoolError("the file to import holds no question")
-    if scored and unscored:
-        raise PoolError(f"{unscored} has no scores, but {scored} has; give null for a candidate without one")
-    names = {"generator": generator, "reward_model": reward_model}
-    told = {party: name or file.models.get(party, "unknown") for party, name in names.items()}
-    if scored:
-        return (
-            imported_contract(**told, aggregation=aggregation, scale="raw" if outside else "unit"),
-            scores,
-            outside,
-        )
-    if reward_model:
-        raise ConfigError(
-            f"--reward-model {reward_model} names who scored, but {file.file} has no scores; name their key "
-            "with --scores-key, or leave the reward model out"
-        )
-    return imported_contract(told["generator"], None, "given"), scores, outside
+    generator = generator or file.models.get("generator", "unknown")
+    if not scored:
+        if reward_model:
+            raise ConfigError(
+                f"--reward-model {reward_model} names who scored, but {file.file} has no scores; name their "
+                "key with --scores-key, or leave the reward model out"
+            )
+        return imported_contract(generator, None, "given")
+    for entry in entries:
+        if not entry.is_scored:
+            raise PoolError(
+                f"{entry.where} has no scores, but {scored[0].where} has; give null for a candidate without"
+            )
+    reward_model = reward_model or file.models.get("reward_model", "unknown")
+    return imported_contract(generator, reward_model, aggregation, scale)
 
 
-def _score(candidate: Candidate, aggregation: Rule, place: str) -> float | None:
-    """The score that is given, or that of the steps.
+def _scores(entry: Entry, aggregation: Rule) -> list[float | None]:
+    """The score of each candidate, as it is given or of its steps.
 
     Raises
     ------
     ScoreError
         If it is to come of step scores by a rule that is not known, or differs from what those give.
     """
-    given, steps = candidate.score, candidate.step_scores
-    if steps is None or (aggregation == "given" and given is not None):
-        return given
-    if aggregation == "given":
-        raise ScoreError(f"{place} has step scores alone; name what makes one score with --aggregation")
-    found = aggregate(np.array(steps), aggregation)
-    if given is not None and abs(given - found) > NEAR:
-        raise ScoreError(
-            f"{place} is {given:g}, but the {aggregation} of its step scores {found:g}; name what made the "
-            "scores with --aggregation, or given for another rule"
-        )
-    return found if given is None else given
+    scores = []
+    for number, candidate in enumerate(entry.candidates):
+        score, steps, place = candidate.score, candidate.step_scores, f"{entry.where}: score {number}"
+        if steps is not None and aggregation != "given":
+            found = aggregate(np.array(steps), aggregation)
+            if score is not None and abs(score - found) > NEAR:
+                raise ScoreError(
+                    f"{place} is {score:g}, but the {aggregation} of its step scores {found:g}; name what "
+                    "made the scores with --aggregation, or given for another rule"
+                )
+            score = found if score is None else score
+        elif steps is not None and score is None:
+            raise ScoreError(f"{place} has step scores alone; name what makes one score with --aggregation")
+        scores.append(score)
+    return scores
 
 
 def _rows(
-    entries: list[Entry], scores: list[float | None], contract: ScoreContract, count: Counter[str]
+    entries: list[Entry], scores: list[list[float | None]], contract: ScoreContract, count: Counter[str]
 ) -> list[Row]:
     """The rows of a question; ``count`` says what they have."""
-    question = entries[0].question
-    candidates = [candidate for entry in entries for candidate in entry.candidates]
-    rows = []
-    for number, (found, score) in enumerate(zip(candidates, scores, strict=True)):
-        row = make_row(question, contract, candidate=number, **found.model_dump(exclude_none=True))
+    question, rows = entries[0].question, list[Row]()
+    count["with_reference"] += question.answer is not None
+    candidates = chain.from_iterable(entry.candidates for entry in entries)
+    for found, score in zip(candidates, chain.from_iterable(scores), strict=True):
+        row = make_row(question, contract, candidate=len(rows), **found.model_dump(exclude_none=True))
         if score is None and contract.reward_model and row["status"] == "complete":
             row["status"] = "failed"
         if contract.scale == "raw":
@@ -173,13 +161,11 @@ def _rows(
         if found.correct is None and answer is not None:
             row["correct"] = is_correct(text if key is None else rf"\boxed{{{key}}}", question.answer)
         rows.append(row)
-        count.update(
-            candidates=1,
-            with_score=score is not None,
-            with_verdict=row.get("correct") is not None,
-            with_answer=bool(answer),
-            with_tokens=found.completion_tokens is not None,
-            misses=row["status"] != "complete",
-            empty_completions=text is not None and not text.strip(),
-        )
+        count["candidates"] += 1
+        count["with_score"] += score is not None
+        count["with_verdict"] += row.get("correct") is not None
+        count["with_answer"] += bool(answer)
+        count["with_tokens"] += found.completion_tokens is not None
+        count["misses"] += row["status"] != "complete"
+        count["empty_completions"] += text is not None and not text.strip()
     return rows

@@ -64,11 +64,6 @@ class Candidate(Record):
     reward_tokens: Tokens | None = None
     prompt_tokens: Tokens | None = None
 
-    @property
-    def is_scored(self) -> bool:
-        """Whether the file has a place for its score, be it null."""
-        return bool(self.model_fields_set & {"score", "step_scores"})
-
 
 class Entry(NamedTuple):
     """What one record holds."""
@@ -76,6 +71,11 @@ class Entry(NamedTuple):
     question: Question
     candidates: list[Candidate]
     where: str
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the record has a place for scores, be they null."""
+        return bool(self.candidates[0].model_fields_set & {"score", "step_scores"})
 
 
 class ScoredFile:

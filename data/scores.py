@@ -107,11 +107,9 @@ class ScoreTable:
             If the pool has none.
         """
         if not self.has_scores:
-            why = (
-                "they are raw, and not mapped to [0, 1] yet" if self.scale == "raw" else "nothing scored them"
-            )
+            why = "they are raw, and not mapped yet" if self.scale == "raw" else "nothing scored them"
             raise ScoreError(
-                f"this pool has no scores: {why}; use what goes by answers, or import candidates with scores"
+                f"this pool has no scores: {why}; use what goes by answers, or import scores in [0, 1]"
             )
         return self.scores_or_nan
 

@@ -311,7 +311,7 @@ def test_the_command_makes_a_pool(tmp_path):
         "misses": 0,
         "empty_completions": 0,
         "scale": "unit",
-        "first_outside": None,
+        "scores_outside_0_1": 0,
         "skipped": 0,
         "records": 3,
         "left_out": 0,
