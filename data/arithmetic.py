@@ -22,49 +22,19 @@ _QUESTION = re.compile(r"Compute (-?\d+(?: [+-] \d+)*)\.")
 _STEP = re.compile(r"(-?\d+) ([+-]) (\d+) = (-?\d+)")
 _ANSWER = re.compile(r"Answer: (-?\d+)")
 
-Mix = dict[tuple[int, int], int]
+Mix = dict[int, tuple[int, ...]]
+"""Weights of chains by their terms, and for each by the digits of its numbers, from one on."""
 SOLVER_SEED, SOLVER_QUESTIONS = 1, 270 * 16 + 64
-# (terms, digits): weight. Short chains teach the sums, the longer ones teach to carry on.
-SOLVER_MIX: Mix = {
-    (2, 1): 4,
-    (2, 2): 14,
-    (2, 3): 12,
-    (3, 1): 6,
-    (3, 2): 22,
-    (3, 3): 10,
-    (4, 1): 6,
-    (4, 2): 16,
-    (4, 3): 4,
-    (5, 2): 6,
-}
+# Short chains teach the sums, the longer ones teach to carry on.
+SOLVER_MIX: Mix = {2: (4, 14, 12), 3: (6, 22, 10), 4: (6, 16, 4), 5: (0, 6)}
 PRM_SEED, PRM_QUESTIONS = 2, 3000
-PRM_MIX: Mix = {
-    (2, 2): 12,
-    (2, 3): 16,
-    (3, 1): 4,
-    (3, 2): 26,
-    (3, 3): 4,
-    (4, 1): 8,
-    (4, 2): 16,
-    (5, 1): 10,
-    (5, 2): 4,
-    (6, 1): 8,
-}
+PRM_MIX: Mix = {2: (0, 12, 16), 3: (4, 26, 4), 4: (8, 16), 5: (10, 4), 6: (8,)}
 POOL_SEED, POOL_QUESTIONS = 3, 1900
 # From nearly always right to nearly never, most in between (the solver's card has the shares).
-POOL_MIX: Mix = {
-    (2, 2): 16,
-    (2, 3): 12,
-    (3, 1): 10,
-    (3, 2): 18,
-    (4, 1): 14,
-    (4, 2): 6,
-    (5, 1): 14,
-    (6, 1): 10,
-}
+POOL_MIX: Mix = {2: (0, 16, 12), 3: (10, 18), 4: (14, 6), 5: (14,), 6: (10,)}
 # Sums told as a story, which the solver never saw.
 STORY_QUESTIONS = 200
-STORY_MIX: Mix = {(2, 1): 1, (2, 2): 1, (3, 1): 1, (3, 2): 1}
+STORY_MIX: Mix = {2: (1, 1), 3: (1, 1)}
 
 
 class Problem(NamedTuple):
@@ -90,33 +60,13 @@ def draw_problem(rng: random.Random, terms: int, digits: int) -> Problem:
 
 def parse_terms(question: str) -> tuple[int, ...] | None:
     """Signed terms of a chain question, or None where the text is another kind of question."""
-    match = _QUESTION.fullmatch(question.strip())
-    if match is None:
-        return None
-    return tuple(int(t) for t in re.findall(r"-?\d+", match[1].replace("+ ", "").replace("- ", "-")))
+    if match := _QUESTION.fullmatch(question.strip()):
+        return tuple(int(t) for t in re.findall(r"-?\d+", match[1].replace("+ ", "").replace("- ", "-")))
+    return None
 
 
-def work_out(terms: tuple[int, ...]) -> list[str]:
-    """The right steps for ``terms``, the answer last."""
-    return _chain(terms, wrong_at=None, error=0)
-
-
-def work_out_wrongly(terms: tuple[int, ...], rng: random.Random) -> list[str]:
-    """Steps with one slip that later steps carry on from: a digit, a carry, a sign, a miscopy."""
-    steps = len(terms) - 1
-    at = rng.randrange(steps + 1)
-    if at == steps:  # the slip is in the answer line alone
-        right = work_out(terms)
-        return [*right[:-1], f"Answer: {_slip(sum(terms), rng)}"]
-    if rng.random() < 0.15:  # a term copied wrongly, its sum then right
-        miscopied = list(terms)
-        miscopied[at + 1] = _slip_digit(miscopied[at + 1], rng)
-        return _chain(tuple(miscopied), wrong_at=None, error=0)
-    value = sum(terms[: at + 2])
-    return _chain(terms, wrong_at=at, error=_slip(value, rng) - value)
-
-
-def _chain(terms: tuple[int, ...], wrong_at: int | None, error: int) -> list[str]:
+def work_out(terms: tuple[int, ...], wrong_at: int | None = None, error: int = 0) -> list[str]:
+    """The right steps for ``terms``, the answer last; ``error`` is added to the step ``wrong_at``."""
     total, lines = terms[0], []
     for index, term in enumerate(terms[1:]):
         result = total + term + (error if index == wrong_at else 0)
@@ -125,18 +75,28 @@ def _chain(terms: tuple[int, ...], wrong_at: int | None, error: int) -> list[str
     return [*lines, f"Answer: {total}"]
 
 
+def work_out_wrongly(terms: tuple[int, ...], rng: random.Random) -> list[str]:
+    """Steps with one slip that later steps carry on from: a digit, a carry, a sign, a miscopy."""
+    steps = len(terms) - 1
+    at = rng.randrange(steps + 1)
+    if at == steps:  # the slip is in the answer line alone
+        return [*work_out(terms)[:-1], f"Answer: {_slip(sum(terms), rng)}"]
+    if rng.random() < 0.15:  # a term copied wrongly, its sum then right
+        miscopied = list(terms)
+        miscopied[at + 1] = _slip_digit(miscopied[at + 1], rng)
+        return work_out(tuple(miscopied))
+    value = sum(terms[: at + 2])
+    return work_out(terms, wrong_at=at, error=_slip(value, rng) - value)
+
+
 def _slip(value: int, rng: random.Random) -> int:
     """A nearly right value: one off, a lost carry, a wrong digit or sign; never ``value`` itself."""
     kind = rng.random()
     if kind < 0.3:
-        slipped = value + rng.choice([-1, 1])
-    elif kind < 0.6:
-        slipped = value + rng.choice([-10, 10, -100, 100] if abs(value) > 99 else [-10, 10])
-    elif kind < 0.7 and value:
-        slipped = -value
-    else:
-        slipped = _slip_digit(value, rng)
-    return slipped
+        return value + rng.choice([-1, 1])
+    if kind < 0.6:
+        return value + rng.choice([-10, 10, -100, 100] if abs(value) > 99 else [-10, 10])
+    return -value if kind < 0.7 and value else _slip_digit(value, rng)
 
 
 def _slip_digit(value: int, rng: random.Random) -> int:
@@ -192,7 +152,8 @@ def draw_mix(
     draw: Callable[[random.Random, int, int], Problem] = draw_problem,
 ) -> list[Problem]:
     """Distinct problems, their kinds drawn by the weights of ``mix``; none of ``without``."""
-    kinds, weights = list(mix), list(mix.values())
+    kinds = [(terms, digits) for terms, row in mix.items() for digits in range(1, len(row) + 1)]
+    weights = [weight for row in mix.values() for weight in row]
     seen: dict[str, Problem] = {}
     while len(seen) < count:
         problem = draw(rng, *rng.choices(kinds, weights)[0])

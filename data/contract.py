@@ -4,6 +4,7 @@ Scores of two contracts are never mixed: a threshold learnt under one says nothi
 """
 
 import json
+from collections.abc import Callable
 from functools import cached_property
 from typing import Literal
 
@@ -19,6 +20,12 @@ Aggregation = Literal["mean", "min", "last", "product"]
 Rule = Aggregation | Literal["given"]
 Span = Literal["all", "answer", "reasoning"]
 Scale = Literal["unit", "raw"]
+_RULES: dict[str, Callable[[np.ndarray], float]] = {
+    "mean": np.mean,
+    "min": np.min,
+    "last": lambda steps: steps[-1],
+    "product": np.prod,
+}
 
 
 class Sampling(Record):
@@ -87,20 +94,16 @@ class ScoreContract(Record):
 
 
 def aggregate(steps: np.ndarray, how: Rule) -> float:
-    """One score from the step scores (steps,)."""
-    match how:
-        case "mean":
-            return float(steps.mean())
-        case "min":
-            return float(steps.min())
-        case "last":
-            return float(steps[-1])
-        case "product":
-            return float(steps.prod())
-        case "given":
-            raise ScoreError(
-                "the contract's scores were given: no rule is known that makes one of step scores"
-            )
+    """One score from the step scores (steps,).
+
+    Raises
+    ------
+    ScoreError
+        If no rule is known.
+    """
+    if how == "given":
+        raise ScoreError("the contract's scores were given: no rule is known that makes one of step scores")
+    return float(_RULES[how](steps))
 
 
 def require_scores(scores: ArrayLike, where: str, scale: Scale = "unit") -> np.ndarray:

@@ -25,45 +25,34 @@ from pydantic import ValidationError
 from data.answers import is_correct
 from data.contract import ScoreContract
 from data.errors import ContractError, PoolError
-from data.files import write_whole
-from data.pool import Pool, Row, make_row, parquet_bytes, read_parquet
+from data.files import parquet_bytes, read_parquet, write_whole
+from data.pool import Pool
 from data.question import Message, Question
 from data.questions import read_questions
+from data.rows import MESSAGES, TIME, Row, make_row
+from data.rows import SCHEMA as POOL_SCHEMA
 from data.validation import explain
 
 logger = logging.getLogger("optscale.log")
 VERSION = b"2"
 _OURS = re.compile(r"(\d+)-\d+-\d+\.parquet")  # what else lies in the folder is not ours to delete
-_TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+_AS_IN_POOL = (
+    *("round", "status", "score", "step_scores", "prompt_tokens", "reward_tokens", "seed", "completion"),
+    *("raw_score", "answer_key"),  # since version 2
+)
 _CANDIDATE = pa.struct(
     [
-        ("round", pa.int32()),
-        ("status", pa.string()),
-        ("score", pa.float64()),
-        ("step_scores", pa.list_(pa.float32())),
+        *((name, POOL_SCHEMA.field(name).type) for name in _AS_IN_POOL),
         ("tokens", pa.int32()),
-        ("prompt_tokens", pa.int32()),
-        ("reward_tokens", pa.int32()),
-        ("seed", pa.int64()),
         ("seconds", pa.float64()),
-        ("completion", pa.string()),
-        # Since version 2:
-        ("raw_score", pa.float64()),
-        ("answer_key", pa.string()),
     ]
 )
+_TEXTS = ("request_id", "question_id", "contract", "policy", "prior", "action", "reason", "ended")
 SCHEMA = pa.schema(
     [
-        pa.field("time", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("request_id", pa.string(), nullable=False),
-        pa.field("question_id", pa.string(), nullable=False),
-        pa.field("messages", pa.list_(_TURN)),
-        pa.field("contract", pa.string(), nullable=False),
-        pa.field("policy", pa.string(), nullable=False),
-        pa.field("prior", pa.string(), nullable=False),
-        pa.field("action", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("ended", pa.string(), nullable=False),
+        pa.field("time", TIME, nullable=False),
+        *(pa.field(name, pa.string(), nullable=False) for name in _TEXTS),
+        pa.field("messages", MESSAGES),
         pa.field("degraded", pa.list_(pa.string()), nullable=False),
         pa.field("seen", pa.int32(), nullable=False),
         pa.field("rounds", pa.int32(), nullable=False),
@@ -257,21 +246,12 @@ def _candidates(row: dict[str, Any], question: Question, contract: ScoreContract
         make_row(
             question,
             contract,
+            **{name: found.get(name) for name in _AS_IN_POOL}
+            # A raw pool keeps no score that a policy mapped.
+            | ({"score": None} if contract.scale == "raw" else {}),
             candidate=number,
-            round=found["round"],
-            completion=found["completion"],
             completion_tokens=found["tokens"],
-            prompt_tokens=found["prompt_tokens"],
-            status=found["status"],
-            step_scores=found["step_scores"],
-            score=found["score"]
-            if contract.scale == "unit"
-            else None,  # a raw pool keeps none that was mapped
-            raw_score=found.get("raw_score"),
-            answer_key=found.get("answer_key"),
             correct=is_correct(found["completion"], answer),
-            reward_tokens=found["reward_tokens"],
-            seed=found["seed"],
             inclusion_probability=row["inclusion_probability"],
             time=row["time"],
         )

@@ -5,7 +5,9 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 
 def short_digest(content: str | bytes) -> str:
@@ -33,3 +35,18 @@ def write_whole(path: str | Path, content: bytes, fs: pafs.FileSystem | None = N
         with suppress(OSError):
             fs.delete_file(aside)
         raise
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as the content of a Parquet file."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue().to_pybytes()
+
+
+def read_parquet(content: bytes) -> pa.Table:
+    """A small Parquet file that is in memory, read without a thread.
+
+    Those that Arrow's own reader starts may outlast it, and abort a process that ends soon after (exit 134).
+    """
+    return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)

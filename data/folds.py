@@ -4,11 +4,11 @@ A question's fold is a hash of its id (or of its group), so it changes no sides 
 as long as the shares stay as they are.
 """
 
-import hashlib
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from data.files import short_digest
 from data.record import Record
 
 Fold = Literal["train", "tune", "calibration", "test"]
@@ -38,7 +38,7 @@ class FoldSettings(Record):
     def fold_of(self, question_id: str, group: str | None = None) -> Fold:
         """The fold of a question."""
         key = group if self.by == "group" and group is not None else question_id
-        place = int(hashlib.sha256(f"fold:{key}".encode()).hexdigest()[:12], 16) / 16**12
+        place = int(short_digest(f"fold:{key}")[:12], 16) / 16**12
         if place < self.train:
             return "train"
         if place < self.train + self.tune:

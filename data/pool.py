@@ -5,12 +5,10 @@ process killed at any moment leaves either the old pool or the new one, never ha
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -20,47 +18,14 @@ from pydantic import ValidationError
 
 from data.contract import ScoreContract, require_same_contract
 from data.errors import PoolError
-from data.files import short_digest, write_whole
-from data.question import Message, Question
+from data.files import parquet_bytes, read_parquet, short_digest, write_whole
+from data.question import Question
 from data.record import Record
+from data.rows import SCHEMA, SCHEMA_VERSION, Row, with_added
 from data.validation import explain
 
-SCHEMA_VERSION = 2
-SCHEMA = pa.schema(
-    [
-        pa.field("schema_version", pa.int16(), nullable=False),
-        pa.field("question_id", pa.string(), nullable=False),
-        pa.field(
-            "messages",
-            pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
-            nullable=False,
-        ),
-        pa.field("answer", pa.string()),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("group", pa.string()),
-        pa.field("candidate", pa.int32(), nullable=False),
-        pa.field("round", pa.int32(), nullable=False),
-        pa.field("completion", pa.string()),
-        pa.field("completion_tokens", pa.int32(), nullable=False),
-        pa.field("prompt_tokens", pa.int32(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("step_scores", pa.list_(pa.float32())),
-        pa.field("score", pa.float64()),
-        pa.field("correct", pa.bool_()),
-        pa.field("reward_tokens", pa.int32(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("inclusion_probability", pa.float64(), nullable=False),
-        pa.field("contract", pa.string(), nullable=False),
-        pa.field("time", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("raw_score", pa.float64()),
-        pa.field("answer_key", pa.string()),
-    ]
-)
-ADDED = ("raw_score", "answer_key")
-"""Columns that parts of version 1 do not have; they are read as null."""
 PART_QUESTIONS = 256
 PART_CHARACTERS = 50_000_000
-Row = dict[str, Any]
 
 
 class Part(Record):
@@ -77,7 +42,7 @@ class Part(Record):
 class Manifest(Record):
     """What the pool consists of."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     contract: ScoreContract
     parts: tuple[Part, ...] = ()
 
@@ -109,22 +74,14 @@ class Pool:
         path = str(root / "manifest.json")
         try:
             with fs.open_input_stream(path) as stream:
-                document = json.loads(stream.read())
+                return cls(location, Manifest.model_validate_json(stream.read()))
         except FileNotFoundError as error:
             raise PoolError(f"no pool at {location}: it has no manifest.json; collect one") from error
         except OSError as error:
             raise PoolError(f"{path} cannot be read: {error}") from error
-        except (ValueError, RecursionError) as error:
-            raise PoolError(f"{path} is not JSON: {error}") from error
-        version = document.get("schema_version") if isinstance(document, dict) else None
-        if version not in range(1, SCHEMA_VERSION + 1):
-            raise PoolError(
-                f"{path} has schema version {version}; this release reads versions up to {SCHEMA_VERSION}"
-            )
-        try:
-            return cls(location, Manifest.model_validate(document))
         except ValidationError as error:
-            raise PoolError(f"{path} is not a pool manifest: {explain(error.errors(), Manifest)}") from error
+            problem = explain(error.errors(), Manifest)
+            raise PoolError(f"{path} is no pool manifest that this release reads: {problem}") from error
 
     @classmethod
     def exists(cls, location: str) -> bool:
@@ -150,11 +107,11 @@ class Pool:
             new = cls(location, Manifest(contract=contract))
             try:
                 new._fs.create_dir(new._path("parts"), recursive=True)
+                with _writer_lock(new._fs, new._root):
+                    if not cls.exists(location):  # another process may have made it, and filled it
+                        new._write_manifest(new.manifest)
             except OSError as error:
                 raise PoolError(f"pool {location} cannot be made: {error}") from error
-            with _writer_lock(new._fs, new._root):
-                if not cls.exists(location):  # another process may have made it, and filled it
-                    new._write_manifest()
         pool = cls.open(location)
         require_same_contract(pool.manifest.contract.fingerprint, contract.fingerprint, f"pool {location}")
         return pool
@@ -189,17 +146,21 @@ class Pool:
             seconds=seconds,
             question_ids=ids,
         )
-        with _writer_lock(self._fs, self._root):
-            current = Pool.open(self.location)
-            if repeated := current.question_ids.intersection(ids):
-                raise PoolError(
-                    f"pool {self.location} already holds question {min(repeated)}; does another collection "
-                    "fill it at this moment? Let one end, and run this again for what is left"
-                )
-            self._write(self._path("parts", part.file), content)
-            parts = (*current.manifest.parts, part)
-            self.manifest = Manifest(contract=current.manifest.contract, parts=parts)
-            self._write_manifest()
+        try:
+            with _writer_lock(self._fs, self._root):
+                current = Pool.open(self.location)
+                if repeated := current.question_ids.intersection(ids):
+                    raise PoolError(
+                        f"pool {self.location} already holds question {min(repeated)}; does another "
+                        "collection fill it at this moment? Let one end, and run this again for what is left"
+                    )
+                write_whole(self._path("parts", part.file), content, self._fs)
+                manifest = current.manifest
+                self._write_manifest(Manifest(contract=manifest.contract, parts=(*manifest.parts, part)))
+        except OSError as error:
+            raise PoolError(
+                f"pool {self.location} cannot be written, and nothing was added: {error}"
+            ) from error
 
     def extend(self, questions: Iterable[Sequence[Row]]) -> None:
         """Append the candidates of one question after another, in parts of a size that memory holds.
@@ -241,7 +202,7 @@ class Pool:
                     f"pool part {path} is not the file that was written ({len(content)} bytes, "
                     "other checksum): it was cut short or changed; restore it from a copy"
                 )
-            table = _with_added(read_parquet(content), SCHEMA.names)
+            table = with_added(read_parquet(content), SCHEMA.names)
             if not table.schema.equals(SCHEMA):
                 raise PoolError(
                     f"pool part {path} has another schema than version {SCHEMA_VERSION} or before"
@@ -265,7 +226,7 @@ class Pool:
             try:
                 with self._fs.open_input_file(path) as file, pq.ParquetFile(file) as table:
                     read = table.read(columns=list(names), use_threads=False)
-                found.append(_with_added(read, names).select(names).cast(schema))
+                found.append(with_added(read, names).select(names).cast(schema))
             except (OSError, KeyError, pa.ArrowException) as error:
                 raise PoolError(f"pool part {path} cannot be read: {error}") from error
         return pa.concat_tables(found)
@@ -278,63 +239,9 @@ class Pool:
     def _path(self, *names: str) -> str:
         return str(self._root.joinpath(*names))
 
-    def _write_manifest(self) -> None:
-        self._write(self._path("manifest.json"), self.manifest.model_dump_json(indent=1).encode())
-
-    def _write(self, path: str, content: bytes) -> None:
-        try:
-            write_whole(path, content, self._fs)
-        except OSError as error:
-            raise PoolError(f"{path} cannot be written, and nothing was added: {error}") from error
-
-
-def _with_added(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """The table with those of the columns ``names`` that later versions added, null where it has none."""
-    for name in ADDED:
-        if name in names and name not in table.column_names:
-            table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
-    return table
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as the content of a Parquet file."""
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue().to_pybytes()
-
-
-def read_parquet(content: bytes) -> pa.Table:
-    """A small Parquet file that is in memory, read without a thread.
-
-    Those that Arrow's own reader starts may outlast it, and abort a process that ends soon after (exit 134).
-    """
-    return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
-
-
-def question_of(row: Row) -> Question:
-    """The question that a row belongs to."""
-    return Question(
-        messages=tuple(Message(**m) for m in row["messages"]),
-        answer=row["answer"],
-        source=row["source"],
-        group=row["group"],
-    )
-
-
-def make_row(question: Question, contract: ScoreContract, **values: Any) -> Row:
-    """A row of the pool: the question's columns, the contract's, and the candidate's ``values``."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "question_id": question.id,
-        "messages": question.as_chat(),
-        "answer": question.answer,
-        "source": question.source,
-        "group": question.group,
-        "contract": contract.fingerprint,
-        "inclusion_probability": 1.0,
-        "time": datetime.now(UTC),
-        **values,
-    }
+    def _write_manifest(self, manifest: Manifest) -> None:
+        write_whole(self._path("manifest.json"), manifest.model_dump_json(indent=1).encode(), self._fs)
+        self.manifest = manifest
 
 
 def _filesystem(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:
@@ -347,24 +254,14 @@ def _filesystem(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:
         raise PoolError(f"pool location {location!r} cannot be reached: {error}") from error
 
 
-@contextmanager
-def _writer_lock(fs: pafs.FileSystem, root: PurePosixPath) -> Iterator[None]:
+def _writer_lock(fs: pafs.FileSystem, root: PurePosixPath) -> AbstractContextManager[Any]:
     """One writer at a time in a local pool; the kernel frees the lock of a killed process.
 
     Object stores have no such lock: there, run one collection at a time.
     """
     if not isinstance(fs, pafs.LocalFileSystem):
-        yield
-        return
-    lock = FileLock(root / ".lock", fallback_to_soft=False)  # a soft lock would outlive its process
-    try:
-        lock.acquire()
-    except OSError as error:
-        raise PoolError(f"pool {root} cannot be written: {error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
+        return nullcontext()
+    return FileLock(root / ".lock", fallback_to_soft=False)  # a soft lock would outlive its process
 
 
 def pending(questions: Iterable[Question], pool: Pool) -> list[Question]:

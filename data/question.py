@@ -1,6 +1,5 @@
 """Questions and their identity."""
 
-import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from data.errors import QuestionError
+from data.files import short_digest
 from data.record import Record
 
 MAX_CHARACTERS = 200_000
@@ -55,7 +55,7 @@ class Question(Record):
     def id(self) -> str:
         """Sixteen hex digits: a hash of the roles and the contents, white space and Unicode normalised."""
         turns = [[m.role, normalise(m.content)] for m in self.messages]
-        return hashlib.sha256(json.dumps(turns).encode()).hexdigest()[:16]
+        return short_digest(json.dumps(turns))
 
     def as_chat(self) -> list[dict[str, str]]:
         """Messages as chat templates and OpenAI clients take them."""

@@ -1,6 +1,5 @@
 """Candidates as people have them on disk: a record a question, a record a candidate, released files."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ KEYS = {
     "score": ("scores", "score"),
     "step_scores": ("step_scores",),
     "completion": ("completions", "completion", "response"),
-    "answer": ("answers", "extracted_answer", "prediction"),
+    "answer_key": ("answers", "extracted_answer", "prediction"),
     "correct": ("correct",),
     "status": ("status",),
     "completion_tokens": ("completion_tokens", "tokens"),
@@ -42,7 +41,7 @@ def _verdict(value: Any) -> Any:
 
 def _answer(value: Any) -> Any:
     text = as_text(value)
-    return normalise(text) or None if isinstance(text, str) else text
+    return normalise(text) if isinstance(text, str) else "" if text is None else text
 
 
 Tokens = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
@@ -57,18 +56,13 @@ class Candidate(Record):
     """In [0, 1] or raw."""
     step_scores: Annotated[list[float] | None, BeforeValidator(lambda steps: steps or None)] = None
     completion: str | None = None
-    answer: Annotated[str | None, BeforeValidator(_answer)] = None
-    """What was extracted; null where that was nothing."""
+    answer_key: Annotated[str | None, BeforeValidator(_answer)] = None
+    """What was extracted, empty where that was nothing; None where it is not said."""
     correct: Annotated[bool | None, BeforeValidator(_verdict)] = None
     status: Literal["complete", "cut", "over-length", "failed", "cancelled"] | None = None
     completion_tokens: Tokens | None = None
     reward_tokens: Tokens | None = None
     prompt_tokens: Tokens | None = None
-
-    @property
-    def is_scored(self) -> bool:
-        """Whether the file has a place for its score, be it null."""
-        return bool(self.model_fields_set & {"score", "step_scores"})
 
 
 class Entry(NamedTuple):
@@ -78,6 +72,11 @@ class Entry(NamedTuple):
     candidates: list[Candidate]
     where: str
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether the record has a place for scores, be they null."""
+        return bool(self.candidates[0].model_fields_set & {"score", "step_scores"})
+
 
 class ScoredFile:
     """What a file of candidates holds; it is read whole.
@@ -86,7 +85,7 @@ class ScoredFile:
     ----------
     file : JSON lines, a JSON list or Parquet, as `data.read_file` reads them.
     key : key of the scores.
-    where : ``field=value``, a value as JSON or text that records must have; the others are left out.
+    where : ``field=value``, what records must have, as text; the others are left out.
     format_ : ``scores``, or ``optscale`` for items as the paper's authors release them. None: as the first
         record looks.
     prompts : questions of an ``optscale`` file, in its order.
@@ -115,7 +114,7 @@ class ScoredFile:
         """Keys that nothing was taken from, and of how many questions or candidates."""
         self.models: dict[str, str] = {}
         """Names of ``generator`` and ``reward_model``, where records say them."""
-        records = list(self._chosen(dict(map(_field_and_values, where))))
+        records = list(self._chosen([asked.partition("=") for asked in where]))
         if format_ is None:
             is_item = bool(records) and isinstance(records[0][1].get("score"), dict)
             format_ = "optscale" if is_item else "scores"
@@ -126,16 +125,20 @@ class ScoredFile:
             self._add(Entry(question, _take_candidates(record, key, place), place))
             self.not_read.update(name for name, value in record.items() if value is not None)
 
-    def _chosen(self, wanted: dict[str, tuple[Any, ...]]) -> Iterator[tuple[str, JsonObject]]:
+    def _chosen(self, wanted: Sequence[tuple[str, str, str]]) -> Iterator[tuple[str, JsonObject]]:
         """Records that are asked for; all are of one model."""
+        for field, equals, _ in wanted:
+            if not equals:
+                raise ConfigError(f"--where {field}: give a field and its value, e.g. model=NAME")
         first_of: dict[str, tuple[Any, str]] = {}
         others: dict[str, None] = {}
         for where, record in read_records(self.file):
             # A gap in a data frame is null or NaN, and that is not itself.
             kept = {name: value if value == value else None for name, value in record.items()}
-            if not all(kept.get(field) in values for field, values in wanted.items()):
+            has = [(field, "=", str(as_text(kept.get(field)))) for field, *_ in wanted]
+            if has != wanted:
                 self.count["left_out"] += 1
-                others.update(dict.fromkeys(f"{field}={kept.get(field)}"[:80] for field in wanted))
+                others.update(dict.fromkeys("".join(pair)[:80] for pair in has))
                 continue
             self.count["records"] += 1
             for name in (*GENERATORS, *REWARD_MODELS):
@@ -203,17 +206,6 @@ class ScoredFile:
             known.append(entry)
 
 
-def _field_and_values(asked: str) -> tuple[str, tuple[Any, ...]]:
-    """The field of ``field=value``, and what the value may be in a record: the text, or as JSON says."""
-    field, equals, value = asked.partition("=")
-    if not equals:
-        raise ConfigError(f"--where {asked}: give a field and its value, e.g. model=NAME")
-    try:
-        return field, (value, json.loads(value))
-    except (ValueError, RecursionError):
-        return field, (value,)
-
-
 def _split_item(item: JsonObject, key: str, where: str) -> Iterator[tuple[str, JsonObject]]:
     """One record a question: each list of an item has an entry for each of its questions, mostly one."""
     score = item.pop("score", None)
@@ -243,7 +235,7 @@ def _take_candidates(record: JsonObject, key: str, where: str) -> list[Candidate
             found[field] = record.pop(names[field])
     if key == "correct":
         found["correct"] = found["score"]
-    steps, *shown = (found.get(n) for n in ("step_scores", "score", "completion", "answer", "correct"))
+    steps, *shown = (found.get(n) for n in ("step_scores", "score", "completion", "answer_key", "correct"))
     if all(value is None for value in (steps, *shown)) and names.get("score", "scores") == "scores":
         raise ScoreError(
             f"{where} has no candidates: none of scores, step_scores, completions, answers, correct among "

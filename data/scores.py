@@ -1,23 +1,22 @@
 """The pool as arrays: what fits, decisions and reports work on."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.answers import extract_answer
-from data.candidates import Candidates
+from data.candidates import Array, Candidates, IntArray
 from data.errors import PoolError, ScoreError
+from data.files import short_digest
 from data.folds import Fold, FoldSettings
-from data.pool import Pool, Row, question_of
+from data.pool import Pool
 from data.question import Question, normalise
+from data.rows import Row, question_of
 from data.score_map import ScoreMap
-
-Array = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +106,10 @@ class ScoreTable:
         ScoreError
             If the pool has none.
         """
-        if self.scale == "none":
+        if not self.has_scores:
+            why = "they are raw, and not mapped yet" if self.scale == "raw" else "nothing scored them"
             raise ScoreError(
-                "this pool has no scores: its candidates were imported without; use what goes by answers, or "
-                "have the candidates scored and import them with their scores"
-            )
-        if self.scale == "raw":
-            raise ScoreError(
-                "this pool has no scores in [0, 1]: its scores are raw; map them with a `ScoreMap` that was "
-                "fitted on those of train questions"
+                f"this pool has no scores: {why}; use what goes by answers, or import scores in [0, 1]"
             )
         return self.scores_or_nan
 
@@ -163,25 +157,26 @@ def tabulate(
     scale: Literal["unit", "raw", "none"] = "unit",
 ) -> ScoreTable:
     """Rows of a pool whose scores are of ``scale`` as arrays; see `load_scores`."""
-    by_question: dict[str, dict[int, tuple[Any, ...]]] = {}
     questions: dict[str, Question] = {}
     prompts: dict[str, int] = {}
+    found: list[tuple[Any, ...]] = []
     for row in rows:
-        key, candidate = row["question_id"], row["candidate"]
+        key = row["question_id"]
         if key not in questions:
-            questions[key], prompts[key], by_question[key] = question_of(row), row["prompt_tokens"], {}
-        if candidate in by_question[key]:
-            raise PoolError(f"{where}: question {key} has a candidate twice")
-        by_question[key][candidate] = _columns(row, scale)
-    if not by_question:
+            questions[key], prompts[key] = question_of(row), row["prompt_tokens"]
+        found.append((key, row["candidate"], *_columns(row, scale)))
+    if not found:
         raise PoolError(f"{where} is empty; collect candidates first")
-    ids = sorted(by_question)
-    drawn = np.array([len(by_question[q]) for q in ids], dtype=np.int64)
+    found.sort(key=lambda columns: columns[:2])
+    for one, other in pairwise(found):
+        if one[:2] == other[:2]:
+            raise PoolError(f"{where}: question {one[0]} has candidate {one[1]} twice")
+    keys, _, *columns = zip(*found, strict=True)
+    ids, place, drawn = np.unique(keys, return_inverse=True, return_counts=True)
+    number = np.arange(len(keys)) - (drawn.cumsum() - drawn)[place]
     arrays = {name: np.full((len(ids), drawn.max()), blank) for name, blank in BLANKS.items()}
-    for place, question_id in enumerate(ids):
-        found = [columns for _, columns in sorted(by_question[question_id].items())]
-        for array, values in zip(arrays.values(), zip(*found, strict=True), strict=True):
-            array[place, : len(found)] = values
+    for array, values in zip(arrays.values(), columns, strict=True):
+        array[place, number] = values
     return ScoreTable(
         questions=[questions[q] for q in ids],
         folds=np.array([folds.fold_of(q, questions[q].group) for q in ids]),
@@ -221,10 +216,6 @@ def _columns(row: Row, scale: str) -> tuple[Any, ...]:
         row["completion_tokens"],
         row["reward_tokens"],
         row["status"],
-        -1 if text is None else _digest(text),
-        _digest(answer) if answer else -1,
+        -1 if text is None else int(short_digest(text)[:15], 16),
+        int(short_digest(answer)[:15], 16) if answer else -1,
     )
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=7).digest())

@@ -166,7 +166,6 @@ def import_pool(
 
     Example: optscale import-pool --input candidates.jsonl --pool my-pool --where model=mine
     """
-    from data.importers import describe
     from data.importers import import_pool as import_
     from data.scored import ScoredFile
 
@@ -174,8 +173,10 @@ def import_pool(
     done = import_(file, pool, generator, reward_model, aggregation.value)
     if as_json:
         _print(done)
-    else:
-        typer.echo(describe(done))
+        return
+    for name, value in done.items():
+        shown = ", ".join(f"{key} ({times})" for key, times in value.items()) if name == "not_read" else value
+        typer.echo(f"{name.replace('_', ' ')}: {'none' if shown in (None, '') else shown}")
 
 
 @app.command("import-log")

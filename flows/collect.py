@@ -21,9 +21,10 @@ from tqdm.auto import tqdm
 from data.answers import is_correct
 from data.contract import ScoreContract, require_scores
 from data.errors import CollectError, PoolError, ScoreError
-from data.pool import Pool, Row, make_row, pending
+from data.pool import Pool, pending
 from data.question import Question, require_distinct
 from data.questions import read_questions
+from data.rows import Row, make_row
 from flows.config import CollectSettings, Config
 from models.generator.base import Candidate, Generator
 from models.load import load_generator, load_reward_model

@@ -3,8 +3,9 @@
 import numpy as np
 
 from data.contract import Sampling, ScoreContract
-from data.pool import Pool, make_row
+from data.pool import Pool
 from data.question import Question
+from data.rows import make_row
 
 
 def make_contract(**changes) -> ScoreContract:

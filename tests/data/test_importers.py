@@ -77,7 +77,12 @@ def test_a_line_keeps_all_it_has(tmp_path):
     two = {"question": "3?", "level": 3, "answer": "so\n#### 3", "completions": ["#### 3"], "scores": [1]}
     three = {"prompt": "4?", "group": "g", "subject": "no", "scores": [0], "correct": [True]}
     done = import_pool(ScoredFile(write(tmp_path, one, two, three)), str(tmp_path / "p"), *NAMES)
-    assert (done["candidates"], done["tokens"], done["verdict"], done["reference"]) == (6, 4, 5, 2)
+    assert (done["candidates"], done["with_tokens"], done["with_verdict"], done["with_reference"]) == (
+        6,
+        4,
+        5,
+        2,
+    )
     table = load_scores(Pool.open(str(tmp_path / "p")), FoldSettings())
     asked = {q.text: (q.group, q.source, q.answer) for q in table.questions}
     assert asked == {
@@ -88,7 +93,7 @@ def test_a_line_keeps_all_it_has(tmp_path):
     found = [r for r in rows(tmp_path / "p") if r["source"] == "mine"]
     assert [r["status"] for r in found] == ["complete", "failed", "complete", "complete"]
     assert [r["score"] for r in found] == [0.9, None, 0.1235, 0.7]
-    assert (done["score"], done["misses"], done["empty_completions"]) == (5, 1, 1)
+    assert (done["with_score"], done["misses"], done["empty_completions"]) == (5, 1, 1)
     assert [r["correct"] for r in found] == [True, False, None, False]
     assert [r["completion_tokens"] for r in found] == [3, 4, 5, 0]
     assert [(r["reward_tokens"], r["prompt_tokens"]) for r in found] == [(7, 6), (0, 6), (8, 6), (0, 6)]
@@ -152,7 +157,7 @@ def test_released_files_import_with_their_prompts(tmp_path):
     as_lines = write(tmp_path, *prompts, name="prompts.jsonl")
     done = import_pool(ScoredFile(file, prompts=as_lines), str(tmp_path / "p"), *NAMES)
     assert (done["questions"], done["candidates"]) == (4, 6)
-    assert (done["tokens"], done["reference"], done["verdict"]) == (2, 3, 2)
+    assert (done["with_tokens"], done["with_reference"], done["with_verdict"]) == (2, 3, 2)
     found = rows(tmp_path / "p")
     assert [r["score"] for r in found] == [0.125, 0, 1, 0.5, 0.25, 0.5]
     assert [r["correct"] for r in found] == [None, None, None, None, True, False]
@@ -295,30 +300,30 @@ def test_the_command_makes_a_pool(tmp_path):
     contract = imported_contract("unknown", "unknown", "last")
     assert json.loads(done.output) == {
         "questions": 3,
-        "reference": 0,
+        "with_reference": 0,
+        "fewest_candidates": 2,
+        "most_candidates": 2,
         "candidates": 6,
-        "fewest": 2,
-        "most": 2,
-        "score": 6,
-        "verdict": 0,
-        "answer": 0,
-        "tokens": 0,
+        "with_score": 6,
+        "with_verdict": 0,
+        "with_answer": 0,
+        "with_tokens": 0,
         "misses": 0,
         "empty_completions": 0,
+        "scale": "unit",
+        "scores_outside_0_1": 0,
         "skipped": 0,
-        "repeated": 0,
         "records": 3,
         "left_out": 0,
+        "repeated": 0,
         "in_place_of_text": 0,
         "not_read": {},
-        "scale": "unit",
-        "outside": None,
         "contract": contract.fingerprint,
     }
     assert Pool.open(str(tmp_path / "p")).manifest.contract == contract
     again = CliRunner().invoke(cli.app, [*call, "--scores-key", "last", "--aggregation", "last"])
-    assert "added: 0 questions" in again.output
     assert "skipped: 3" in again.output
+    assert "not read: none" in again.output
     wrong = CliRunner().invoke(cli.app, [*call, "--prompts", str(file)])
     assert isinstance(wrong.exception, ConfigError)
 

@@ -17,7 +17,8 @@ import pytest
 from data import pool as pool_module
 from data.errors import ContractError, PoolError, ScoreError
 from data.folds import FoldSettings
-from data.pool import SCHEMA, Pool, pending, question_of
+from data.pool import Pool, pending
+from data.rows import SCHEMA, question_of
 from data.scores import load_scores
 from tests.helpers import make_contract, make_pool, make_questions, score_rows
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -87,7 +86,7 @@ def test_a_record_a_candidate_says_what_a_record_a_question_says(found, name):
     assert (other.pop("records"), one.pop("records")) == (len(each), len(whole))
     assert other == one
     every = [c for own in found for c in own]
-    assert one["candidates"] - one["score"] == one["misses"] == sum(c["score"] is None for c in every)
+    assert one["candidates"] - one["with_score"] == one["misses"] == sum(c["score"] is None for c in every)
     assert one["empty_completions"] == sum(not c["completion"].strip() for c in every)
 
 
@@ -103,7 +102,7 @@ def test_lists_of_one_candidate_are_joined_too(tmp_path):
     [
         ({"answer": "5"}, "line 3: answer is '5', but '4' in .*line 1, which asks the same question"),
         ({"group": "g"}, "line 3: group is 'g', but None in .*line 1, which asks the same question"),
-        ({"score": None}, "line 3 has no scores, but .*line 1 has; give null for a candidate without one"),
+        ({"score": None}, "line 3 has no scores, but .*line 1 has; give null for a candidate without"),
         ({"model": "b"}, "line 3: model is 'b', but 'a' in .*line 1: .*--where model=NAME, or give a file"),
     ],
 )
@@ -122,7 +121,12 @@ def test_the_same_record_once_more_is_counted_and_other_candidates_are_joined(tm
         write(tmp_path, one, {"question": "r", "scores": [0]}, one | {"scores": [0.25, 1]})
     )
     assert [row["score"] for row in found["q"]] == [0.5, 1, 0.25, 1]
-    assert (done["questions"], done["records"], done["fewest"], done["most"]) == (2, 3, 1, 4)
+    assert (done["questions"], done["records"], done["fewest_candidates"], done["most_candidates"]) == (
+        2,
+        3,
+        1,
+        4,
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def test_step_scores_become_scores_by_the_named_rule(tmp_path, record, key):
         done, found = brought_in(file, key, how)
         assert [row["score"] for row in found["q"]] == [score, None, None]
         assert [row["step_scores"] for row in found["q"]] == [[0.25, 0.75], None, None]
-        assert (done["candidates"], done["score"]) == (3, 1)
+        assert (done["candidates"], done["with_score"]) == (3, 1)
     with pytest.raises(ScoreError, match="line 1: score 0 has step scores alone; .*--aggregation"):
         brought_in(file, key, "given")
 
@@ -177,14 +181,14 @@ def test_verdicts_and_tokens_as_data_frames_write_them(tmp_path):
     done, found = brought_in(write(tmp_path, record))
     assert [row["correct"] for row in found["q"]] == [True, False, None]
     assert [row["completion_tokens"] for row in found["q"]] == [3, 4, 5]
-    assert (done["tokens"], done["reference"], done["verdict"]) == (3, 0, 2)
+    assert (done["with_tokens"], done["with_reference"], done["with_verdict"]) == (3, 0, 2)
 
 
 def test_a_candidate_that_is_not_complete_is_a_miss_with_its_status(tmp_path):
     record = {"question": "q", "scores": [0.5, 0.5, None], "status": ["complete", "cut", "complete"]}
     done, found = brought_in(write(tmp_path, record))
     assert [row["status"] for row in found["q"]] == ["complete", "cut", "failed"]
-    assert (done["misses"], done["score"]) == (2, 2)
+    assert (done["misses"], done["with_score"]) == (2, 2)
 
 
 def test_a_verdict_is_a_score_only_where_that_is_said(tmp_path):
@@ -235,7 +239,7 @@ def test_answers_are_taken_as_they_are_given(tmp_path):
     done, found = brought_in(write(tmp_path, record))
     assert [row["answer_key"] for row in found["q"]] == ["4", "", "x y", "4", "", "5"]
     assert [row["correct"] for row in found["q"]] == [True, False, False, True, False, False]
-    assert (done["answer"], done["verdict"], done["score"]) == (4, 6, 0)
+    assert (done["with_answer"], done["with_verdict"], done["with_score"]) == (4, 6, 0)
     _, found = brought_in(write(tmp_path, record | {"answers": None}))
     assert [row["answer_key"] for row in found["q"]] == [None] * 6
     assert [row["correct"] for row in found["q"]] == [False, True, None, False, True, False]
@@ -248,7 +252,12 @@ def test_an_id_or_a_number_stands_for_a_question(tmp_path):
     lines = [{"question": 7, "correct": [1]}, {"question": None, "id": "a/1", "correct": [1, 0]}]
     done, found = brought_in(write(tmp_path, *lines))
     assert {text: len(rows) for text, rows in found.items()} == {"7": 1, "a/1": 2}
-    assert (done["in_place_of_text"], done["fewest"], done["most"], done["not_read"]) == (2, 1, 2, {})
+    assert (
+        done["in_place_of_text"],
+        done["fewest_candidates"],
+        done["most_candidates"],
+        done["not_read"],
+    ) == (2, 1, 2, {})
 
 
 def test_raw_scores_are_kept_as_they_are(tmp_path):
@@ -259,8 +268,8 @@ def test_raw_scores_are_kept_as_they_are(tmp_path):
         (None, -3.5, "complete"),
         (None, None, "failed"),
     ]
-    assert (done["scale"], done["score"], done["misses"]) == ("raw", 2, 1)
-    assert re.search(r"line 2: score 0 is -3.5$", done["outside"])
+    assert (done["scale"], done["with_score"], done["misses"]) == ("raw", 2, 1)
+    assert done["scores_outside_0_1"] == 1
     steps = write(tmp_path, {"question": "q", "step_scores": [[-1, 4], [0.5]]})
     done, found = brought_in(steps)
     assert ([row["raw_score"] for row in found["q"]], done["scale"]) == ([1.5, 0.5], "raw")
@@ -318,7 +327,7 @@ def test_raw_scores_are_mapped_by_rank(tmp_path):
     import_pool(ScoredFile(write(tmp_path, *lines)), str(tmp_path / "p"))
     table = load_scores(Pool.open(str(tmp_path / "p")), FoldSettings())
     assert not table.has_scores
-    with pytest.raises(ScoreError, match="no scores in .0, 1.: its scores are raw"):
+    with pytest.raises(ScoreError, match="this pool has no scores: they are raw"):
         _ = table.scores
     fitted = ScoreMap.fit(table.raw_scores[table.drawn == 3])
     scores = table.mapped(fitted).scores

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from data.pool import Pool, make_row
+from data.pool import Pool
 from data.question import Question
+from data.rows import make_row
 from data.scores import load_scores
 from flows.config import Config
 from flows.model_card import model_card
