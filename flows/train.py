@@ -17,9 +17,11 @@ from data.pool import Pool
 from data.scores import ScoreTable, load_scores
 from flows.config import ROOT, Config
 from flows.model_card import model_card
+from flows.progress import counted
 from flows.tracking import Tracking, temporary_folder
 from models import backbone
 from models.backbone import digest_text
+from models.lora import MAX_STEPS
 from predictor.assessment import choose_family
 from predictor.learned.card import CARD, REFIT, PriorModel
 from predictor.learned.comparison import fit_and_compare, refit
@@ -95,11 +97,15 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
     with _exclusive_lock(checkpoints), run as run_id, temporary_folder(config) as folder:
         logger = get_run_logger()
 
+        losses = ""
+
         def log(step: int, values: dict[str, float]) -> None:
-            tracking.metrics(values, step)
-            losses = [f"{name} {value:.4g}" for name, value in values.items() if name.endswith("loss")]
-            if losses:
-                logger.info("step %d: %s", step, ", ".join(losses))
+            nonlocal losses
+            losses = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k.endswith("loss")) or losses
+            if total := int(values.pop(f"lora.{MAX_STEPS}", 0)):
+                logger.info("lora, step %d of %d %s", step, total, losses, extra=counted(step, total))
+            if values:
+                tracking.metrics(values, step)
 
         predictor = fit_predictor(config, pool, table, checkpoints, log, logger.info)
         target = Path(folder) / "predictor"
