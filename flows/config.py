@@ -7,18 +7,12 @@ they are used, so no record of a run can hold one.
 
 import os
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from data.errors import ConfigError
 from data.folds import FoldSettings
@@ -87,9 +81,16 @@ class GateSettings(Record):
     """The same for the standard deviation of a question's scores."""
     evidence_gain: float = 0.0
     """Log evidence a score (nats), over the population's prior."""
-    refuted: float = Field(0.05, gt=0, lt=1)
+    refutation_level: float = Field(0.05, gt=0, lt=1)
     """Level of the one-sided exact tests by which test questions refute the certified risks; each risk is
     tested at its even share of it (Bonferroni)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "refuted" in given:
+            raise ValueError("refuted is called refutation_level now: write gate.refutation_level")
+        return given
 
     def thresholds(self, losses: int) -> dict[str, float]:
         """What each metric must reach; the least p-value of several losses is held against its share."""
@@ -98,7 +99,7 @@ class GateSettings(Record):
 
     def level(self, losses: int) -> float:
         """What the p-value of one of so many certified losses may not be below."""
-        return self.refuted / losses
+        return self.refutation_level / losses
 
 
 class TrackingSettings(Record):
@@ -181,17 +182,15 @@ class Config(Record):
         ConfigError
             If it names an environment variable that is not set.
         """
-
-        def value(named: re.Match[str]) -> str:
-            if (found := os.environ.get(named[1])) is None:
-                raise ConfigError(
-                    f"tracking.uri names ${{{named[1]}}}, an environment variable that is not set"
-                )
-            return found
-
-        if self.tracking.uri:
-            return _VARIABLE.sub(value, self.tracking.uri)
-        return f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
+        if self.tracking.uri is None:
+            return f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
+        try:
+            return _VARIABLE.sub(lambda named: os.environ[named[1]], self.tracking.uri)
+        except KeyError as unset:
+            name = unset.args[0]
+            raise ConfigError(
+                f"tracking.uri names ${{{name}}}, an environment variable that is not set"
+            ) from unset
 
 
 def load_config(file: str | Path | None = None, overrides: tuple[str, ...] = ()) -> Config:
@@ -207,34 +206,13 @@ def load_config(file: str | Path | None = None, overrides: tuple[str, ...] = ())
     ConfigError
         If a key is unknown or a value impossible; says which and where it was set.
     """
-    written = _read_file(Path(file)) if file is not None else {}
-    _reject_unknown_environment()
-
-    class Sourced(BaseSettings, Config):
-        model_config = SettingsConfigDict(
-            env_prefix="OPTSCALE_",
-            env_nested_delimiter="__",
-        )
-
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            read = InitSettingsSource(settings_cls, init_kwargs=written)
-            return (init_settings, env_settings, read, _Defaults(settings_cls))
-
+    tree = _read_file(Path(file)) if file is not None else {}
+    for path, value, source in (*_read_environment(), *map(_parse_override, overrides)):
+        _put(tree, path, value, source)
     try:
-        sourced = Sourced(**_parse_overrides(overrides))
-        return Config.model_validate(sourced.model_dump())
+        return Config.model_validate(_merge(Config().model_dump(), tree, by_kind=True))
     except ValidationError as error:
         raise ConfigError(f"config{f' {file}' if file else ''}: {explain(error.errors(), Config)}") from error
-    except SettingsError as error:
-        raise ConfigError(f"environment variables OPTSCALE_*: {error}: {error.__cause__}") from error
 
 
 def _read_file(file: Path) -> dict[str, Any]:
@@ -251,59 +229,56 @@ def _read_file(file: Path) -> dict[str, Any]:
     return tree
 
 
-class _Defaults(PydanticBaseSettingsSource):
-    """The defaults as the last source, so a section can be given in part.
-
-    Where another ``kind`` of a section is chosen, the defaults of the usual kind do not apply.
-    """
-
-    def get_field_value(self, field: Any, field_name: str) -> Any:
-        raise NotImplementedError  # only whole trees are asked for
-
-    def __call__(self) -> dict[str, Any]:
-        return _of_same_kind(Config().model_dump(), self.current_state)
-
-
-def _of_same_kind(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    kept = {}
-    for key, value in defaults.items():
-        over = given.get(key)
-        if not isinstance(value, dict) or not isinstance(over, dict):
-            kept[key] = value
-        elif over.get("kind", value.get("kind")) == value.get("kind"):
-            kept[key] = _of_same_kind(value, over)
-    return kept
+def _read_environment() -> Iterator[tuple[list[str], Any, str]]:
+    """Path, value and name of each variable that is a setting; a misspelt one would be ignored in silence."""
+    for name, text in sorted(os.environ.items()):  # a section comes before what is in it
+        path = name.lower().removeprefix("optscale_").split("__")
+        if not name.upper().startswith("OPTSCALE_"):
+            continue
+        if path[0] in Config.model_fields:
+            # Text becomes a number or a truth value where the setting is one; a file name stays text.
+            structured = text == "null" or text[:1] in ("{", "[")
+            yield path, _parse(text, name) if structured else text, name
+        elif name not in OTHER_VARIABLES:
+            raise ConfigError(
+                f"environment variable {name} names no setting; settings are "
+                f"{', '.join('OPTSCALE_' + field.upper() for field in Config.model_fields)}"
+            )
 
 
-def _parse_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for item in overrides:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {item}: write it as section.key=value")
-        node = tree
-        *sections, last = key.strip().split(".")
-        for section in sections:
-            node = node.setdefault(section, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"--set {item}: {section} is a single value by an earlier --set")
-        try:
-            node[last] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(f"--set {item}: the value is not YAML: {error}") from error
-    return tree
+def _parse_override(item: str) -> tuple[list[str], Any, str]:
+    key, equals, text = item.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {item}: write it as section.key=value")
+    return key.strip().split("."), _parse(text, f"--set {item}"), f"--set {item}"
 
 
-def _reject_unknown_environment() -> None:
-    """A misspelt variable would be ignored in silence; make it an error."""
-    for name in os.environ:
-        if name.startswith("OPTSCALE_"):
-            field = name.removeprefix("OPTSCALE_").split("__")[0].lower()
-            if field not in Config.model_fields and name not in OTHER_VARIABLES:
-                raise ConfigError(
-                    f"environment variable {name} names no setting; settings are "
-                    f"{', '.join('OPTSCALE_' + f.upper() for f in Config.model_fields)}"
-                )
+def _parse(text: str, source: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: the value is not YAML: {error}") from error
+
+
+def _put(tree: dict[str, Any], path: Sequence[str], value: Any, source: str) -> None:
+    """Set what a path names; sections are merged."""
+    *sections, last = path
+    for section in sections:
+        if tree.get(section) is None:
+            tree[section] = {}
+        tree = tree[section]
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{source}: {section} is a single value by what was set before")
+    tree[last] = _merge(tree.get(last), value)
+
+
+def _merge(base: Any, over: Any, by_kind: bool = False) -> Any:
+    """Lay ``over`` over ``base``; ``by_kind``: a section of another ``kind`` keeps nothing of ``base``."""
+    if not isinstance(base, dict) or not isinstance(over, dict):
+        return over
+    if by_kind and over.get("kind", base.get("kind")) != base.get("kind"):
+        return over
+    return base | {key: _merge(base.get(key), value, by_kind) for key, value in over.items()}
 
 
 OTHER_VARIABLES = {"OPTSCALE_BUNDLE", "OPTSCALE_CONFIG", DTYPE, OVERRIDES, KEYS, KEYS_FILE}

@@ -5,6 +5,7 @@ run, and `relocate` lets its records name the present one.
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -44,18 +45,18 @@ def relocate(config: Config) -> dict[str, int]:
     TrackingError
         If the database cannot be changed.
     """
-    new, changed = artifact_root(config), dict[str, int]()
+    new, changed = artifact_root(config), Counter[str]()
     for old in _old_roots(config):
+        inside = f"{old}/"
         try:
             with closing(sqlite3.connect(_database(config))) as database, database:
                 for table, column in _PLACES:
                     found = database.execute(
                         f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                        f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-                        (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
+                        f"WHERE substr({column} || '/', 1, ?) = ?",
+                        (new, len(inside), len(inside), inside),
                     )
-                    name = f"{table}.{column}"
-                    changed[name] = changed.get(name, 0) + found.rowcount
+                    changed[f"{table}.{column}"] += found.rowcount
         except sqlite3.Error as error:
             raise TrackingError(f"{_database(config)} cannot be changed: {error}") from error
     return changed

@@ -1,28 +1,37 @@
 """Retraining on a schedule, on a Prefect server."""
 
+import asyncio
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.exceptions import TerminationSignal
+from prefect.runner import Runner
+from prefect.schedules import Cron
 
 from data.errors import ConfigError
 from flows.config import Config
 from flows.orchestration import prefect_server
+from flows.output import Answer
 from flows.retrain import retrain
 
-if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
-
-SHOWN = 3  # planned runs that are printed
+SHOWN = 3  # planned runs that are told
 
 
-def serve_schedule(config: Config, cron: str, timezone: str = "UTC", patience: float = 90.0) -> None:
+def serve_schedule(
+    config: Config, cron: str, timezone: str, show: Callable[[Answer], None], patience: float = 90.0
+) -> None:
     """Serve ``retrain`` on a cron schedule, one run at a time; blocks.
 
-    Prints the next times that the server has planned; where it plans none within ``patience`` seconds,
+    Shows the next times that the server has planned; where it plans none within ``patience`` seconds,
     says so on standard error.
 
     Raises
@@ -32,16 +41,8 @@ def serve_schedule(config: Config, cron: str, timezone: str = "UTC", patience: f
     OrchestrationError
         If no Prefect server is named, or it does not answer: schedules fire on a server alone.
     """
-    import asyncio
-
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.exceptions import TerminationSignal
-    from prefect.runner import Runner
-    from prefect.schedules import Cron
-
     try:
-        ZoneInfo(timezone)
+        zone = ZoneInfo(timezone)
     except (ValueError, OSError, LookupError) as error:
         raise ConfigError(
             f"--timezone {timezone!r} is no time zone; write one as Europe/Berlin or UTC"
@@ -51,7 +52,7 @@ def serve_schedule(config: Config, cron: str, timezone: str = "UTC", patience: f
     except ValueError as error:
         raise ConfigError(f"--cron {cron!r} is no schedule; write one as '0 3 * * 0'") from error
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
-    with prefect_server(required=True):
+    with prefect_server():
         runner = Runner(name="retrain")
         deployment: Any = runner.add_flow(
             retrain,
@@ -61,52 +62,37 @@ def serve_schedule(config: Config, cron: str, timezone: str = "UTC", patience: f
             concurrency_limit=one_at_a_time,
         )
         with get_client(sync_client=True) as client:
-            announce(planned_runs(client, deployment, patience), cron, timezone, client)
+            times = [time.astimezone(zone) for time in planned_runs(client, deployment, patience)]
+            show(announce(times, f"{cron!r} ({timezone})", client))
         with suppress(KeyboardInterrupt, TerminationSignal):
             asyncio.run(runner.start())
 
 
-def planned_runs(client: "SyncPrefectClient", deployment: UUID, patience: float) -> list[datetime]:
+def planned_runs(client: SyncPrefectClient, deployment: UUID, patience: float) -> list[datetime]:
     """Times of a deployment's planned runs, earliest first; none if the server plans none in time."""
-    from prefect.client.schemas.filters import (
-        DeploymentFilter,
-        DeploymentFilterId,
-        FlowRunFilter,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-    )
-    from prefect.client.schemas.objects import StateType
-    from prefect.client.schemas.sorting import FlowRunSort
-
     deadline = time.monotonic() + patience
+    of_it = DeploymentFilter.model_validate({"id": {"any_": [deployment]}})
+    planned = FlowRunFilter.model_validate({"state": {"type": {"any_": ["SCHEDULED"]}}})
     while True:
-        found = client.read_flow_runs(
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
-            ),
-            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
-            limit=SHOWN,
-        )
-        times: list[datetime] = [
-            run.expected_start_time for run in found if run.expected_start_time is not None
-        ]
+        runs = client.read_flow_runs(deployment_filter=of_it, flow_run_filter=planned)
+        times: list[datetime] = sorted(r.expected_start_time for r in runs if r.expected_start_time)
         if times or time.monotonic() > deadline:
-            return times
+            return times[:SHOWN]
         time.sleep(1)
 
 
-def announce(times: list[datetime], cron: str, timezone: str, client: "SyncPrefectClient") -> None:
-    """Print when the next runs are; on standard error that there are none."""
-    if times:
-        zone = ZoneInfo(timezone)
-        shown = ", ".join(f"{moment.astimezone(zone):%a %Y-%m-%d %H:%M}" for moment in times)
-        print(f"retrain is being served; next runs ({timezone}): {shown}", flush=True)
-        return
-    print(
-        f"WARNING: the Prefect server {client.api_url} (version {client.api_version()}) has planned NO run "
-        f"of {cron!r} ({timezone}). If its next time is not more than 100 days away, the server's scheduler "
-        "does not work: look for errors in the server's log. retrain is being served all the same.",
-        file=sys.stderr,
-        flush=True,
+def announce(times: list[datetime], schedule: str, client: SyncPrefectClient) -> Answer:
+    """When the next runs are; that there are none is said on standard error."""
+    if not times:
+        print(
+            f"WARNING: the Prefect server {client.api_url} (version {client.api_version()}) has planned NO "
+            f"run of {schedule}. If its next time is not more than 100 days away, the server's scheduler "
+            "does not work: look for errors in the server's log. retrain is being served all the same.",
+            file=sys.stderr,
+            flush=True,
+        )
+    shown = ", ".join(f"{moment:%a %Y-%m-%d %H:%M}" for moment in times)
+    return Answer(
+        {"schedule": schedule, "next_runs": times},
+        [f"retrain is being served at {schedule}; next runs: {shown or 'none is planned'}"],
     )

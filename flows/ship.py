@@ -24,7 +24,7 @@ from flows.tracking import (
     VALIDATED,
     VALIDATION_RUN,
     Tracking,
-    scratch,
+    temporary_folder,
 )
 from predictor.certificate import Certificate
 from predictor.learned.store import load_predictor
@@ -48,7 +48,7 @@ def build(config: Config, version: str) -> str:
     pool, tracking = Pool.open(config.pool_location), Tracking(config)
     contract = pool.manifest.contract.fingerprint
     tokens = np.concatenate([table["completion_tokens"].to_numpy() for table in pool.tables()])
-    with scratch() as folder:
+    with temporary_folder(config) as folder:
         predictor = load_predictor(tracking.download(version, Path(folder)))
         run = tracking.tags(version)[VALIDATION_RUN]
         certificate = Certificate.model_validate_json(tracking.read(run, "certificate.json"))
@@ -91,7 +91,7 @@ def promote(config: Config, version: str, tag: str) -> None:
     """Let the champion alias name the version whose bundle was just asked."""
     tracking = Tracking(config)
     tracking.tag(version, **{BUNDLE: tag})
-    tracking.point(CHAMPION, version)
+    tracking.set_alias(CHAMPION, version)
 
 
 @flow(name="ship", flow_run_name="ship")
@@ -110,7 +110,9 @@ def ship(config: Config, version: str | None = None, named: bool = False) -> Shi
     tracking = Tracking(config)
     version = version or tracking.version_of(CHALLENGER)
     require_shippable(tracking, version, named)
+    logger.info("building the bundle of version %s", version)
     tag = build(config, version)
+    logger.info("starting and asking bundle %s", tag)
     try:
         answer = check(config, tag)
     except BaseException:

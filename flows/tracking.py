@@ -1,11 +1,10 @@
 """The one door to MLflow: runs, the registered predictor, and its aliases."""
 
-import logging
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +14,10 @@ import httpx
 import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.models import EvaluationResult, MetricThreshold
-from mlflow.models.evaluation.validation import ModelValidationFailedException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from data.errors import GateError, TrackingError
-from data.home import state_home
 from data.scores import ScoreTable
 from flows.config import ROOT, Config
 from flows.relocate import artifact_root, require_in_place
@@ -49,8 +45,6 @@ class Tracking:
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(int(config.tracking.timeout) or 1)
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "2"
         os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"  # redrawn for each file
-        for library in ("mlflow", "alembic"):
-            logging.getLogger(library).setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", "The specified dataset source", UserWarning)
         self._require_same_major()
         with self._answering():
@@ -68,8 +62,10 @@ class Tracking:
     def run(self, name: str, table: ScoreTable | None = None, digest: str = "", **tags: str) -> Iterator[str]:
         """A run with the config as parameters and the pool as its dataset; yields the run's id."""
         with self._answering(), mlflow.start_run(run_name=name, tags=tags) as run:
-            mlflow.log_params(_flatten(self.config.model_dump(mode="json")))
-            mlflow.log_dict(self.config.model_dump(mode="json"), "config.json")
+            settings = self.config.model_dump(mode="json")
+            (flat,) = pd.json_normalize(settings).to_dict("records")
+            mlflow.log_params({str(key): str(value)[:500] for key, value in flat.items()})
+            mlflow.log_dict(settings, "config.json")
             if table is not None:
                 folds = pd.DataFrame({"question": [q.id for q in table.questions], "fold": table.folds})
                 source = self.config.pool_location
@@ -78,18 +74,15 @@ class Tracking:
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics to the active run."""
-        with self._answering():
-            mlflow.log_metrics({k: float(v) for k, v in values.items()}, step=step)
+        mlflow.log_metrics({k: float(v) for k, v in values.items()}, step=step)
 
     def table(self, rows: list[dict[str, Any]], name: str) -> None:
         """Log a table (JSON) to the active run."""
-        with self._answering():
-            mlflow.log_table(pd.DataFrame(rows), name)
+        mlflow.log_table(pd.DataFrame(rows), name)
 
     def file(self, path: Path) -> None:
         """Log a file to the active run."""
-        with self._answering():
-            mlflow.log_artifact(str(path))
+        mlflow.log_artifact(str(path))
 
     def read(self, run_id: str, name: str) -> str:
         """Text of a file that a run logged."""
@@ -130,28 +123,28 @@ class Tracking:
 
     def find(self, alias: str) -> str | None:
         """The version that an alias names, or None."""
-        with self._answering():
-            try:
-                return str(self.client.get_model_version_by_alias(self.model, alias).version)
-            except MlflowException as error:
-                if error.error_code in ABSENT:
-                    return None
-                raise
+        found = self._or_none(self.client.get_model_version_by_alias, alias)
+        return found and str(found.version)
 
     def run_of(self, number: str) -> str | None:
         """The run that registered a version, or None where there is no such version."""
+        found = self._or_none(self.client.get_model_version, number)
+        return found and str(found.run_id)
+
+    def _or_none(self, get: Callable[[str, str], Any], name: str) -> Any:
+        """What MLflow has under a name of the model, or None."""
         with self._answering():
             try:
-                return str(self.client.get_model_version(self.model, number).run_id)
+                return get(self.model, name)
             except MlflowException as error:
                 if error.error_code in ABSENT:
                     return None
                 raise
 
-    def point(self, alias: str, to: str) -> None:
+    def set_alias(self, alias: str, version: str) -> None:
         """Let an alias name a version."""
         with self._answering():
-            self.client.set_registered_model_alias(self.model, alias, to)
+            self.client.set_registered_model_alias(self.model, alias, version)
 
     def tag(self, number: str, **tags: str) -> None:
         """Tag a version, in the order given."""
@@ -249,33 +242,17 @@ def check_gate(metrics: dict[str, float], floors: dict[str, float]) -> None:
     GateError
         Naming each metric that missed its threshold.
     """
-    thresholds = {
-        name: MetricThreshold(threshold=value, greater_is_better=True) for name, value in floors.items()
-    }
-    result = EvaluationResult(metrics=metrics, artifacts={})
-    try:
-        mlflow.validate_evaluation_results(thresholds, result)
-    except ModelValidationFailedException as error:
-        missed = [
-            f"{name} is {metrics[name]:.4f}, must be at least {floors[name]:g}"
-            for name in floors
-            if f"Metric {name} " in str(error)
-        ]
-        raise GateError("the challenger was not promoted: " + "; ".join(missed or [str(error)])) from error
+    missed = [
+        f"{name} is {metrics[name]:.4f}, must be at least {floor:g}"
+        for name, floor in floors.items()
+        if not metrics[name] >= floor  # nor is what is not a number
+    ]
+    if missed:
+        raise GateError("the challenger was not promoted: " + "; ".join(missed))
 
 
-def scratch() -> tempfile.TemporaryDirectory[str]:
+def temporary_folder(config: Config) -> tempfile.TemporaryDirectory[str]:
     """A temporary directory in the state folder, so that large files stay on its disk."""
-    home = state_home() / "tmp"
+    home = config.home.resolve() / "tmp"
     home.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=home)
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = str(value)[:500]
-    return flat

@@ -17,9 +17,11 @@ from data.pool import Pool
 from data.scores import ScoreTable, load_scores
 from flows.config import ROOT, Config
 from flows.model_card import model_card
-from flows.tracking import Tracking, scratch
+from flows.progress import counted
+from flows.tracking import Tracking, temporary_folder
 from models import backbone
 from models.backbone import digest_text
+from models.lora import MAX_STEPS
 from predictor.assessment import choose_family
 from predictor.learned.card import CARD, REFIT, PriorModel
 from predictor.learned.comparison import fit_and_compare, refit
@@ -92,14 +94,18 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
     checkpoints = config.home.resolve() / "checkpoints" / f"{digest}-{settings}"
     computed = backbone.arithmetic(config.predictor.dtype)
     run = tracking.run("train", table, digest, computed_in=f"{computed}; LoRA trains in float32")
-    with _alone(checkpoints), run as run_id, scratch() as folder:
+    with _exclusive_lock(checkpoints), run as run_id, temporary_folder(config) as folder:
         logger = get_run_logger()
 
+        losses = ""
+
         def log(step: int, values: dict[str, float]) -> None:
-            tracking.metrics(values, step)
-            losses = [f"{name} {value:.4g}" for name, value in values.items() if name.endswith("loss")]
-            if losses:
-                logger.info("step %d: %s", step, ", ".join(losses))
+            nonlocal losses
+            losses = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k.endswith("loss")) or losses
+            if total := int(values.pop(f"lora.{MAX_STEPS}", 0)):
+                logger.info("lora, step %d of %d %s", step, total, losses, extra=counted(step, total))
+            if values:
+                tracking.metrics(values, step)
 
         predictor = fit_predictor(config, pool, table, checkpoints, log, logger.info)
         target = Path(folder) / "predictor"
@@ -116,7 +122,7 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _alone(checkpoints: Path) -> Iterator[None]:
+def _exclusive_lock(checkpoints: Path) -> Iterator[None]:
     """Checkpoints of one run at a time, removed when it ends well; the kernel frees a killed one's lock."""
     checkpoints.mkdir(parents=True, exist_ok=True)
     lock = FileLock(checkpoints / ".lock", timeout=0, fallback_to_soft=False)
@@ -208,9 +214,9 @@ def train(config: Config, output: Path | None = None) -> Trained:
             "the cached fit is no longer registered, or its files are lost; fitting again"
         )
         run_id, version = fit_cached.with_options(refresh_cache=True)(config, digest)
-    tracking.point("challenger", version)
+    tracking.set_alias("challenger", version)
     if output is not None:
-        with scratch() as folder:
+        with temporary_folder(config) as folder:
             replace_predictor(output, tracking.download(version, Path(folder)))
     create_markdown_artifact(
         f"Challenger version **{version}**, run `{run_id}`, data `{digest}`", key="challenger"

@@ -24,7 +24,7 @@ from flows.tracking import (
     VALIDATION_RUN,
     Tracking,
     check_gate,
-    scratch,
+    temporary_folder,
 )
 from flows.train import STATES
 from models import backbone
@@ -61,7 +61,7 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
     table, contract = load_scores(pool, config.folds), pool.manifest.contract.fingerprint
     computed = backbone.arithmetic(config.predictor.dtype)
     run = tracking.run("validate", table, pool.manifest.digest, computed_in=computed)
-    with scratch() as folder, run as run_id:
+    with temporary_folder(config) as folder, run as run_id:
         files = tracking.download(version, Path(folder))
         predictor = load_predictor(files, cache=config.home.resolve() / STATES)
         priors = predictor_priors(predictor, table, contract, f"predictor version {version}")

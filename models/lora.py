@@ -20,6 +20,8 @@ from models.tokenizer import first_line
 
 Example = dict[str, Any]
 Log = Callable[[int, dict[str, float]], None]
+MAX_STEPS = "max_steps"
+"""Value that is logged after every step: the steps that there will be, unless training stops early."""
 
 
 def attach(model: nn.Module, settings: LoraSettings, trained: Sequence[str] = ()) -> PeftModel:
@@ -68,7 +70,7 @@ def fit(
     collate : examples to a batch of tensors with ``labels``.
     loss : (model output, labels) to a scalar.
     directory : checkpoints; a run that finds a whole one there goes on from it.
-    log : called with the step and its values.
+    log : called with the step and its values, after each step with `MAX_STEPS`.
 
     Returns
     -------
@@ -205,3 +207,7 @@ class _LogCallback(TrainerCallback):
         if logs and state.is_world_process_zero:
             values = {k: float(v) for k, v in logs.items() if isinstance(v, (int, float))}
             self.log(state.global_step, values)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.log(state.global_step, {MAX_STEPS: float(state.max_steps)})

@@ -90,8 +90,8 @@ def published_math(file: str, *options: str) -> None:
         optscale("train", "--pool", pool, "--output", output, "--set", target, *options)
         print(f"trained in {(time.perf_counter() - started) / 60:.0f} minutes")
         questions = str(folder / "held.jsonl")
-        told = optscale("predict", "--predictor", output, "--questions", questions).splitlines()
-        priors = [Prior.model_validate(json.loads(line)["prior"]) for line in told]
+        told = json.loads(optscale("predict", "--json", "--predictor", output, "--questions", questions))
+        priors = [Prior.model_validate(row["prior"]) for row in told]
         card = load_predictor(output).card
         for r in card.compared:
             print(f"tune: {r.kind:12s} behind {r.behind:.3f} ± {r.behind_error:.3f}, hits {r.hit_score:.4f}")

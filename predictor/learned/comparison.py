@@ -85,14 +85,14 @@ def fit_and_compare(
         raise ConfigError("predictor.compare names no kind of predictor")
     states, features = None, None
     if any("states" in KINDS[k].views for k in kinds):
-        say(f"reading {len(train[0]) + len(tune[0])} questions with the backbone")
+        say(f"reading {len(train[0]) + len(tune[0]):,} questions")
         states = FrozenStates.load(settings, cache=cache)
         features = states.read([*train[0], *tune[0]])
     models: dict[Kind, PriorModel] = {}
     told: dict[Kind, Told] = {}
     seconds: dict[Kind, float] = {}
     for place, kind in enumerate(kinds, start=1):
-        say(f"[{place}/{len(kinds)}] fitting {kind} on {len(train[0])} questions")
+        say(f"{kind} ({place}/{len(kinds)})")
         started = time.perf_counter()
         if kind == "lora":
             model: PriorModel = LoraPredictor.fit(

@@ -3,7 +3,6 @@ import json
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from data import pool as pool_module
-from data.contract import Aggregation
 from data.errors import ConfigError, ContractError, PoolError, QuestionError, ScoreError
 from data.folds import FoldSettings
 from data.importers import import_pool, imported_contract
@@ -326,7 +324,3 @@ def test_the_command_makes_a_pool(tmp_path):
     assert "not read: none" in again.output
     wrong = CliRunner().invoke(cli.app, [*call, "--prompts", str(file)])
     assert isinstance(wrong.exception, ConfigError)
-
-
-def test_the_command_knows_every_aggregation():
-    assert tuple(cli.HowAggregated) == (*get_args(Aggregation), "given")

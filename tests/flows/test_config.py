@@ -11,8 +11,9 @@ import typer
 from typer.testing import CliRunner
 
 from data.errors import ConfigError, OptScaleError
-from flows import cli
+from flows import cli, cli_offline
 from flows.config import Config, enter_home, load_config
+from flows.output import print_answer
 from predictor.policies import FixedN
 
 run = CliRunner().invoke
@@ -92,7 +93,7 @@ def test_a_setting_below_a_single_value_is_named():
 @pytest.mark.parametrize("value", ["{", "[1]", "text"])
 def test_a_variable_that_cannot_be_read_is_named(monkeypatch, value):
     monkeypatch.setenv("OPTSCALE_COLLECT", value)
-    with pytest.raises(ConfigError, match="collect"):
+    with pytest.raises(ConfigError, match="(?i)collect"):
         load_config()
 
 
@@ -143,9 +144,9 @@ def test_a_path_of_the_wrong_kind_is_refused_at_once(tmp_path, monkeypatch, argu
 def test_the_example_of_decide_works():
     import shlex
 
-    (example,) = [line for line in cli.decide.__doc__.splitlines() if "optscale decide" in line]
+    (example,) = [line for line in cli_offline.decide.__doc__.splitlines() if "optscale decide" in line]
     result = run(cli.app, shlex.split(example.partition("optscale ")[2]), catch_exceptions=False)
-    assert json.loads(result.output)["drawn"] == 2
+    assert result.output.splitlines()[0].split() == ["action", "sample"]
 
 
 def test_a_seeding_that_is_interrupted_leaves_no_pool_and_can_be_repeated(tmp_path, monkeypatch):
@@ -185,8 +186,8 @@ def test_every_command_shows_an_example_and_the_version_is_told():
 
 def test_several_losses_share_the_level_of_the_gate():
     gate = Config().gate
-    assert gate.thresholds(1)["refutation_p_value"] == gate.refuted
-    assert gate.thresholds(2)["refutation_p_value"] == gate.refuted / 2
+    assert gate.thresholds(1)["refutation_p_value"] == gate.refutation_level
+    assert gate.thresholds(2)["refutation_p_value"] == gate.refutation_level / 2
 
 
 def test_what_commands_print_is_json(capsys):
@@ -194,7 +195,9 @@ def test_what_commands_print_is_json(capsys):
 
     policy = FixedN(cap=4, target=0.7)
     found = Validated("3", {"auc": float("nan"), "n": np.int64(2)}, [{"x": np.float64(0.5)}], policy)
-    cli._print(found._asdict() | {"folder": Path("a"), "big": float("inf"), "sure": np.bool_(True)})
+    print_answer(
+        found._asdict() | {"folder": Path("a"), "big": float("inf"), "sure": np.bool_(True)}, as_json=True
+    )
     told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert FixedN(**told.pop("certificate")) == policy
     assert told == {
@@ -225,7 +228,7 @@ def test_decide_needs_no_heavy_library():
 
     code = (
         "import sys; from typer.testing import CliRunner; from flows.cli import app;"
-        "r = CliRunner().invoke(app, ['decide', '[0.5, 0.7, 0.6]', '-s', 'policy={kind: schedule}']);"
+        "r = CliRunner().invoke(app, 'decide --json [0.5,0.7,0.6] -s policy.kind=schedule'.split());"
         "assert r.exit_code == 0, r.output; print(r.output);"
         "assert not {'torch', 'prefect', 'mlflow', 'bentoml'} & set(sys.modules), sys.modules.keys()"
     )
@@ -242,14 +245,6 @@ def test_errors_of_ours_are_one_line_and_status_one(capsys, monkeypatch):
         cli.main()
     assert stopped.value.code == 1
     assert "score 0 is 1.5" in capsys.readouterr().err
-
-
-def test_every_command_has_help():
-    for command in cli.app.registered_commands:
-        name = command.name or command.callback.__name__
-        result = run(cli.app, [name, "--help"])
-        assert result.exit_code == 0
-        assert len(command.callback.__doc__.split()) > 4
 
 
 def test_the_embedded_config_is_the_default():

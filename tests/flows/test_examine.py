@@ -70,7 +70,9 @@ def test_replay_prints_every_policy_and_writes_the_report(pool, tmp_path):
 
 
 def test_certify_prints_and_writes_a_certificate(pool, tmp_path):
-    printed = Certificate.model_validate_json(run("certify", "--pool", str(pool), "--output", "c.json"))
+    printed = Certificate.model_validate_json(
+        run("certify", "--json", "--pool", str(pool), "--output", "c.json")
+    )
     assert printed == Certificate.model_validate_json((tmp_path / "c.json").read_text())
     assert printed.policy is not None
     assert printed.tried[0].policy == FixedN(target=0.9, cap=6)

@@ -26,7 +26,7 @@ def small_config(home, **changes):
         "predictor": {"lora": {"rank": 2, "alpha": 4, "batch_size": 8, "max_steps": 4, "evaluate_every": 2}},
         "policy": {"kind": "value", "cap": 6, "target": 0.9},
         "certify": {"lost_hit": 0.2, "lost_answer": 0.2, "orders": 2},
-        "gate": {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "refuted": 1e-9},
+        "gate": {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "refutation_level": 1e-9},
     }
     return Config.model_validate(values | changes)
 
@@ -115,8 +115,8 @@ def test_predict_answers_problems_and_ignores_what_it_does_not_know(looped, tmp_
     lines = [{"problem": "Compute 7 plus 99.", "score_mean": 0.3, "level": 5}, {"question": "What is 2 + 2?"}]
     file = tmp_path / "asked.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    arguments = ["predict", "--predictor", str(config.home / "out"), "--questions", str(file)]
-    answered = [json.loads(line) for line in CliRunner().invoke(app, arguments).stdout.splitlines()]
+    arguments = ["predict", "--json", "--predictor", str(config.home / "out"), "--questions", str(file)]
+    answered = json.loads(CliRunner().invoke(app, arguments).stdout)
     assert len(answered) == 2
     for line in answered:
         assert 0 < line["mean"] < 1
@@ -203,10 +203,10 @@ def test_a_registry_that_fails_at_the_last_step_leaves_an_alias_that_starts(loop
 
     config, *_ = looped
 
-    def gone(self, alias, to):
+    def gone(self, alias, version):
         raise TrackingError("MLflow went away")
 
-    monkeypatch.setattr(Tracking, "point", gone)
+    monkeypatch.setattr(Tracking, "set_alias", gone)
     monkeypatch.setattr(module, "check", lambda config, tag: {})  # it is started and asked above
     with pytest.raises(TrackingError, match="went away"):
         module.ship(config)

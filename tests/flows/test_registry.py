@@ -19,11 +19,11 @@ from flows.tracking import (
     VALIDATION_RUN,
     Tracking,
 )
-from flows.train import _alone, replace_predictor, train
+from flows.train import _exclusive_lock, replace_predictor, train
 from tests.helpers import make_contract, make_pool, make_questions, score_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
-LAX = {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "refuted": 1e-9}
+LAX = {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "refutation_level": 1e-9}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_version_that_is_refused_later_is_not_shipped(config, monkeypatch):
     shutil.rmtree(artifacts)  # the refused run has written its config
     (config.home / "away").rename(artifacts)
     require_shippable(tracking, version, named=False)  # an outage is no verdict
-    tracking.point(CHAMPION, version)
+    tracking.set_alias(CHAMPION, version)
     strict = Config.model_validate(
         config.model_dump() | {"gate": LAX | {"mean_skill": 2.0, "evidence_gain": 5}}
     )
@@ -101,9 +101,9 @@ def passed(tracking, version, champion=""):
 
 
 def test_what_another_run_trained_meanwhile_does_not_matter(versions):
-    versions.point(CHAMPION, "1")
+    versions.set_alias(CHAMPION, "1")
     passed(versions, "2", champion="1")
-    versions.point(CHALLENGER, "3")
+    versions.set_alias(CHALLENGER, "3")
     require_shippable(versions, "2", named=False)
     with pytest.raises(GateError, match="version 3 .*not validated"):
         require_shippable(versions, "3", named=False)
@@ -111,7 +111,7 @@ def test_what_another_run_trained_meanwhile_does_not_matter(versions):
 
 def test_what_another_run_shipped_meanwhile_is_not_undone(versions):
     passed(versions, "2", champion="1")
-    versions.point(CHAMPION, "3")
+    versions.set_alias(CHAMPION, "3")
     with pytest.raises(GateError, match=r"overtaken: the champion was version 1 .* is version 3 now"):
         require_shippable(versions, "2", named=False)
     require_shippable(versions, "2", named=True)
@@ -120,16 +120,16 @@ def test_what_another_run_shipped_meanwhile_is_not_undone(versions):
 def test_a_rollback_is_not_undone_unless_a_person_says_so(versions):
     passed(versions, "2", champion="1")
     versions.tag("2", **{BUNDLE: "optscale:2"})
-    versions.point(CHAMPION, "2")
+    versions.set_alias(CHAMPION, "2")
     require_shippable(versions, "2", named=False)  # the champion's bundle may be built anew
-    versions.point(CHAMPION, "1")
+    versions.set_alias(CHAMPION, "1")
     with pytest.raises(GateError, match="shipped before, and the champion is version 1 now"):
         require_shippable(versions, "2", named=False)
     require_shippable(versions, "2", named=True)
 
 
 def test_a_champion_without_a_bundle_on_this_machine_says_what_to_do(versions):
-    versions.point(CHAMPION, "1")
+    versions.set_alias(CHAMPION, "1")
     with pytest.raises(BundleError, match="never shipped.*optscale ship --version 1"):
         champion_bento(versions)
     versions.tag("1", **{BUNDLE: "optscale:elsewhere"})
@@ -170,13 +170,13 @@ def test_a_number_that_another_run_has_now_is_fitted_again(config):
 
 
 def test_a_second_run_of_the_same_fit_is_told(tmp_path):
-    with _alone(tmp_path / "c"):
-        with pytest.raises(ConfigError, match="another run"), _alone(tmp_path / "c"):
+    with _exclusive_lock(tmp_path / "c"):
+        with pytest.raises(ConfigError, match="another run"), _exclusive_lock(tmp_path / "c"):
             pass
-        with _alone(tmp_path / "of other settings"):
+        with _exclusive_lock(tmp_path / "of other settings"):
             pass
     assert not list(tmp_path.iterdir())
-    with _alone(tmp_path / "c"):
+    with _exclusive_lock(tmp_path / "c"):
         pass
 
 

@@ -56,7 +56,7 @@ def scheduled(prefect_server, tmp_path_factory):
 @pytest.fixture(scope="session")
 def due(server, scheduled):
     """Ids of two runs due at the same moment: one that the cron made, and one of ours."""
-    printed = wait_for(lambda: "next runs (Asia/Kathmandu): " in (log := scheduled[1].read_text()) and log)
+    printed = wait_for(lambda: "(Asia/Kathmandu); next runs: " in (log := scheduled[1].read_text()) and log)
     (deployment,) = server.post("/deployments/filter", json={}).json()
     assert deployment["name"] == "retrain"
     soon, runs = datetime.now(UTC) + timedelta(seconds=10), all_runs(server)
@@ -95,7 +95,7 @@ def test_a_prefect_server_that_is_away_is_one_line(url):
 def test_scheduling_without_a_server_says_what_to_start():
     none = pytest.raises(OrchestrationError, match="prefect server start")
     with temporary_settings(restore_defaults={PREFECT_API_URL}), none:
-        serve_schedule(Config(), "0 3 * * 0")
+        serve_schedule(Config(), "0 3 * * 0", "UTC", print)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_scheduling_without_a_server_says_what_to_start():
 )
 def test_what_is_no_schedule_is_named(cron, zone, named):
     with pytest.raises(ConfigError, match=named):
-        serve_schedule(Config(), cron, zone)
+        serve_schedule(Config(), cron, zone, print)
 
 
 def test_the_cron_makes_runs_and_one_runs_at_a_time(server, scheduled, due):
@@ -127,7 +127,8 @@ def test_a_server_that_plans_nothing_is_said_loudly(prefect_server, capsys):
         flow = client.create_flow_from_name("nobody's")
         deployment = client.create_deployment(flow, "never")
         assert planned_runs(client, deployment, patience=1) == []
-        announce([], "0 3 * * 0", "UTC", client)
+        answer = announce([], "'0 3 * * 0' (UTC)", client)
     told = capsys.readouterr()
     assert not told.out
+    assert answer.data["next_runs"] == []
     assert "has planned NO run of '0 3 * * 0' (UTC)" in told.err

@@ -5,8 +5,8 @@ import pytest
 
 from flows import report
 from flows.config import load_config
-from flows.demo import verdict_lines
 from flows.examine import examine
+from flows.output import verdict_lines
 from predictor.policies import Value
 from predictor.replay import replay
 from tests.helpers import make_pool

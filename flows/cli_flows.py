@@ -1,0 +1,159 @@
+"""Commands that run flows, serve what they shipped, and show the config; each imports what it needs."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.command import Json, Report, Version, command, make_folder, run_with_progress
+from flows.config import Config
+from flows.output import Answer, print_answer
+
+LOOP = ("collect", "train", "validate", "ship")
+"""Stages of the whole loop."""
+
+
+@command()
+def run(config: Config) -> Answer:
+    """The whole loop: seed the pool, collect fresh questions, train, validate, ship, ask.
+
+    Example: optscale run -s home=/tmp/try
+    """
+    from flows.output import loop
+
+    found = run_with_progress("demo:run_demo", config, stages=LOOP)
+    return Answer(found, loop(config, found))
+
+
+@command(pool=True)
+def collect(
+    config: Config,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it would take.")] = False,
+) -> Any:
+    """Sample and score candidates of new questions into the pool.
+
+    Questions that the pool holds are skipped, so a run that was killed goes on where it was.
+
+    Example: optscale collect -c config.yaml --dry-run
+    """
+    if dry_run:
+        from flows.collect import estimate
+
+        return estimate(config)
+    return run_with_progress("collect:collect", config)
+
+
+@command(pool=True)
+def train(
+    config: Config,
+    output: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Also write the predictor here.")
+    ] = None,
+) -> Any:
+    """Fit predictors on the pool and register the one that tune questions recommend as the challenger.
+
+    Example: optscale train --pool my-pool --output predictor
+    """
+    return run_with_progress("train:train", config, output)
+
+
+@command(pool=True)
+def validate(config: Config, output: Report = None, version: Version = None) -> Answer:
+    """Hold a version against test questions; exits with 1 where the gate refuses it.
+
+    Example: optscale validate -c config.yaml --version 3
+    """
+    from flows.output import validated
+
+    if output:
+        make_folder(output)
+    found = run_with_progress("validate:validate", config, output, version)
+    report = (output or config.home.resolve() / "report") / "report.html"
+    return Answer(found, validated(config, found, report))
+
+
+@command(pool=True)
+def ship(config: Config, version: Version = None) -> Answer:
+    """Build the serving bundle of a validated version, start it, ask it, promote it.
+
+    Example: optscale ship -c config.yaml --version 3
+    """
+    from flows.output import shipped
+
+    found = run_with_progress("ship:ship", config, version, version is not None)
+    return Answer(found, shipped(found))
+
+
+@command(pool=True)
+def retrain(config: Config) -> Answer:
+    """Collect, train, validate and ship, in this order.
+
+    Example: optscale retrain -c config.yaml
+    """
+    from flows.output import loop
+
+    found = run_with_progress("retrain:retrain", config, stages=LOOP)
+    return Answer(found, loop(config, found))
+
+
+@command()
+def schedule(
+    config: Config,
+    cron: Annotated[str, typer.Option(help="When, e.g. '0 3 * * 0' for Sundays at three.")],
+    timezone: Annotated[str, typer.Option(help="Time zone of --cron, e.g. Europe/Berlin.")] = "UTC",
+    as_json: Json = False,
+) -> None:
+    """Serve `retrain` on a schedule against a Prefect server, one run at a time.
+
+    Example: optscale schedule -c config.yaml --cron '0 3 * * 0' --timezone Europe/Berlin
+    """
+    from flows.schedule import serve_schedule
+
+    serve_schedule(config, cron, timezone, lambda answer: print_answer(answer, as_json))
+
+
+@command()
+def serve(
+    config: Config,
+    with_models: Annotated[
+        bool, typer.Option("--with-models", help="Also serve the config's models, for the gateway to ask.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
+) -> None:
+    """Serve the champion's bundle over HTTP until interrupted.
+
+    Example: optscale serve --with-models
+    """
+    from flows.serve import serve_bundle
+
+    serve_bundle(config, with_models, host)
+
+
+@command()
+def relocate(config: Config) -> Any:
+    """Mend a state folder that was moved or copied: let its MLflow records name the place it is in now.
+
+    Example: optscale relocate -s home=/new/place
+    """
+    import flows.relocate
+
+    return flows.relocate.relocate(config)
+
+
+@command("config", state=False)
+def show_config(
+    config: Config,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema.")] = False,
+) -> Answer:
+    """Print the composed config, as it could be written in a file, or the schema of every setting.
+
+    Example: optscale config -c config.yaml
+    """
+    import yaml
+
+    if schema:
+        found = Config.model_json_schema()
+        return Answer(found, [json.dumps(found, indent=2)])
+    found = config.model_dump(mode="json")
+    return Answer(found, [yaml.safe_dump(found, sort_keys=False, allow_unicode=True)])

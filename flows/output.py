@@ -1,0 +1,161 @@
+"""What a command answers: JSON for programs, sentences and tables for people."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic_core import to_jsonable_python
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from flows.config import Config
+from flows.verdict import verdict
+from predictor.baseline_comparison import Row
+from predictor.certificate import Certificate
+
+if TYPE_CHECKING:  # their modules import Prefect and torch
+    from flows.retrain import Retrained
+    from flows.ship import Shipped
+    from flows.validate import Validated
+
+POLICY_COLUMNS = {
+    "policy": "policy on test questions",
+    "draws": "candidates",
+    "rounds": "rounds",
+    "tokens": "tokens",
+    "hit": "hits",
+    "lost_hit": "lost",
+    "correct": "right",
+}
+PLAN_COLUMNS = {
+    "policy": "policy",
+    "target": "target",
+    "confidence": "confidence",
+    "below target": "below target",
+    "candidates": "candidates",
+    "rounds": "rounds",
+    "generated tokens": "tokens",
+}
+SHARES = {"hit", "lost_hit", "correct", "below target"}
+
+
+class Answer(NamedTuple):
+    """What a command found."""
+
+    data: Any
+    """For programs: records as objects, and what is no number (NaN) as null."""
+    text: Sequence[str | Table]
+    """For people, a paragraph or a table each."""
+
+
+def print_answer(found: Any, as_json: bool) -> None:
+    """Print an `Answer`, or a record or records that need no words, on standard output."""
+    answer = found if isinstance(found, Answer) else Answer(found, [_as_table(found)])
+    if as_json:
+        plain = to_jsonable_python(
+            _by_name(answer.data), inf_nan_mode="null", fallback=lambda number: number.item()
+        )
+        print(json.dumps(plain, indent=2, allow_nan=False), flush=True)
+        return
+    console = Console(highlight=False, markup=False, emoji=False)
+    for part in answer.text:
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def _by_name(found: Any) -> Any:
+    """With named tuples, however deep, as mappings; pydantic would take them for lists."""
+    if isinstance(found, Row):
+        return found.flat()
+    if hasattr(found, "_asdict"):
+        found = found._asdict()
+    if isinstance(found, Mapping):
+        return {key: _by_name(value) for key, value in found.items()}
+    return [_by_name(value) for value in found] if isinstance(found, list | tuple) else found
+
+
+def number(value: Any, share: bool = False) -> str:
+    """As people read it: 1,237; 0.883; as a share 88.3 %; of a range the mean, and below it its ends."""
+    if isinstance(value, Mapping) and value.keys() == {"mean", "low", "high"}:
+        mean, *ends = (number(value[end], share) for end in ("mean", "low", "high"))
+        return f"{mean}\n{ends[0]} – {ends[1]}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {number(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(number, value))
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        return "–" if value is None else str(value)
+    if math.isnan(value):
+        return "–"
+    if share:
+        return f"{100 * value:.1f} %"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> Table:
+    """Some keys of records as the columns of a table; the first one is text, and is wrapped where it must."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for place, title in enumerate(columns.values()):
+        made.add_column(title, justify="right" if place else "left", no_wrap=place > 0)
+    for row in rows:
+        made.add_row(*(number(row[key], key in SHARES) for key in columns))
+    return made
+
+
+def _as_table(found: Any) -> Table:
+    if isinstance(found, list):
+        keys = found[0].keys() if found else ()
+        return table(found, dict(zip(keys, keys, strict=True)))
+    pairs = found._asdict() if hasattr(found, "_asdict") else found
+    made = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in pairs.items():
+        made.add_row(str(key).replace("_", " "), number(value))
+    return made
+
+
+def verdict_lines(
+    config: Config, certificate: Certificate, rows: Sequence[Row], refuted: Mapping[str, float]
+) -> list[str]:
+    """The verdict, what it rests on, and what was promised."""
+    found = verdict(certificate, rows, refuted, config.gate.level(max(len(refuted), 1)))
+    return [found.headline, found.text, certificate.statement]
+
+
+def policies(
+    config: Config, certificate: Certificate, rows: Sequence[Row], refuted: Mapping[str, float]
+) -> list[str | Table]:
+    """The verdict, then what each policy spends, hits and answers."""
+    return [
+        *verdict_lines(config, certificate, rows, refuted),
+        "",
+        table([row.flat() for row in rows], POLICY_COLUMNS),
+    ]
+
+
+def validated(config: Config, found: "Validated", report: object) -> list[str | Table]:
+    """A version that has passed the gate: test questions do not refute what was promised."""
+    shown = policies(config, found.certificate, found.policies, {})
+    return [*shown, _as_table(found.metrics), f"version {found.version} passed the gate; report {report}"]
+
+
+def shipped(found: "Shipped") -> list[str | Table]:
+    """What became champion, and what it answered when it was asked."""
+    answer = found.answer
+    promise = answer.get("promise") or "Nothing is promised of its policy: none was certified."
+    asked = f"Its bundle {found.tag} was started and decided: {answer['action']} ({answer['reason']})."
+    return [f"SHIPPED: version {found.version} is the champion.", asked, promise, _as_table(answer)]
+
+
+def loop(config: Config, found: "Retrained") -> list[str | Table]:
+    """The whole loop."""
+    home, (collected, _, checked, bundle) = config.home.resolve(), found
+    ui = config.tracking.uri or f"mlflow ui --backend-store-uri {config.tracking_uri}"
+    return [
+        *validated(config, checked, home / "report" / "report.html"),
+        f"collected {collected.questions} questions: {collected.candidates} candidates, {collected.tokens:,} "
+        f"tokens, {collected.failed} without a score",
+        *shipped(bundle)[:2],
+        f"MLflow: {ui}",
+        "serve it: optscale serve --with-models",
+    ]

@@ -1,0 +1,81 @@
+"""What every command has in common: help, an example, and answers in JSON alone on standard output."""
+
+import json
+import shlex
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from data.questions import write_questions
+from flows import cli
+from tests.helpers import make_pool, make_questions
+
+pytestmark = pytest.mark.slow
+
+COMMANDS = typer.main.get_command(cli.app).commands
+ANSWERING = {name for name, made in COMMANDS.items() if any(p.name == "as_json" for p in made.params)}
+SILENT = {"serve"}
+"""Becomes a server, and answers nothing."""
+ON_A_SERVER = {"schedule"}
+"""Blocks; it is asked in test_schedule.py."""
+SMALL = """
+predictor: {rivals: [description]}
+collect: {limit: 1, candidates: 2}
+policy: {kind: value, cap: 6, target: 0.9}
+certify: {lost_hit: 0.2, lost_answer: 0.2, orders: 1}
+gate: {mean_skill: -9, std_skill: -9, evidence_gain: -9, refutation_level: 1.0e-9}
+"""
+
+
+def test_every_command_answers_or_is_known_not_to():
+    assert set(COMMANDS) == ANSWERING | SILENT
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory, prefect_server):
+    """Function that runs a command line in a folder with all that the lines below name."""
+    folder = tmp_path_factory.mktemp("asked")
+    make_pool(folder / "home" / "pool", questions=80)
+    (folder / "c.yaml").write_text(SMALL)
+    (folder / "scores.jsonl").write_text('{"question": "1 + 1?", "scores": [0.5, 0.25]}\n')
+    (folder / "log").mkdir()
+    write_questions(make_questions(3, start=1000), folder / "q.jsonl")
+
+    def run(line):
+        arguments = [part.replace("HERE", str(folder)) for part in shlex.split(line)]
+        return CliRunner().invoke(
+            cli.app, arguments, catch_exceptions=False, env={"OPTSCALE_HOME": str(folder / "home")}
+        )
+
+    return run
+
+
+# In this order: what a line needs, one before has made.
+LINES = [
+    "import-pool --format scores --input HERE/scores.jsonl --pool HERE/imported",
+    "collect -c HERE/c.yaml --dry-run",
+    "train -c HERE/c.yaml --output HERE/predictor",
+    "validate -c HERE/c.yaml --output HERE/report",
+    "ship -c HERE/c.yaml",
+    "predict -c HERE/c.yaml --questions HERE/q.jsonl --predictor HERE/predictor",
+    "plan -c HERE/c.yaml --questions HERE/q.jsonl",
+    "replay -c HERE/c.yaml",
+    "certify -c HERE/c.yaml",
+    "relocate -c HERE/c.yaml",
+    "config -c HERE/c.yaml",
+    "decide '[0.3]' -s policy.kind=schedule",
+]
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.split()[0])
+def test_json_is_alone_on_standard_output(asked, line):
+    done = asked(f"{line} --json")
+    assert done.exit_code == 0, done.output
+    json.loads(done.stdout, parse_constant=pytest.fail)
+
+
+def test_the_lines_above_are_all_commands_that_answer():
+    whole_loop = {"run", "retrain"}  # the four above in one, told as they are (test_output.py)
+    from_a_gateway = {"import-log"}  # tests/data/test_decision_log.py
+    assert {line.split()[0] for line in LINES} == ANSWERING - whole_loop - from_a_gateway - ON_A_SERVER

@@ -1,0 +1,83 @@
+"""Answers for people: numbers, tables that stay apart, and the verdict first."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from flows import output
+from flows.output import POLICY_COLUMNS, Answer, number, print_answer, table
+
+LONG = "best predictive bound over many rounds, as many right"
+ROW = {
+    "draws": 10.41,
+    "rounds": 1.812,
+    "tokens": 123456.7,
+    "hit": 0.8794,
+    "lost_hit": 0.004,
+    "correct": float("nan"),
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "share", "text"),
+    [
+        (237.4, False, "237"),
+        (12345, False, "12,345"),
+        (0.8794, False, "0.879"),
+        (6.0, False, "6"),
+        (0.1234, True, "12.3 %"),
+        (np.float64(0.5), True, "50.0 %"),
+        (float("nan"), True, "–"),
+        (None, False, "–"),
+        (True, False, "True"),
+        ("text", False, "text"),
+        ({"mean": 60, "low": 57.2, "high": 64.0}, False, "60\n57.2 – 64"),
+        ({"a": 1, "b": [0.25, 2]}, False, "a 1, b 0.25, 2"),
+    ],
+)
+def test_a_number_is_written_as_people_read_it(value, share, text):
+    assert number(value, share) == text
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_columns_of_a_table_never_touch(width, encoding):
+    made = table([{"policy": name, **ROW} for name in ("short", LONG)], POLICY_COLUMNS)
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding, errors="replace")
+    Console(file=stream, width=width).print(made)
+    stream.flush()
+    lines = raw.getvalue().decode(encoding).splitlines()
+    assert max(map(len, lines)) <= width
+    (row,) = [line.replace("|", " ").split() for line in lines if "short" in line]
+    assert row[1:6] == ["10.4", "1.81", "123,457", "87.9", "%"]
+    assert " ".join(" ".join(line[: width - 50].split()) for line in lines).count("many rounds") == 1
+
+
+def test_an_answer_is_for_people_or_for_programs(capsys):
+    answer = Answer({"x": np.int64(1)}, ["in words"])
+    print_answer(answer, as_json=False)
+    assert capsys.readouterr().out == "in words\n"
+    print_answer(answer, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"x": 1}
+
+
+def test_a_record_without_words_is_a_list_of_its_parts(capsys):
+    print_answer({"questions_read": 1200, "cost (USD)": 0.5}, as_json=False)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["questions read 1,200", "cost (USD) 0.5"]
+
+
+def test_what_was_shipped_is_said_first():
+    from flows.ship import Shipped
+
+    answer = {"action": "sample", "reason": "it pays", "promise": None}
+    first, second, third, _ = output.shipped(Shipped("3", "optscale:abc", answer))
+    assert first == "SHIPPED: version 3 is the champion."
+    assert "optscale:abc was started and decided: sample (it pays)" in second
+    assert third.startswith("Nothing is promised")
+    promised = output.shipped(Shipped("3", "optscale:abc", answer | {"promise": "With confidence"}))
+    assert promised[2] == "With confidence"
