@@ -458,6 +458,33 @@ def decide(
 
 
 @app.command()
+def grade(
+    answer: Annotated[str | None, typer.Option(help="An answer, or a completion that ends with one.")] = None,
+    reference: Annotated[str | None, typer.Option(help="The right answer.")] = None,
+    input_: Annotated[
+        Path | None, typer.Option("--input", help="Instead: lines with question, answer, completions.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+) -> None:
+    """Show how answers are judged: what is extracted, the keys that are compared, whether they are equal.
+
+    Example: optscale grade --answer 'So the answer is 50%.' --reference '50'
+    """
+    from data.answers import grade as grade_
+    from data.grading import grade_file
+
+    if input_ is None and answer is not None and reference is not None:
+        found = iter([grade_(answer, reference, whole=True)._asdict()])
+    elif input_ is not None and answer is reference is None:
+        found = grade_file(input_)
+    else:
+        raise ConfigError("give --answer and --reference, or --input alone")
+    for judged in found:
+        lines = "\n".join(f"{name:<14} {value}" for name, value in judged.items())
+        typer.echo(json.dumps(judged) if as_json else lines)
+
+
+@app.command()
 def relocate(config: ConfigFile = None, set_: Set = None) -> None:
     """Mend a state folder that was moved or copied: let its MLflow records name the place it is in now.
 
