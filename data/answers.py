@@ -1,66 +1,104 @@
-"""Answers: the one that a completion ends with, and whether it is right.
-
-Numbers are compared as numbers, all else as normalised text.
-"""
+"""Answers: the one that a completion ends with, its key, and whether it is right."""
 
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
+from data.answer_key import LONGEST, canonical
 from data.question import normalise
 
 _BRACE = re.compile(r"\\boxed\{|\\\\(?!boxed\{)|\\[{}]|[{}]")
-_LINE = re.compile(
-    r"(?:^|\n)\s*(?:####|(?:\*\*)?(?:the )?(?:final )?answer\b(?:\*\*)?+(?: is\b)?+:?+(?:\*\*)?+)\s*(.+)",
+_MARK = re.compile(
+    r"(?:^|\n|[.!?]\s)[ \t]{0,20}(?:####|(?:(?:\#{1,6}[ \t]*)?(?:\*\*)?(?:(?:so|thus|hence|therefore),? )?"
+    r"(?:the )?(?:(?:final|correct) )?answer\b(?:\*\*)?+(?: is\b:?|:|(?=\s*\n))(?:\*\*)?+\s*)+)",
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(
-    r"\A\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?answer(?:\s+is\b:?|:)\s*(?=\S)",
-    re.IGNORECASE,
-)
+_NEXT_SENTENCE = re.compile(r"(?<=[\d$)}%*])\.\s+[A-Z].*")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
+_PLAIN = re.compile(r"[-+]?(?:0|[1-9]\d{0,99})(?:\.\d{1,99})?")
 _BOLD = re.compile(r"^\*\*\s*|\s*\*\*$")
-# No more digits than these: Fraction would take the power of "1e10000000" out, for minutes.
-_NUMBER = re.compile(
-    r"[-+]?(?:\d{1,300}(?:\.\d{0,300}|/\d{1,300})?|\.\d{1,300})(?:e[-+]?\d{1,3})?", re.IGNORECASE
-)
-_THOUSANDS = re.compile(r"(?<![\w,.(\[{])\d{1,3}(?:,\d{3})+(?![\w,)\]}])")
+
+
+class Grade(NamedTuple):
+    """How a completion was judged."""
+
+    extracted: str | None
+    """Its answer; None where it marks none."""
+    key: str | None
+    reference_key: str | None
+    correct: bool | None
+    """Whether the keys are equal; None where there is no reference."""
 
 
 def extract_answer(completion: str) -> str | None:
-    """The last boxed expression, else the last ``Answer:`` or ``####`` line, else None.
+    """The last boxed expression, else what the last line or sentence says that the answer is, else None.
 
-    Line and answer may be bold; of a sentence what it says the answer is.
+    Such a line begins with ``Answer:``, ``the answer is``, ``####`` and the like, be it bold or a heading.
     """
-    if (boxed := _last_box(completion)) is not None:
-        return _bare(boxed)
-    found = _LINE.findall(completion)
-    return _bare(_BOLD.sub("", found[-1].strip().rstrip("."))) if found else None
+    boxed = _last_box(completion)
+    answer = _stated(completion) if boxed is None else boxed
+    return None if answer is None else _bare(answer)
 
 
-def reference_answer(reference: str) -> str:
-    """What of a reference completions are compared with: the last boxed expression, else all of it."""
-    boxed = _last_box(reference)
-    return _bare(reference if boxed is None else boxed)
+def answer_key(answer: str) -> str | None:
+    r"""The canonical form of an answer, see `data.answer_key`; None where nothing is left of it.
+
+    Answers are equal where their keys are, in grading as in votes. A key is its own key. The answer may be in
+    a box or a sentence: ``\boxed{\frac12}``, ``The answer is .5`` and ``x = 2/4`` have the key ``1/2``.
+    """
+    key, before = answer, None
+    for _ in range(5):  # once a part is left out, what was around it may be left out too
+        if key == before:
+            break
+        key, before = _shorten(key), key
+    return key or None
+
+
+def grade(completion: str | None, reference: str | None, whole: bool = False) -> Grade:
+    """Judge a completion; with ``whole`` a text that marks no answer is one from end to end."""
+    text = completion or ""
+    extracted = extract_answer(text)
+    if extracted is None and whole:
+        extracted = text
+    key, expected = answer_key(extracted or ""), answer_key(reference or "")
+    return Grade(extracted, key, expected, None if reference is None else key is not None and key == expected)
 
 
 def is_correct(completion: str | None, reference: str | None) -> bool | None:
     """Whether the completion's answer is the reference; None where there is no reference."""
-    if reference is None:
-        return None
-    answer = extract_answer(completion or "")
-    return answer is not None and _value(answer) == _value(reference_answer(reference))
+    return grade(completion, reference).correct
+
+
+def _shorten(text: str) -> str:
+    if _PLAIN.fullmatch(text):
+        return str(Fraction(text))
+    boxed = _last_box(text)
+    answer = normalise(_bare(text if boxed is None else boxed))
+    return canonical(answer) if len(answer) <= LONGEST else answer.casefold()
+
+
+def _stated(text: str) -> str | None:
+    """What is said behind the last mark that has something behind it."""
+    for mark in reversed(list(_MARK.finditer(text))):
+        if rest := text[mark.end() :].strip():
+            line = _NEXT_SENTENCE.sub("", rest.partition("\n")[0]).rstrip(" .")
+            return _BOLD.sub("", line)
+    return None
 
 
 def _bare(answer: str) -> str:
     r"""An answer without the sentence or LaTeX's text around it: ``\text{The answer is } 42.`` is 42."""
     for _ in range(3):  # one may be in another
-        answer = _SENTENCE.sub("", _TEXT.sub(r"\1", answer))
+        answer = _TEXT.sub(r"\1", answer)
+        answer = _stated(answer) or answer
     return answer.strip().rstrip(".")
 
 
 def _last_box(text: str) -> str | None:
     """What is in the last box that is closed, whatever braces are in it."""
     found, last, opened = None, -1, list[int]()
+    if r"\boxed{" not in text:
+        return None
     for brace in _BRACE.finditer(text):
         if brace[0] == "}" and opened:
             start = opened.pop()
@@ -69,11 +107,3 @@ def _last_box(text: str) -> str | None:
         elif brace[0] in ("{", "\\boxed{"):
             opened.append(-1 if brace[0] == "{" else brace.end())
     return found
-
-
-def _value(text: str) -> Fraction | str:
-    cleaned = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), normalise(text).strip("$ "))
-    try:
-        return Fraction(cleaned) if _NUMBER.fullmatch(cleaned) else cleaned.casefold()
-    except (ValueError, ZeroDivisionError):
-        return cleaned.casefold()

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data.answers import extract_answer
+from data.answers import answer_key, extract_answer
 from data.candidates import Array, Candidates, IntArray
 from data.errors import PoolError, ScoreError
 from data.files import short_digest
 from data.folds import Fold, FoldSettings
 from data.pool import Pool
-from data.question import Question, normalise
+from data.question import Question
 from data.rows import Row, question_of
 from data.score_map import ScoreMap
 
@@ -207,8 +207,8 @@ def _columns(row: Row, scale: str) -> tuple[Any, ...]:
     complete = row["status"] == "complete"
     score, raw = (row[name] if complete else None for name in ("score", "raw_score"))
     text, answer = row["completion"], row["answer_key"]
-    if answer is None and text is not None and (read := extract_answer(text)) is not None:
-        answer = normalise(read).casefold()
+    if answer is None and text is not None:
+        answer = answer_key(extract_answer(text) or "")
     return (
         np.nan if scale != "unit" else 0.0 if score is None else score,
         np.nan if raw is None else raw,

@@ -56,6 +56,27 @@ def import_pool(
 
 
 @command()
+def grade(
+    answer: Annotated[str | None, typer.Option(help="An answer, or a completion that ends with one.")] = None,
+    reference: Annotated[str | None, typer.Option(help="The right answer.")] = None,
+    input_: Annotated[
+        Path | None, typer.Option("--input", help="Instead: lines with question, answer, completions.")
+    ] = None,
+) -> Any:
+    """Show how answers are judged: what is extracted, the keys that are compared, whether they are equal.
+
+    Example: optscale grade --answer 'So the answer is 50%.' --reference '50'
+    """
+    from data import answers, grading
+
+    if input_ is None and answer is not None and reference is not None:
+        return answers.grade(answer, reference, whole=True)._asdict()
+    if input_ is not None and answer is reference is None:
+        return list(grading.grade_file(input_))
+    raise ConfigError("give --answer and --reference, or --input alone")
+
+
+@command()
 def import_log(
     log: Annotated[Path, typer.Option(help="Folder of the gateway's decision log.")],
     pool: Annotated[str, typer.Option(help="Pool to make or to add to, a path or URI.")],

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
-from data.answers import extract_answer
+from data.answers import answer_key, extract_answer
 from data.contract import ScoreContract
 from data.errors import ModelError, ScoreError
-from data.question import normalise
 from models.generator.base import Candidate
 from models.generator.http import AsyncHttpGenerator
 from models.reward.base import StepScores
@@ -281,7 +280,7 @@ class _Run(Answer):
 
     def _vote(self, complete: list[Draw]) -> Draw:
         self.degraded.append("chosen by agreement among candidates, without scores")
-        answers = [normalise(extract_answer(draw.text) or "").casefold() for draw in complete]
+        answers = [answer_key(extract_answer(draw.text) or "") for draw in complete]
         votes = [answers.count(answer) if answer else 0 for answer in answers]
         return complete[votes.index(max(votes))]
 
