@@ -6,7 +6,7 @@ from typing import Any
 
 from data.answers import grade
 from data.errors import QuestionError
-from data.questions import parse_question
+from data.questions import take_question
 from data.read_file import read_records, source_of
 
 
@@ -19,7 +19,7 @@ def grade_file(file: Path) -> Iterator[dict[str, Any]]:
         If the file cannot be read, or a record has no question or no list of completions; says where.
     """
     for where, record in read_records(file, QuestionError):
-        question = parse_question(record, where, source_of(file))
+        question = take_question(record, where, source_of(file))
         completions = record.get("completions")
         if not isinstance(completions, list) or not all(isinstance(c, str | None) for c in completions):
             raise QuestionError(f"{where}: completions is {completions!r:.40}; give a list of texts")

@@ -1,8 +1,10 @@
 """Which answers are equal: respellings of references, near misses, random expressions, any text."""
 
+import re
 import time
 from fractions import Fraction
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -389,3 +391,15 @@ def test_nothing_is_no_answer(text):
 )
 def test_keys_are_these(answer, key):
     assert answer_key(answer) == key
+
+
+def test_the_table_of_the_data_page_is_true():
+    page = Path("data/README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*) \| (`.*`) \|$", page.partition("## Answers")[2].partition("\n## ")[0], re.M)
+    assert len(rows) == 7
+    for equal, apart in rows:
+        for cell, distinct in ((equal, False), (apart, True)):
+            for group in cell.split("; "):
+                answers = re.findall(r"`([^`]+)`", group)
+                keys = {answer_key(answer) for answer in answers}
+                assert len(keys) == (len(answers) if distinct else min(len(answers), 1)), group
