@@ -57,7 +57,7 @@ from predictor.learned.settings import KINDS, PredictorSettings
 from predictor.learned.states import FrozenStates
 from predictor.learned.store import load_predictor
 from predictor.prior import Prior, PriorBatch, fit_population, log_evidence
-from predictor.prior_value import KNOWN, POPULATION, PREDICTOR, PriorValue, prior_value
+from predictor.prior_value import PriorValue, prior_value
 from predictor.replay import bootstrap
 from tests.helpers import fit_lora
 
@@ -168,19 +168,11 @@ def worth_of_kinds(table: Any, settings: Any, states: Any) -> None:
 
 
 def worth(whole: Any, priors: list[Prior], population: Prior, reading: float) -> PriorValue:
-    """The account of priors on a table's questions, policies found on the other half."""
+    """The value of priors in decisions on half of a table's questions, the price found on the other half."""
     half = np.random.default_rng(0).permutation(len(whole)) % 2
-    halves = (np.flatnonzero(half == 0), np.flatnonzero(half == 1))
-    priors = {
-        POPULATION: PriorBatch.of([population] * len(whole)),
-        PREDICTOR: PriorBatch.of(priors),
-        KNOWN: PriorBatch.oracle(population, whole.scores),
-    }
-    laws = priors[POPULATION].family.own_laws(whole.scores)
-    priors = {name: belief.without(laws) for name, belief in priors.items()}
-    return prior_value(
-        Config().policy.target, Config().policy.cap, whole, priors, [halves, halves[::-1]], reading, orders=4
-    )
+    chosen, held = np.flatnonzero(half == 0), np.flatnonzero(half == 1)
+    policy, batch = Config().policy, PriorBatch.of(priors)
+    return prior_value(policy.target, policy.cap, whole, batch, population, chosen, held, reading, orders=4)
 
 
 def own_pool_states(location: str = "data/pool") -> None:
