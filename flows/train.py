@@ -23,9 +23,9 @@ from models import backbone
 from models.backbone import digest_text
 from models.lora import MAX_STEPS
 from predictor.assessment import choose_family
-from predictor.learned.card import CARD, REFIT, PriorModel
+from predictor.learned.base import Fold, Predictor
+from predictor.learned.card import CARD, REFIT
 from predictor.learned.comparison import fit_and_compare, refit
-from predictor.learned.kernel_predictor import KernelPredictor
 
 STATES = "states"
 """Folder of the state folder that keeps frozen states."""
@@ -50,7 +50,7 @@ def fit_predictor(
     checkpoints: Path,
     log: Any = lambda step, values: None,
     say: Callable[[str], None] = lambda line: None,
-) -> PriorModel:
+) -> Predictor:
     """Fit every kind of predictor on the train fold, compare on the tune fold, take the recommended one.
 
     Raises
@@ -60,27 +60,19 @@ def fit_predictor(
     """
     train, tune = table.fold("train"), table.fold("tune")
     family, _ = choose_family(config.predictor.family, config.policy.target, train, tune)
-    return fit_and_compare(
-        (train.questions, train.scores),
-        (tune.questions, tune.scores),
+    model = fit_and_compare(
+        Fold(train.questions, train.scores),
+        Fold(tune.questions, tune.scores),
         config.predictor.model_copy(update={"family": family}),
         target=config.policy.target,
-        contract=pool.manifest.contract.fingerprint,
-        data_digest=pool.manifest.digest,
         directory=checkpoints,
         cache=config.home.resolve() / STATES,
         log=log,
         say=say,
     )
-
-
-def fit_all(model: PriorModel, table: ScoreTable) -> KernelPredictor | None:
-    """The same predictor on all questions of the pool, for questions that are not in it.
-
-    None where a network was trained, which needs a fold to stop early on, and where the fit goes wrong.
-    Validation and certificates refuse it, since it has read calibration and test questions.
-    """
-    return refit(model, table.questions, table.scores) if isinstance(model, KernelPredictor) else None
+    contract = pool.manifest.contract.fingerprint
+    model.card = model.card.change(contract=contract, data_digest=pool.manifest.digest)
+    return model
 
 
 def _train(config: Config, digest: str) -> tuple[str, str]:
@@ -110,7 +102,9 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
         predictor = fit_predictor(config, pool, table, checkpoints, log, logger.info)
         target = Path(folder) / "predictor"
         predictor.save(target)
-        if (whole := fit_all(predictor, table)) is not None:
+        # Of all questions of the pool, for questions that are not in it. Validation and certificates refuse
+        # it, since it has read calibration and test questions.
+        if (whole := refit(predictor, Fold(table.questions, table.scores))) is not None:
             whole.save(target / REFIT)
         (target / "README.md").write_text(model_card(config, predictor.card, pool.manifest, table))
         tracking.metrics({**predictor.card.results, "strength": predictor.card.strength})

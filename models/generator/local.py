@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, S
 
 from data.question import Question
 from models import backbone, lora
+from models.batching import by_length
 from models.generator.base import Candidate, Status
 from models.settings import LocalGeneratorSettings
 from models.tokenizer import chat_prompt
@@ -45,13 +46,11 @@ class LocalGenerator:
     def sample(self, questions: Sequence[Question], n: int, seed: int) -> list[list[Candidate]]:
         """See `Generator`. Questions of like length share a batch; its seed is ``seed`` + its number."""
         prompts = [self._prompt(q) for q in questions]
-        order = sorted(range(len(questions)), key=lambda i: len(prompts[i]))
         size = min(n, self.settings.batch_size)
         width = self.settings.batch_size // size
         found: list[list[Candidate]] = [[] for _ in questions]
         numbers = count(seed)
-        for start in range(0, len(order), width):
-            chosen = order[start : start + width]
+        for chosen in by_length(prompts, width):
             for at in range(0, n, size):
                 with _SEEDED:
                     batch = self._sample_batch([prompts[i] for i in chosen], min(size, n - at), next(numbers))

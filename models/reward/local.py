@@ -8,7 +8,7 @@ import torch
 
 from data.question import Question
 from models import backbone
-from models.batching import StepCollator
+from models.batching import Collator, by_length
 from models.reward.base import StepScores
 from models.reward.steps import Example, encode_completions, examples_of, fill_in, find_convention
 from models.settings import LocalRewardSettings
@@ -45,14 +45,11 @@ def step_probabilities(
     model: Any, pad_token_id: int, examples: Sequence[Example], batch_size: int
 ) -> list[list[float]]:
     """P(step right) of each example's steps, in order; examples of like length share a batch."""
-    collate = StepCollator(pad_token_id)
-    device = next(model.parameters()).device
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
+    collate, device = Collator(pad_token_id), next(model.parameters()).device
     found: list[list[float]] = [[] for _ in examples]
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = {k: v.to(device) for k, v in collate([examples[i] for i in chosen]).items()}
+    for rows in by_length([example["input_ids"] for example in examples], batch_size):
+        batch = {k: v.to(device) for k, v in collate([examples[row] for row in rows]).items()}
         right = model.step_logits(**batch).float().sigmoid()
-        for row, index in enumerate(chosen):
-            found[index] = right[row, : max(examples[index]["step"])].tolist()
+        for row, steps in zip(rows, right, strict=True):
+            found[row] = steps[: max(examples[row]["step"])].tolist()
     return found

@@ -13,11 +13,23 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
 
-from models.batching import StepCollator, step_ends
-from models.reward.steps import Example
-from models.sft import IGNORED
+from models.batching import IGNORED
 
 LEAST_LOG_LIKELIHOOD = -12.0
+
+
+def at_step_ends(hidden: Tensor, step: Tensor) -> Tensor:
+    """(batch, steps, size) states (batch, width, size) at each step's last token.
+
+    ``step`` (batch, width) numbers each token's step from 1, 0 outside. What lies beyond a row's last step is
+    void.
+    """
+    rows, columns = step.nonzero(as_tuple=True)
+    shape = (len(step), int(step.max()))
+    flat = rows * shape[1] + step[rows, columns] - 1
+    ends = torch.zeros(shape[0] * shape[1], dtype=torch.long, device=step.device)
+    ends = ends.scatter_reduce(0, flat, columns, "amax").view(shape)
+    return hidden[torch.arange(len(hidden), device=hidden.device)[:, None], ends].float()
 
 
 class StepRewardModel(nn.Module):
@@ -60,26 +72,12 @@ class StepRewardModel(nn.Module):
         zeros = bounded.new_zeros(shape[0] * shape[1])
         total = zeros.scatter_add(0, flat, bounded)
         least = zeros.scatter_reduce(0, flat, bounded, "amin")
-        at_end = hidden[torch.arange(len(hidden), device=step.device)[:, None], step_ends(step)]
-        parts = [self.norm(at_end.float()), total.view(*shape, 1), least.view(*shape, 1)]
+        parts = [self.norm(at_step_ends(hidden, step)), total.view(*shape, 1), least.view(*shape, 1)]
         return self.step_head(torch.cat(parts, dim=2)).squeeze(2), likelihood, place
 
     def step_logits(self, input_ids: Tensor, attention_mask: Tensor, step: Tensor) -> Tensor:
         """(batch, steps) logits of P(step right)."""
         return self(input_ids, attention_mask, step)[0]
-
-
-class PrmCollator:
-    """A batch with ``labels`` (batch, steps): 0 or 1, -100 beyond a row's last step."""
-
-    def __init__(self, pad_token_id: int) -> None:
-        self.pad = StepCollator(pad_token_id)
-
-    def __call__(self, examples: list[Example]) -> dict[str, Tensor]:
-        labels = torch.full((len(examples), max(e["step"][-1] for e in examples)), IGNORED)
-        for row, example in enumerate(examples):
-            labels[row, : len(example["labels"])] = torch.tensor(example["labels"])
-        return {**self.pad(examples), "labels": labels}
 
 
 def prm_loss(output: tuple[Tensor, Tensor, Tensor], labels: Tensor) -> Tensor:
@@ -112,8 +110,7 @@ class QwenProcessRewardModel(Qwen2PreTrainedModel):
     def step_logits(self, input_ids: Tensor, attention_mask: Tensor, step: Tensor) -> Tensor:
         """(batch, steps) logits of P(step right)."""
         hidden = self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
-        rows = torch.arange(len(hidden), device=hidden.device)[:, None]
-        classes = self.score(hidden[rows, step_ends(step)].float())
+        classes = self.score(at_step_ends(hidden, step))
         return classes[..., 1] - classes[..., 0]
 
 
@@ -128,6 +125,5 @@ class ShepherdRewardModel(nn.Module):
     def step_logits(self, input_ids: Tensor, attention_mask: Tensor, step: Tensor) -> Tensor:
         """(batch, steps) logits of P(step right)."""
         hidden = self.model.model(input_ids=input_ids, attention_mask=attention_mask)[0]
-        rows = torch.arange(len(hidden), device=hidden.device)[:, None]
-        logits = hidden[rows, step_ends(step)].float() @ self.model.lm_head.weight[[*self.classes]].float().T
+        logits = at_step_ends(hidden, step) @ self.model.lm_head.weight[[*self.classes]].float().T
         return logits[..., 0] - logits[..., 1]

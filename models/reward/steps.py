@@ -21,8 +21,8 @@ from models.tokenizer import chat_prompt
 SEPARATOR = "\n"
 """What closes a step of the embedded models; the end token closes the last."""
 Example = dict[str, Any]
-"""``input_ids`` and ``step``: the number of each token's step from 1, 0 outside; a step's last token
-is its mark."""
+"""``input_ids``, and what else a network or its loss takes; of a reward model ``step``: the number of each
+token's step from 1, 0 outside; a step's last token is its mark."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,13 @@
-"""What a stored predictor is, whatever stands behind it."""
+"""What a stored predictor is: ``predictor.json``, and the files that it lists."""
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Self
 
 from pydantic import Field, ValidationError
 
 from data.errors import ModelError
-from data.question import Question
 from data.record import Record
 from data.validation import explain
 from predictor.learned.settings import Kind, PredictorSettings
@@ -17,20 +15,13 @@ from predictor.prior import Prior
 
 CARD = "predictor.json"
 """File of a stored predictor that makes it one: it is written last."""
-READ = "read.json"
-"""File beside the card with the ids of the questions that the predictor has read."""
-_FILES = (
-    CARD,
-    READ,
-    "family.json",
-    "regression.json",
-    "regression.safetensors",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "network.safetensors",
-)
 REFIT = "refit"
 """Folder beside a predictor: the same, fitted on all questions of the pool."""
+BACKBONE = "backbone"
+"""Folder with the backbone and its tokenizer, where a predictor is stored with it."""
+DETECTOR = "detector"
+"""Folder with what tells a question unlike those of training, where that is a predictor of its own."""
+_FILES = ("family.json", "regression.*", "adapter_*", "head.safetensors", f"{BACKBONE}/*", f"{DETECTOR}/*")
 
 
 class ComparedKind(Record):
@@ -56,38 +47,35 @@ class ComparedKind(Record):
 class PredictorCard(Record):
     """``predictor.json``."""
 
-    kind: Kind = "lora"
+    kind: Kind
     """What stands behind it."""
     settings: PredictorSettings
     population: Prior
     """Empirical-Bayes prior of the training questions; for questions too long to read."""
-    strength: float
-    """Multiplies the precision of every prior that was told of a question; the best on tune questions."""
-    contract: str
+    strength: float = 1.0
+    """Multiplies the precision of every prior that rests on a question; the best on tune questions."""
+    contract: str = ""
     """Fingerprint of the scores it speaks of."""
-    data_digest: str
+    data_digest: str = ""
     """Digest of the pool it was fitted on."""
-    results: dict[str, float]
-    questions: int = 0
+    results: dict[str, float] = Field({})
+    questions: int
     """Questions that it was fitted on."""
     compared: tuple[ComparedKind, ...] = ()
     """The kinds that were fitted, and how each did."""
-    read: frozenset[str] | None = Field(None, exclude=True, repr=False)
-    """Ids of all questions whose scores it was fitted, stopped early, or made strong on; kept in `READ`. None
-    where that is not known: made before it was kept."""
-    read_digest: str | None = None
-    """Digest of ``read``: a file that was cut or left behind is noticed."""
+    read: tuple[str, ...] = Field((), repr=False)
+    """Ids of all questions whose scores it was fitted, stopped early, or made strong on."""
+    files: dict[str, str] = Field({}, repr=False)
+    """Digest of each file beside the card, so that one that is cut, or of another predictor, is noticed."""
 
-    def having_read(self, ids: Iterable[str]) -> Self:
-        """The card of a predictor that has read the questions of these ids too."""
-        read = (self.read or frozenset()).union(ids)
-        return self.model_copy(update={"read": read, "read_digest": _digest(read)})
+    def change(self, read: Iterable[str] = (), **changes: Any) -> Self:
+        """With other values, and more questions read."""
+        return self.model_copy(update={**changes, "read": tuple(sorted({*self.read, *read}))})
 
     def write(self, directory: Path) -> None:
-        """Write the card, and before it what was read: a folder with a card is a predictor."""
-        if self.read is not None:
-            (directory / READ).write_text(json.dumps(sorted(self.read), indent=0))
-        (directory / CARD).write_text(self.model_dump_json(indent=1))
+        """Write the card: a folder that has one is a predictor."""
+        files = {str(file.relative_to(directory)): _digest(file) for file in _parts(directory)}
+        (directory / CARD).write_text(self.change(files=files).model_dump_json(indent=1))
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -96,68 +84,40 @@ class PredictorCard(Record):
         Raises
         ------
         ModelError
-            If there is none, or it cannot be read, or the ids of the questions read are not its own.
+            If there is none, or it is of an older version, or a file is not the one that was written with it.
         """
         try:
             card = cls.model_validate_json((directory / CARD).read_bytes())
-            if card.read_digest is None:
-                return card
-            read = frozenset(map(str, _ids(directory / READ)))
+            wrong = [name for name, digest in card.files.items() if _digest(directory / name) != digest]
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise ModelError(
-                f"no predictor at {directory}: {Path(error.filename).name} is missing"
-            ) from error
+            missing = Path(error.filename).relative_to(directory)
+            raise ModelError(f"no predictor at {directory}: {missing} is missing") from error
         except ValidationError as error:
             problems = explain(error.errors(), cls)
             raise ModelError(
                 f"{directory / CARD} is not a predictor's card, or one of an older version: {problems}. "
                 "Train again"
             ) from error
-        if _digest(read) != card.read_digest:
+        if wrong:
             raise ModelError(
-                f"{directory / READ} does not hold the questions that the predictor was fitted on: copy the "
-                "folder again, or train one"
+                f"the {card.kind} predictor in {directory} is not whole, or its files are of several: "
+                f"{', '.join(wrong)} changed since it was saved. Copy all of it there again, or train again"
             )
-        return card.model_copy(update={"read": read})
-
-
-def _ids(file: Path) -> list[str]:
-    """What the file holds; nothing where it is no list, so that its digest is another."""
-    try:
-        found = json.loads(file.read_bytes())
-    except ValueError:
-        return []
-    return found if isinstance(found, list) else []
-
-
-def _digest(read: Iterable[str]) -> str:
-    return hashlib.sha256("".join(sorted(read)).encode()).hexdigest()[:16]
+        return card.change(files={})
 
 
 def clear(directory: Path) -> None:
     """Make the folder, without a file of a predictor that was there: half of two would be none."""
     directory.mkdir(parents=True, exist_ok=True)
-    for name in _FILES:
-        (directory / name).unlink(missing_ok=True)
+    for file in (directory / CARD, *_parts(directory)):
+        file.unlink(missing_ok=True)
 
 
-class PriorModel(Protocol):
-    """A fitted predictor: questions in, priors out."""
+def _parts(directory: Path) -> list[Path]:
+    """Files of the predictor in a folder, but for its card."""
+    return [file for pattern in _FILES for file in sorted(directory.glob(pattern)) if file.is_file()]
 
-    card: PredictorCard
 
-    def predict(self, questions: Sequence[Question]) -> list[Prior]:
-        """A prior for each question, in order."""
-        ...
-
-    def tokens_read(self, question: Question) -> int:
-        """Tokens of the forward pass that a question costs; 0 where there is none."""
-        ...
-
-    def save(self, directory: Path) -> None:
-        """Write it as small plain files, on a backbone that the card names."""
-        ...
-
-    def save_merged(self, directory: Path) -> None:
-        """Write all that it needs: what a bundle ships."""
-        ...
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

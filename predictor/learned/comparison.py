@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,28 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from data.errors import ConfigError, ScoreError
-from data.question import Question
-from models.lora import Log
+from data.errors import ScoreError
 from predictor.families import get_family
-from predictor.learned.card import ComparedKind, PriorModel
+from predictor.learned.base import Fold, Predictor
+from predictor.learned.card import ComparedKind
 from predictor.learned.kernel_predictor import KernelPredictor
-from predictor.learned.lora_predictor import LoraPredictor, calibrate
 from predictor.learned.settings import KINDS, Kind, PredictorSettings
-from predictor.learned.states import FrozenStates
 from predictor.prior import Prior, log_evidence, stack_log_weights
 
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
+Log = Callable[[int, dict[str, float]], None]
 _CHECKED = 1000  # questions that a refit is checked on
 _AMISS = 2.0  # standard errors below the population's prior from which a fit has gone wrong
-Fold = tuple[Sequence[Question], Array]
-"""Questions, and their scores (questions, n)."""
 
 
-class Told(NamedTuple):
-    """What priors told of questions' scores, each (questions with a score,)."""
+class PriorScores(NamedTuple):
+    """How well priors predict questions' scores, each (questions with a score,)."""
 
     evidence: Array
     """Log evidence of all its scores."""
@@ -39,8 +35,14 @@ class Told(NamedTuple):
     """Mean log score of 1{score >= target}."""
 
 
-def tell(priors: Sequence[Prior], scores: Array, target: float) -> Told:
-    """Hold priors against scores (questions, n), NaN for none; a question without any tells nothing."""
+def score_priors(priors: Sequence[Prior], scores: Array, target: float) -> PriorScores:
+    """Hold priors against scores (questions, n), NaN for none; a question without any is left out.
+
+    Raises
+    ------
+    ScoreError
+        If no question has a score.
+    """
     rows = np.flatnonzero(~np.isnan(scores).all(axis=1))
     if not len(rows):
         raise ScoreError("no question to compare predictors on has a score: collect scored candidates")
@@ -50,7 +52,7 @@ def tell(priors: Sequence[Prior], scores: Array, target: float) -> Told:
     log_miss = logsumexp(stack_log_weights(priors) + family.log_miss(target), axis=1)
     log_miss = np.clip(log_miss, np.log(1e-6), np.log1p(-1e-6))
     share = (scores >= target).sum(axis=1) / (~np.isnan(scores)).sum(axis=1)
-    return Told(evidence, share * np.log(-np.expm1(log_miss)) + (1 - share) * log_miss)
+    return PriorScores(evidence, share * np.log(-np.expm1(log_miss)) + (1 - share) * log_miss)
 
 
 def fit_and_compare(
@@ -59,13 +61,11 @@ def fit_and_compare(
     settings: PredictorSettings,
     *,
     target: float,
-    contract: str,
-    data_digest: str,
     directory: Path,
     cache: Path | None = None,
     log: Log = lambda step, values: None,
     say: Callable[[str], None] = lambda line: None,
-) -> PriorModel:
+) -> Predictor:
     """Fit the kinds of ``settings.compare`` on train, compare on tune, return the recommended one.
 
     A kind without a trained network is then fitted again on train and tune together, its strength kept; what
@@ -76,140 +76,102 @@ def fit_and_compare(
     target : score that counts as a hit.
     directory : checkpoints of LoRA.
     cache : folder that keeps frozen states between runs.
-    log : told of steps of training, each figure with the name of the kind that is trained before it: another
-        may be recommended.
-    say : told, in words, what is being done.
+    log : called with steps of training, each figure with the name of the kind that is trained before it:
+        another may be recommended.
+    say : called, in words, with what is being done.
     """
     kinds = [k for k in KINDS if k in settings.compare or k == settings.kind]
-    if not kinds:
-        raise ConfigError("predictor.compare names no kind of predictor")
-    states, features = None, None
-    if any("states" in KINDS[k].views for k in kinds):
-        say(f"reading {len(train[0]) + len(tune[0]):,} questions")
+    both = Fold([*train.questions, *tune.questions], np.concatenate([train.scores, tune.scores]))
+    states, frozen = None, None
+    if any(KINDS[kind].reads for kind in kinds):
+        from predictor.learned.states import FrozenStates
+
+        say(f"reading {len(both.questions):,} questions")
         states = FrozenStates.load(settings, cache=cache)
-        features = states.read([*train[0], *tune[0]])
-    models: dict[Kind, PriorModel] = {}
-    told: dict[Kind, Told] = {}
+        frozen = states.read(both.questions)[: len(train.questions)]
+    models: dict[Kind, Predictor] = {}
+    found: dict[Kind, PriorScores] = {}
     seconds: dict[Kind, float] = {}
     for place, kind in enumerate(kinds, start=1):
         say(f"{kind} ({place}/{len(kinds)})")
         started = time.perf_counter()
         if kind == "lora":
-            model: PriorModel = LoraPredictor.fit(
+            from predictor.learned.lora_predictor import LoraPredictor
+
+            assert frozen is not None
+            models[kind] = LoraPredictor.fit(
                 train,
                 tune,
+                frozen,
                 settings,
-                contract=contract,
-                data_digest=data_digest,
                 directory=directory,
                 log=lambda step, values: log(step, {f"lora.{name}": v for name, v in values.items()}),
             )
-            priors = model.predict(tune[0])
         else:
-            read = "states" in KINDS[kind].views and features is not None
-            fitted = KernelPredictor.fit(
-                kind,
-                train[0],
-                train[1],
-                settings,
-                features=features[: len(train[0])] if read and features is not None else None,
-                states=states if read else None,
-                contract=contract,
-                data_digest=data_digest,
-            )
-            on_tune = features[len(train[0]) :] if read and features is not None else None
-            raw = fitted.predict_from(tune[0], on_tune)
-            strength = calibrate(raw, tune[1], fitted.card.population)
-            # Now its strength knows them, and so does the choice among kinds.
-            fitted.card = fitted.card.having_read(q.id for q in tune[0]).model_copy(
-                update={"strength": strength}
-            )
-            priors = fitted.predict_from(tune[0], on_tune)  # what is compared is what it will tell
-            model = fitted
-        models[kind], told[kind] = model, tell(priors, tune[1], target)
+            models[kind] = KernelPredictor.fit(kind, train, settings, frozen, states)
+        # What is compared is as strong as what will be used.
+        found[kind] = score_priors(models[kind].calibrate(tune), tune.scores, target)
         seconds[kind] = time.perf_counter() - started
-    compared = compare(told, seconds)
-    chosen = recommend(compared) if settings.kind == "auto" else settings.kind
-    model = models[chosen]
-    if isinstance(model, KernelPredictor):
-        scores = np.concatenate([train[1], tune[1]])
-        model = refit(model, [*train[0], *tune[0]], scores, features) or model
-    model.card = model.card.model_copy(update={"compared": tuple(compared)})
+    compared = compare(found, seconds)
+    model = models[recommend(compared) if settings.kind == "auto" else settings.kind]
+    model = refit(model, both) or model
+    model.card = model.card.change(compared=tuple(compared))
     return model
 
 
-def refit(
-    model: KernelPredictor,
-    questions: Sequence[Question],
-    scores: Array,
-    features: NDArray[np.float32] | None = None,
-) -> KernelPredictor | None:
-    """The same kind, as strong, fitted on these questions; ``features`` where they are read already.
+def refit(model: Predictor, fold: Fold) -> Predictor | None:
+    """The same kind, as strong, fitted on these questions; None for LoRA, which needs some to stop early on.
 
-    No fold is left to compare it on. So each question's prior, as the others tell it, is held against the
+    No fold is left to compare it on. So each question's prior, as the others predict it, is held against the
     population's: where it is worse by more than two standard errors, the fit has gone wrong, which is logged,
     and there is None. By how much it is better is ``left_out_gain`` of the card's results (nats a question).
     """
-    read = "states" in KINDS[model.card.kind].views
-    if read and features is None and model.states is not None:
-        features = model.states.read(questions)
     card = model.card
-    again = KernelPredictor.fit(
-        card.kind,
-        questions,
-        scores,
-        card.settings,
-        contract=card.contract,
-        data_digest=card.data_digest,
-        features=features if read else None,
-        states=model.states,
-        strength=card.strength,
+    if card.kind == "lora":
+        return None
+    states = model.states if isinstance(model, KernelPredictor) else None
+    seen = states.read(fold.questions) if states else None
+    again = KernelPredictor.fit(card.kind, fold, card.settings, seen, states, card.strength)
+    rows = np.linspace(0, len(fold.questions) - 1, min(len(fold.questions), _CHECKED)).astype(int)
+    priors, population = again.predict([fold.questions[row] for row in rows.tolist()]), again.card.population
+    likelihood = get_family(population.family).log_likelihood(fold.scores[rows], others=True)
+    gain, error = _paired(
+        log_evidence(priors, likelihood) - log_evidence([population] * len(rows), likelihood)
     )
-    gain, error = _left_out_gain(again, questions, scores, features if read else None)
     if not gain >= -_AMISS * error:
         logger.warning(
-            "predictor %s, fitted again on %d questions, foretells them worse than one prior for all (%.3g ± "
+            "predictor %s, fitted again on %d questions, predicts them worse than one prior for all (%.3g ± "
             "%.2g nats a question): it is left out, and what was fitted on %d stays. Look for scores or "
             "questions that were added and are unlike the others",
-            *(card.kind, len(questions), gain, error, card.questions),
+            *(card.kind, len(fold.questions), gain, error, card.questions),
         )
         return None
-    results = {**card.results, "left_out_gain": gain}
-    again.card = again.card.model_copy(update={"compared": card.compared, "results": results})
-    # Its strength is what other questions made it, and if nobody knows which, nobody knows what it has read.
-    unknown = {"read": None, "read_digest": None}
-    again.card = (
-        again.card.model_copy(update=unknown) if card.read is None else again.card.having_read(card.read)
+    # Its strength is what other questions made it: it has read those too.
+    again.card = again.card.change(
+        card.read,
+        contract=card.contract,
+        data_digest=card.data_digest,
+        compared=card.compared,
+        results={**card.results, "left_out_gain": gain},
     )
     return again
 
 
-def _left_out_gain(
-    model: KernelPredictor, questions: Sequence[Question], scores: Array, features: Any
-) -> tuple[float, float]:
-    """Log evidence more than under the population's prior, a question, and its standard error."""
-    rows = np.linspace(0, len(questions) - 1, min(len(questions), _CHECKED)).astype(int)
-    asked = [questions[row] for row in rows.tolist()]
-    priors = model.predict_from(asked, None if features is None else features[rows])
-    population = model.card.population
-    likelihood = get_family(population.family).log_likelihood(scores[rows], others=True)
-    return _paired(log_evidence(priors, likelihood) - log_evidence([population] * len(rows), likelihood))
-
-
-def compare(told: dict[Kind, Told], seconds: dict[Kind, float]) -> list[ComparedKind]:
+def compare(found: Mapping[Kind, PriorScores], seconds: Mapping[Kind, float]) -> list[ComparedKind]:
     """One row a kind, each against the best one, paired by question."""
-    best = {name: max(told.values(), key=lambda t: getattr(t, name).mean()) for name in ("evidence", "hit")}
+    evidence = max((one.evidence for one in found.values()), key=np.mean)
+    hit = max((one.hit for one in found.values()), key=np.mean)
     rows = []
-    for kind, found in told.items():
-        behind, error = _paired(best["evidence"].evidence - found.evidence)
-        hit_behind, hit_error = _paired(best["hit"].hit - found.hit)
+    for kind, one in found.items():
+        behind, error = _paired(evidence - one.evidence)
+        hit_behind, hit_error = _paired(hit - one.hit)
         rows.append(
             ComparedKind(
                 kind=kind,
-                evidence=float(found.evidence.mean()),
+                evidence=float(one.evidence.mean()),
                 behind=behind,
                 behind_error=error,
-                hit_score=float(found.hit.mean()),
+                hit_score=float(one.hit.mean()),
                 hit_behind=hit_behind,
                 hit_behind_error=hit_error,
                 seconds=seconds[kind],

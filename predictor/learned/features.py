@@ -1,7 +1,7 @@
-"""What regressions see of a question: a description, its words, or a backbone's frozen states.
+"""What is seen of a question: its words, a description of its text, or a backbone's frozen states.
 
-A view turns what it read of the training questions into a kernel: how like one of them a question is.
-Each is standardised on the training questions, and is stored as plain arrays and JSON.
+Features of training questions give a kernel: how like each of them a question is, from 0 to 1. Each is
+standardised on the training questions, and is stored as plain arrays and JSON.
 """
 
 import re
@@ -14,18 +14,18 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 from scipy import sparse
 
-from data.errors import ConfigError
 from data.question import Question
-from predictor.learned.regression import Kernels
-from predictor.learned.settings import Kind, PredictorSettings
 
 Array = NDArray[np.float64]
-Stored = tuple[dict[str, Any], dict[str, NDArray[Any]]]
+Arrays = dict[str, NDArray[Any]]
 FARTHEST = 4.0
+"""Standard deviations beyond which nothing was learnt."""
 TERMS = r"\\?[^\W\d_]+|\d|[^\w\s]"
 """Words and TeX commands, single digits, single signs."""
-COMPONENTS = 256
+_COMPONENTS = 256
 _MOST_TERMS = 20_000
+_TFIDF = {"token_pattern": TERMS, "ngram_range": (1, 2), "sublinear_tf": True}
+_COUNTED = (r"[-+*/^=<>×÷]", r"[^\W\d_a-z]", r"\\[a-zA-Z]+", r"[.?!](?=\s|$)")
 
 
 def read_text(question: Question) -> str:
@@ -41,166 +41,124 @@ def describe(questions: Sequence[Question]) -> Array:
     """
     rows = []
     for text in map(read_text, questions):
-        numbers = re.findall(r"\d+", text)
-        lengths = [len(number) for number in numbers]
-        found = (r"[-+*/^=<>×÷]", r"[^\W\d_a-z]", r"\\[a-zA-Z]+", r"[.?!](?=\s|$)")
-        counts = [len(re.findall(pattern, text)) for pattern in found]
-        words = len(re.findall(r"[^\W\d_]+", text))
-        rows.append([len(text), words, len(numbers), sum(lengths), max(lengths, default=0), *counts])
+        lengths = [len(number) for number in re.findall(r"\d+", text)]
+        counts = [len(re.findall(pattern, text)) for pattern in (r"[^\W\d_]+", *_COUNTED)]
+        rows.append([len(text), counts[0], len(lengths), sum(lengths), max(lengths, default=0), *counts[1:]])
     return np.log1p(np.array(rows, dtype=float))
 
 
-class Dense:
-    """A kernel on feature vectors: exp(-distance / median distance) along their main axes."""
+class DistanceFeatures:
+    """Vectors, of states or of a description: exp(-distance / median distance) along their main axes."""
 
-    def __init__(self, source: str, width: float, arrays: dict[str, NDArray[Any]]) -> None:
-        self.source = source
-        """``description`` or ``states``."""
-        self.width = width
-        """The median distance."""
+    def __init__(self, arrays: Arrays) -> None:
         self.arrays = arrays
-        """``centre`` and ``scale`` (size,), ``axes`` (size, components), ``points`` (n, components)."""
+        """``centre`` and ``scale`` (size,), ``axes`` (size, components), ``points`` (n, components), and
+        ``width`` (1,), the median distance."""
 
     @classmethod
-    def fit(cls, source: str, features: Array) -> Self:
-        """Standardise training features (n, size), and keep their main axes."""
+    def fit(cls, vectors: Array) -> Self:
+        """Standardise the training questions' (n, size), and keep their main axes."""
         from sklearn.decomposition import PCA
 
         # Rounded as they are stored, so that what is fitted is what is loaded.
-        centre, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-3)
-        arrays = {"centre": centre.astype(np.float32), "scale": scale.astype(np.float32)}
-        view = cls(source, 1.0, arrays)
-        standard = view._standardise(features)
-        count = min(COMPONENTS, *features.shape)
-        axes = PCA(count, svd_solver="randomized", random_state=0).fit(standard).components_.T
-        view.arrays["axes"] = axes.astype(np.float16)
-        view.arrays["points"] = (standard @ view.axes).astype(np.float16)
-        sample = view.points[np.linspace(0, len(features) - 1, min(len(features), 1000)).astype(int)]
-        view.width = max(float(np.median(_distances(sample, sample))), 1e-6)
-        return view
+        centre, scale = vectors.mean(axis=0), np.maximum(vectors.std(axis=0), 1e-3)
+        found = cls({"centre": centre.astype(np.float32), "scale": scale.astype(np.float32)})
+        standard = found._standardise(vectors)
+        pca = PCA(min(_COMPONENTS, *vectors.shape), svd_solver="randomized", random_state=0).fit(standard)
+        found.arrays["axes"] = pca.components_.T.astype(np.float16)
+        found.arrays["points"] = (standard @ found._axes).astype(np.float16)
+        sample = found._points[np.linspace(0, len(vectors) - 1, min(len(vectors), 1000)).astype(int)]
+        found.arrays["width"] = np.maximum(np.median(_distances(sample, sample), keepdims=True), 1e-6)[0]
+        return found
+
+    def kernel(self, vectors: Array) -> Array:
+        """(questions, n) of vectors (questions, size)."""
+        return self._kernel(self._standardise(vectors) @ self._axes)
+
+    def own(self) -> Array:
+        """(n, n) of the training questions among themselves."""
+        return self._kernel(self._points)
+
+    def _kernel(self, points: Array) -> Array:
+        return np.asarray(np.exp(-_distances(points, self._points) / float(self.arrays["width"][0])))
 
     @cached_property
-    def axes(self) -> Array:
-        """(size, components) main axes."""
+    def _axes(self) -> Array:
         return self.arrays["axes"].astype(float)
 
     @cached_property
-    def points(self) -> Array:
-        """(n, components) the training questions."""
+    def _points(self) -> Array:
         return self.arrays["points"].astype(float)
 
-    @property
-    def size(self) -> int:
-        """Training questions."""
-        return len(self.arrays["points"])
-
-    def kernel(self, features: Array) -> Kernels:
-        """Of questions with the training questions, from features (questions, size)."""
-        asked = self._standardise(features) @ self.axes
-        return Kernels(self._kernel(asked, self.points), np.ones(len(asked)))
-
-    def own(self) -> Array:
-        """(n, n) kernel of the training questions among themselves."""
-        return self._kernel(self.points, self.points)
-
-    def _kernel(self, left: Array, right: Array) -> Array:
-        return np.asarray(np.exp(-_distances(left, right) / self.width))
-
-    def _standardise(self, features: Array) -> Array:
-        """In standard deviations over the root of the size; beyond `FARTHEST` nothing was learnt."""
-        away = np.clip((features - self.arrays["centre"]) / self.arrays["scale"], -FARTHEST, FARTHEST)
-        scaled: Array = away / features.shape[1] ** 0.5
-        return scaled
-
-    def store(self) -> Stored:
-        """JSON and arrays, from which the constructor makes it again."""
-        return {"source": self.source, "width": self.width}, self.arrays
+    def _standardise(self, vectors: Array) -> Array:
+        """In standard deviations, over the root of the size."""
+        away = (vectors - self.arrays["centre"]) / self.arrays["scale"]
+        return np.asarray(np.clip(away, -FARTHEST, FARTHEST) / vectors.shape[1] ** 0.5)
 
 
-class Words:
-    """A linear kernel on TF-IDF of terms and pairs of them; terms that training had not count nothing."""
+class WordFeatures:
+    """TF-IDF of terms and of pairs of them, by their cosine; terms that training had not count nothing."""
 
-    source = "words"
-
-    def __init__(self, vocabulary: list[str], arrays: dict[str, NDArray[Any]]) -> None:
+    def __init__(self, arrays: Arrays) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self.arrays = arrays
-        self.vectorizer = TfidfVectorizer(
-            token_pattern=TERMS, ngram_range=(1, 2), sublinear_tf=True, vocabulary=vocabulary
-        )
+        """``vocabulary``, a term a line, as bytes; ``idf``; ``data``, ``indices``, ``indptr`` of the training
+        questions' rows."""
+        vocabulary = arrays["vocabulary"].tobytes().decode().split("\n")
+        self.vectorizer = TfidfVectorizer(**_TFIDF, vocabulary=vocabulary)
         self.vectorizer.idf_ = arrays["idf"].astype(float)
+        data, indices, indptr = (arrays[name] for name in ("data", "indices", "indptr"))
+        self.table = sparse.csr_matrix((data, indices, indptr), (len(indptr) - 1, len(vocabulary)))
 
     @classmethod
     def fit(cls, texts: Sequence[str]) -> Self:
         """Learn terms and their weights from the training questions."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        found = TfidfVectorizer(
-            token_pattern=TERMS,
-            ngram_range=(1, 2),
-            sublinear_tf=True,
-            min_df=min(2, len(texts)),
-            max_features=_MOST_TERMS,
-        )
+        found = TfidfVectorizer(**_TFIDF, min_df=min(2, len(texts)), max_features=_MOST_TERMS)
         try:
             table = found.fit_transform(texts).tocsr()
         except ValueError:  # no two of them share a term
             table = found.set_params(min_df=1).fit_transform(texts).tocsr()
-        arrays = {"idf": found.idf_, "data": table.data, "indices": table.indices, "indptr": table.indptr}
-        return cls(list(found.get_feature_names_out()), arrays)
+        vocabulary = np.frombuffer("\n".join(found.get_feature_names_out()).encode(), np.uint8)
+        rows = {"data": table.data, "indices": table.indices, "indptr": table.indptr}
+        return cls({"vocabulary": vocabulary, "idf": found.idf_, **rows})
 
-    @cached_property
-    def table(self) -> Any:
-        """(n, terms) sparse TF-IDF of the training questions."""
-        parts = tuple(self.arrays[name] for name in ("data", "indices", "indptr"))
-        return sparse.csr_matrix(parts, shape=(len(parts[2]) - 1, len(self.vectorizer.vocabulary)))
-
-    @property
-    def size(self) -> int:
-        """Training questions."""
-        return len(self.arrays["indptr"]) - 1
-
-    def kernel(self, texts: Sequence[str]) -> Kernels:
-        """Of questions with the training questions, from texts."""
-        asked = self.vectorizer.transform(texts)
-        return Kernels(
-            (asked @ self.table.T).toarray(), np.asarray(asked.multiply(asked).sum(axis=1)).ravel()
-        )
+    def kernel(self, texts: Sequence[str]) -> Array:
+        """(questions, n) of texts."""
+        return np.asarray((self.vectorizer.transform(texts) @ self.table.T).toarray())
 
     def own(self) -> Array:
-        """(n, n) kernel of the training questions among themselves."""
-        found: Array = (self.table @ self.table.T).toarray()
-        return found
-
-    def store(self) -> Stored:
-        """JSON and arrays, from which the constructor makes it again."""
-        return {"source": self.source, "vocabulary": list(self.vectorizer.vocabulary)}, self.arrays
+        """(n, n) of the training questions among themselves."""
+        return np.asarray((self.table @ self.table.T).toarray())
 
 
-View = Dense | Words
+Features = DistanceFeatures | WordFeatures
+KERNELS: dict[str, Any] = {
+    "words": WordFeatures,
+    "description": DistanceFeatures,
+    "states": DistanceFeatures,
+}
+"""Class of each source's features."""
 
 
-def load_view(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> View:
-    """A view from what its ``store`` gave."""
-    if document["source"] == "words":
-        return Words(document["vocabulary"], arrays)
-    return Dense(document["source"], document["width"], arrays)
+def see(
+    source: str, questions: Sequence[Question], states: NDArray[np.float32] | None, rows: NDArray[np.int64]
+) -> Any:
+    """What the features of a source, one of `KERNELS`, are made of; ``rows`` of states are the questions'."""
+    if source == "words":
+        return [read_text(question) for question in questions]
+    if source == "description":
+        return describe(questions)
+    assert states is not None
+    return states[rows].astype(float)
 
 
 def _distances(left: Array, right: Array) -> Array:
     """(a, b) distances between rows."""
     squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1) - 2 * left @ right.T
     return np.sqrt(np.maximum(squares, 0.0))
-
-
-def require_read(count: int, kind: Kind, settings: PredictorSettings) -> None:
-    """Raise ConfigError where of all questions of a fold none can be read."""
-    if not count:
-        raise ConfigError(
-            f"predictor {kind}: all questions are too long to be read at max_length {settings.max_length}; "
-            "raise it, or take a kind that reads no states"
-        )
 
 
 def encode(tokenizer: Any, question: Question, max_length: int) -> list[int] | None:

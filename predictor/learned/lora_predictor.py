@@ -1,262 +1,191 @@
 """Fit, store and use the LoRA predictor.
 
-A stored predictor is a directory of plain files: ``predictor.json`` (what it is and what it was made
-for), and either the adapter (``adapter_*``, a few MB, on a backbone named by reference) or the whole
-network with the adapter folded in (``network.safetensors`` and ``backbone/``), as a bundle ships it.
+It is stored as its adapter (``adapter_*``, a few MB, on a backbone named by reference), or with the adapter
+folded in (``backbone/`` and ``head.safetensors``), as a bundle ships it.
 """
 
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from data.errors import ModelError
 from data.question import Question
-from models import backbone, lora
+from models import lora
+from models.batching import Collator
 from models.lora import Log
-from predictor.empirical import fit_empirical, save_family
-from predictor.families import EMPIRICAL, FAMILIES, get_family
-from predictor.learned.card import PredictorCard, clear
-from predictor.learned.features import encode, require_read
+from predictor.empirical import load_family, save_family
+from predictor.families import get_family
+from predictor.learned.base import NOTHING, Fold, Normals, Predictor, require_readable
+from predictor.learned.card import BACKBONE, DETECTOR, PredictorCard
+from predictor.learned.features import encode
 from predictor.learned.kernel_predictor import KernelPredictor
-from predictor.learned.network import (
-    EvidenceLoss,
-    PriorNetwork,
-    QuestionCollator,
-    make_labels,
-)
-from predictor.learned.processes import fit_in_processes
-from predictor.learned.regression import make_priors, to_normals
+from predictor.learned.network import EvidenceLoss, PriorNetwork, make_labels
+from predictor.learned.normals import to_normals
 from predictor.learned.settings import PredictorSettings
-from predictor.prior import Prior, fit_population, log_evidence
+from predictor.learned.states import load_trunk, read_states
+from predictor.prior import fit_population
 
-GUARD = "guard"
-"""Folder of a stored predictor with what tells a question unlike those of training."""
-STRENGTHS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+LOOKED_AT = 64
+"""Tune questions on which training is stopped early: all of them would take longer than a step."""
 
 
-class LoraPredictor:
-    """A fitted predictor: questions in, priors out."""
+class LoraPredictor(Predictor):
+    """Questions in, priors out, by a fine-tuned backbone."""
 
-    def __init__(self, network: Any, tokenizer: Any, card: PredictorCard, guard: KernelPredictor) -> None:
+    def __init__(self, card: PredictorCard, network: Any, tokenizer: Any, detector: Predictor) -> None:
+        super().__init__(card, tokenizer)
         self.network = network
-        self.tokenizer = tokenizer
-        self.card = card
-        self.guard = guard
-        """Tells whether training had questions like one, by what the head reads of it."""
+        self.detector = detector
+        """Says whether training had questions like one, by states of layers that are not adapted."""
 
     @classmethod
     def fit(
         cls,
-        train: tuple[Sequence[Question], NDArray[Any]],
-        tune: tuple[Sequence[Question], NDArray[Any]],
+        train: Fold,
+        tune: Fold,
+        frozen: NDArray[np.float32],
         settings: PredictorSettings,
         *,
-        contract: str,
-        data_digest: str,
         directory: Path,
         log: Log = lambda step, values: None,
-    ) -> "LoraPredictor":
-        """Fit on (questions, scores (questions, n)); stop early and set the strength on ``tune``.
+    ) -> Self:
+        """Fit on train, and stop early on some of tune.
 
-        ``directory`` takes the checkpoints; a run that finds one there goes on from it.
+        Parameters
+        ----------
+        frozen : states of the train questions, as the backbone reads them before training: (questions, size),
+            NaN for one too long; training starts from a regression on them.
+        directory : takes the checkpoints; a run that finds one there goes on from it.
         """
-        if settings.family == "auto":  # whoever knows the target has chosen before
-            settings = settings.model_copy(update={"family": FAMILIES[0]})
-        if settings.family == EMPIRICAL:
-            settings = settings.model_copy(update={"family": fit_empirical(train[1]).name})
         if settings.lora.processes > 1:
-            return cls._fit_in_processes(
-                train,
-                tune,
-                settings,
-                contract=contract,
-                data_digest=data_digest,
-                directory=directory,
-                log=log,
-            )
-        family = get_family(settings.family)
-        population = fit_population(train[1], settings.family)
-        tokenizer = backbone.load_tokenizer(settings.backbone)
-        torch.manual_seed(settings.lora.seed)  # a hidden layer of the head starts at random
-        network = _build(settings, population)
-        encoded = [[encode(tokenizer, q, settings.max_length) for q in fold[0]] for fold in (train, tune)]
-        examples = [
-            [
-                {"input_ids": tokens, "labels": label}
-                for tokens, label in zip(ids, make_labels(family, scores), strict=True)
-                if tokens is not None
-            ]
-            for ids, (_, scores) in zip(encoded, (train, tune), strict=True)
-        ]
-        for fold in examples:
-            require_read(len(fold), "lora", settings)
-        collate = QuestionCollator(tokenizer.pad_token_id)
-        labels = torch.stack([e["labels"] for e in examples[0]])
-        frozen = _read_all(network, collate, encoded[0], settings.batch_size)
-        network.warm_start(frozen[~frozen.isnan().any(1)], labels[:, :-1].numpy(), population)
-        adapted = lora.attach(network, settings.lora, trained=["head"])
+            return cls._fit_in_processes(train, tune, frozen, settings, directory, log)
+        population, family = fit_population(train.scores, settings.family), get_family(settings.family)
+        card = PredictorCard(
+            kind="lora", settings=settings, population=population, questions=len(train.questions)
+        ).change(question.id for fold in (train, tune) for question in fold.questions)
+        trunk, tokenizer = load_trunk(settings, dtype="float32")
+        network = PriorNetwork(trunk, settings.depths, population)
+        examples = []
+        for fold in (train, tune):
+            encoded = [encode(tokenizer, question, settings.max_length) for question in fold.questions]
+            pairs = zip(encoded, make_labels(family, fold.scores), strict=True)
+            examples.append([{"input_ids": ids, "labels": label} for ids, label in pairs if ids is not None])
+            require_readable(examples[-1], card)
+        labels = torch.stack([example["labels"] for example in examples[0]])
+        readable = np.isfinite(frozen).all(axis=1)
+        network.head.warm_start(torch.tensor(frozen[readable]), labels[:, :-1].numpy(), population)
+        adapted = lora.attach(network, settings.lora, trained=["head"], layers=network.upper_layers)
         results = lora.fit(
             adapted,
-            *examples,
-            collate=collate,
+            examples[0],
+            examples[1][:: -(-len(examples[1]) // LOOKED_AT)],
+            collate=Collator(tokenizer.pad_token_id),
             loss=EvidenceLoss(family),
             settings=settings.lora,
             directory=directory,
             log=log,
         )
-        card = PredictorCard(
-            settings=settings,
-            population=population,
-            strength=1.0,
-            contract=contract,
-            data_digest=data_digest,
-            results=results,
-            questions=len(examples[0]),
-        ).having_read(q.id for q in (*train[0], *tune[0]))
-        read = _read_all(adapted, collate, encoded[0], settings.batch_size).numpy()
-        guard = KernelPredictor.fit(
-            "states", *train, settings, contract=contract, data_digest=data_digest, features=read
-        )
-        predictor = cls(adapted, tokenizer, card, guard)
-        strength = calibrate(predictor.predict(tune[0]), tune[1], card.population)
-        predictor.card = card.model_copy(update={"strength": strength})
-        return predictor
+        lower = frozen[:, network.lower_states]
+        # Without states that training leaves as they are, text is all that questions can be compared by.
+        detector = KernelPredictor.fit("states" if lower.shape[1] else "text", train, settings, lower)
+        return cls(card.change(results=results), adapted, tokenizer, detector)
 
     @classmethod
     def _fit_in_processes(
-        cls, train: Any, tune: Any, settings: PredictorSettings, **more: Any
-    ) -> "LoraPredictor":
+        cls,
+        train: Fold,
+        tune: Fold,
+        frozen: NDArray[np.float32],
+        settings: PredictorSettings,
+        directory: Path,
+        log: Log,
+    ) -> Self:
+        """The same fit in several processes; accelerate shares out the batches, and the first saves."""
+        one = settings.model_copy(update={"lora": settings.lora.model_copy(update={"processes": 1})})
+        job = LaunchConfig(1, 1, settings.lora.processes, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0")
         with tempfile.TemporaryDirectory() as name:
-            path = Path(name)
-            fit_in_processes(train, tune, settings, target=path, **more)
-            card = PredictorCard.open(path)
-            network = PeftModel.from_pretrained(_build(card.settings, card.population), name)
-            tokenizer = backbone.load_tokenizer(card.settings.backbone)
-            guard = _load_guard(path)
-        card = card.model_copy(update={"settings": settings})
-        return cls(network.to(backbone.default_device()).eval(), tokenizer, card, guard)
+            save_family(settings.family, Path(name))
+            try:
+                found = elastic_launch(job, _fit_and_save)(train, tune, frozen, one, directory, Path(name))
+            except ChildFailedError as error:
+                message = error.get_first_failure()[1].message
+                raise ModelError(f"a training process failed: {message}") from error
+            predictor = cls.load(Path(name), PredictorCard.open(Path(name)))
+        for step, values in found[0]:
+            log(step, values)
+        predictor.card = predictor.card.change(settings=settings)
+        return predictor
 
-    @torch.inference_mode()
-    def predict(self, questions: Sequence[Question]) -> list[Prior]:
-        """A prior for each question, in order; the population's for one too long to read.
+    def predict_normals(
+        self, questions: Sequence[Question], seen: NDArray[np.float32] | None = None
+    ) -> Normals:
+        """See `Predictor`."""
+        if seen is None:
+            seen = read_states(self.network.backbone, self.tokenizer, questions, self.card.settings)
+        rows = np.flatnonzero(np.isfinite(seen).all(axis=1))
+        if not len(rows):
+            return NOTHING
+        with torch.inference_mode():
+            states = torch.tensor(seen[rows], device=self.network.backbone.device)
+            output = self.network.head(states).double().cpu().numpy()
+        asked = [questions[row] for row in rows.tolist()]
+        share = self.detector.predict_normals(asked, seen[rows][:, self.network.lower_states]).share
+        return Normals(rows, *to_normals(output), share)
 
-        Wider, the less a question is like those of training.
-        """
-        settings, population = self.card.settings, self.card.population
-        encoded = [encode(self.tokenizer, q, settings.max_length) for q in questions]
-        found = [population] * len(questions)
-        collate = QuestionCollator(self.tokenizer.pad_token_id)
-        for chosen, features in _read(self.network, collate, encoded, settings.batch_size):
-            output = self.network.give(features).double().cpu().numpy()
-            location, covariance = to_normals(output)
-            _, share = self.guard.tell([questions[i] for i in chosen], features.float().cpu().numpy())
-            priors = make_priors(location, share, covariance, population, self.card.strength)
-            for index, prior in zip(chosen, priors, strict=True):
-                found[index] = prior
-        return found
-
-    def tokens_read(self, question: Question) -> int:
-        """Tokens of a question as the network reads it."""
-        return len(encode(self.tokenizer, question, self.card.settings.max_length) or ())
-
-    def save(self, directory: Path) -> None:
-        """Write adapter, head and card: a few MB, on the backbone named in the card."""
-        clear(directory)
-        lora.save_adapter(self.network, directory)
-        self._write_rest(directory)
-
-    def save_merged(self, directory: Path) -> None:
-        """Write the whole network, adapter folded in: what a bundle ships."""
-        merged = self.network
-        if isinstance(merged, PeftModel):
-            merged = merged.merge_and_unload()
-        clear(directory)
-        (directory / "backbone").mkdir(exist_ok=True)
-        weights = {k: v.contiguous() for k, v in merged.state_dict().items()}
-        halved = {k: v.to(torch.bfloat16) if k.startswith("backbone.") else v for k, v in weights.items()}
-        save_file(halved, directory / "network.safetensors")
-        merged.backbone.config.save_pretrained(directory / "backbone")
-        self.tokenizer.save_pretrained(directory / "backbone")
-        self._write_rest(directory)
-
-    def _write_rest(self, directory: Path) -> None:
-        self.guard.save(directory / GUARD)
-        save_family(self.card.settings.family, directory)
-        self.card.write(directory)
+    def write(self, directory: Path, merged: bool) -> None:
+        """Adapter and head; ``merged``: the whole backbone, adapter folded in, and the head."""
+        self.detector.save(directory / DETECTOR)
+        if not merged:
+            lora.save_adapter(self.network, directory)
+            return
+        if isinstance(self.network, PeftModel):
+            self.network = self.network.merge_and_unload()
+        trunk, head = self.network.backbone, self.network.head
+        halved = {name: weight.to(torch.bfloat16) for name, weight in trunk.state_dict().items()}
+        trunk.save_pretrained(directory / BACKBONE, state_dict=halved)
+        self.tokenizer.save_pretrained(directory / BACKBONE)
+        save_file(head.state_dict(), directory / "head.safetensors")
 
     @classmethod
-    def load(cls, path: Path, card: PredictorCard, device: str | None = None) -> "LoraPredictor":
+    def load(cls, path: Path, card: PredictorCard) -> Self:
         """A stored predictor whose card was read, in either form; see `store.load_predictor`."""
-        device = device or backbone.default_device()
-        settings, guard = card.settings, _load_guard(path)
-        if (path / "network.safetensors").exists():
-            config = AutoConfig.from_pretrained(path / "backbone")
-            trunk = AutoModel.from_config(config)
-            network = PriorNetwork(trunk, config.hidden_size, card.population, settings.head)
-            weights = load_file(path / "network.safetensors")
-            network.load_state_dict({k: v.float() for k, v in weights.items()})
-            tokenizer = AutoTokenizer.from_pretrained(path / "backbone")
+        trunk, tokenizer = load_trunk(card.settings, path / BACKBONE)
+        network: Any = PriorNetwork(trunk, card.settings.depths, card.population)
+        if (path / "head.safetensors").exists():
+            network.head.load_state_dict(load_file(path / "head.safetensors"))
         else:
-            network = lora.merge_adapter(_build(settings, card.population), path)
-            tokenizer = backbone.load_tokenizer(settings.backbone)
-        network.backbone.to(backbone.resolve_dtype(settings.dtype, device))
-        return cls(network.to(device).eval(), tokenizer, card, guard)
+            network = lora.load_adapter(network, path)
+        detector = KernelPredictor.load(path / DETECTOR, PredictorCard.open(path / DETECTOR), reads=False)
+        return cls(card, network.to(trunk.device).eval(), tokenizer, detector)
 
 
-def _load_guard(directory: Path) -> KernelPredictor:
-    path = directory / GUARD
-    card = PredictorCard.open(path)
-    if card.kind != "states":
-        raise ValueError(f"the guard is of kind {card.kind}")
-    return KernelPredictor.load(path, card, reads=False)
+@record
+def _fit_and_save(
+    train: Fold,
+    tune: Fold,
+    frozen: NDArray[np.float32],
+    settings: PredictorSettings,
+    directory: Path,
+    target: Path,
+) -> list[tuple[int, dict[str, float]]]:
+    """One of the processes of `LoraPredictor._fit_in_processes`; gives what was logged."""
+    load_family(target)
+    logged: list[tuple[int, dict[str, float]]] = []
 
+    def log(step: int, values: dict[str, float]) -> None:
+        logged.append((step, values))
 
-def _build(settings: PredictorSettings, population: Prior) -> PriorNetwork:
-    trunk = backbone.load(settings.backbone, AutoModel)
-    return PriorNetwork(trunk, trunk.config.hidden_size, population, settings.head)
-
-
-@torch.inference_mode()
-def _read(
-    network: Any, collate: QuestionCollator, encoded: Sequence[list[int] | None], batch_size: int
-) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Rows and what the head reads of them (rows, size), shortest questions first, batch by batch."""
-    order = [row for row, ids in enumerate(encoded) if ids is not None]
-    order.sort(key=lambda row: len(encoded[row] or ()))
-    device = next(network.parameters()).device
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = collate([{"input_ids": encoded[row]} for row in chosen])
-        yield chosen, network.features(**{k: v.to(device) for k, v in batch.items()})
-
-
-def _read_all(network: Any, collate: QuestionCollator, encoded: Any, batch_size: int) -> torch.Tensor:
-    """(questions, size) of all, NaN for a question that is None."""
-    parts = list(_read(network, collate, encoded, batch_size))
-    found = torch.full((len(encoded), parts[0][1].shape[1]), torch.nan)
-    for rows, features in parts:
-        found[rows] = features.float().cpu()
-    return found
-
-
-def calibrate(priors: Sequence[Prior], scores: NDArray[Any], population: Prior) -> float:
-    """The strength under which scores (questions, n) that no weight was fitted on are most likely.
-
-    Only of priors that were told of a question: the population's is fitted as it is, and stays at 1.
-    """
-    rows = [row for row, prior in enumerate(priors) if prior is not population]
-    if not rows:
-        return 1.0
-    likelihood = get_family(population.family).log_likelihood(scores[rows])
-    evidence = [
-        log_evidence([priors[row].model_copy(update={"strength": s}) for row in rows], likelihood).mean()
-        for s in STRENGTHS
-    ]
-    return STRENGTHS[int(np.argmax(evidence))]
+    predictor = LoraPredictor.fit(train, tune, frozen, settings, directory=directory, log=log)
+    if os.environ["RANK"] == "0":
+        predictor.save(target)
+    return logged

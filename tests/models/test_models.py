@@ -8,7 +8,7 @@ from data.contract import Sampling
 from data.errors import ModelError
 from data.question import Question
 from models import backbone
-from models.batching import StepCollator
+from models.batching import Collator
 from models.generator.local import LocalGenerator
 from models.reward.local import LocalRewardModel
 from models.reward.steps import encode_steps
@@ -118,7 +118,7 @@ def test_step_scores_agree_with_a_bare_forward_pass(reward):
 def test_in_bfloat16_the_likelihoods_are_those_of_float32():
     judged = LocalRewardModel(LocalRewardSettings(dtype="bfloat16", device="cpu"))
     example = encode_steps(judged.tokenizer, EASY[0].as_chat(), ["2 + 3 = 5", "Answer: 5"])
-    batch = StepCollator(0)([example])
+    batch = Collator(0)([example])
     columns = batch["step"][0].nonzero()[:, 0]
     with torch.inference_mode():
         _, found, _ = judged.model(**batch)

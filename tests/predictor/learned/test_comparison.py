@@ -8,6 +8,8 @@ from data.folds import FoldSettings
 from data.pool import Pool
 from data.question import Question
 from data.scores import load_scores
+from predictor.learned import states as frozen_states
+from predictor.learned.base import Fold
 from predictor.learned.comparison import fit_and_compare, refit
 from predictor.learned.settings import PredictorSettings
 from predictor.learned.states import FrozenStates
@@ -36,18 +38,16 @@ def fitted(folds, tmp_path_factory):
     settings = PredictorSettings(family="beta", dtype="float32", compare=kinds)
     train, tune, _ = folds
     return fit_and_compare(
-        (train.questions, train.scores),
-        (tune.questions, tune.scores),
+        Fold(train.questions, train.scores),
+        Fold(tune.questions, tune.scores),
         settings,
         target=0.85,
-        contract="c",
-        data_digest="d",
         directory=tmp_path_factory.mktemp("checkpoints"),
         cache=tmp_path_factory.mktemp("states"),
     )
 
 
-def told(model, texts):
+def means_of(model, texts):
     return PriorBatch.of(model.predict([Question.ask(t) for t in texts])).moments[0]
 
 
@@ -88,7 +88,7 @@ def test_both_stored_forms_predict_the_same(fitted, folds, tmp_path):
     asked = [*folds[0].questions[:2], *folds[2].questions[:4]]
     expected = fitted.predict(asked)
     fitted.save(tmp_path / "small")
-    fitted.save_merged(tmp_path / "whole")
+    fitted.save(tmp_path / "whole", merged=True)
     for place in ("small", "whole"):
         model = load_predictor(tmp_path / place)
         assert model.card == fitted.card
@@ -105,12 +105,10 @@ def test_the_simple_kinds_are_stored_too(folds, tmp_path):
     for kind in ("population", "text"):
         settings = PredictorSettings(family="beta", kind=kind, compare=(kind,))
         model = fit_and_compare(
-            (train.questions, train.scores),
-            (tune.questions, tune.scores),
+            Fold(train.questions, train.scores),
+            Fold(tune.questions, tune.scores),
             settings,
             target=0.85,
-            contract="c",
-            data_digest="d",
             directory=tmp_path,
         )
         model.save(tmp_path / kind)
@@ -124,25 +122,28 @@ def test_states_are_read_once(fitted, folds, tmp_path, monkeypatch):
     states = FrozenStates.load(fitted.card.settings, cache=tmp_path)
     asked = folds[2].questions[:6]
     first = states.read(asked)
-    monkeypatch.setattr(states, "_read", None)
+    monkeypatch.setattr(frozen_states, "read_states", None)
     assert (states.read(asked[::-1])[::-1] == first).all()
     endless = Question.ask("Compute " + "12 + " * 20_000 + "1.")
+    monkeypatch.undo()
     assert np.isnan(FrozenStates.load(fitted.card.settings).read([endless])).all()
     assert fitted.predict([endless]) == [fitted.card.population]
 
 
 def test_more_terms_or_digits_never_get_a_better_prior(fitted):
-    by_terms = [told(fitted, sums(terms, 2)).mean() for terms in (2, 3, 4)]
-    by_digits = [np.mean([told(fitted, sums(terms, d)) for terms in (2, 3, 4)]) for d in (1, 2, 3)]
+    by_terms = [means_of(fitted, sums(terms, 2)).mean() for terms in (2, 3, 4)]
+    by_digits = [np.mean([means_of(fitted, sums(terms, d)) for terms in (2, 3, 4)]) for d in (1, 2, 3)]
     assert by_terms == sorted(by_terms, reverse=True)
     assert by_digits == sorted(by_digits, reverse=True)
 
 
 def test_white_space_changes_nothing_and_rewording_little(fitted):
     texts = sums(3, 2)
-    before = told(fitted, texts)
-    assert told(fitted, [f"  {t.replace(' ', '   ')}\n" for t in texts]) == pytest.approx(before, abs=1e-4)
-    reworded = told(fitted, [t.replace("Compute", "Calculate") for t in texts])
+    before = means_of(fitted, texts)
+    assert means_of(fitted, [f"  {t.replace(' ', '   ')}\n" for t in texts]) == pytest.approx(
+        before, abs=1e-4
+    )
+    reworded = means_of(fitted, [t.replace("Compute", "Calculate") for t in texts])
     assert np.abs(reworded - before).mean() < 0.1
 
 
@@ -158,7 +159,7 @@ def test_another_domain_gets_a_wider_prior(fitted):
 
 def test_a_refit_is_as_strong_and_reads_more(fitted, folds):
     test = folds[2]
-    more = refit(fitted, test.questions, test.scores)
+    more = refit(fitted, Fold(test.questions, test.scores))
     assert more.card.questions == 50
     assert more.card.kind == fitted.card.kind
     assert more.card.strength == fitted.card.strength

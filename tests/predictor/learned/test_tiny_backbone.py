@@ -8,11 +8,12 @@ from safetensors.numpy import save_file
 from data.errors import ConfigError, ModelError
 from models.settings import LoraSettings
 from predictor.learned import states as frozen
+from predictor.learned.base import Fold
 from predictor.learned.comparison import fit_and_compare
-from predictor.learned.lora_predictor import LoraPredictor
-from predictor.learned.settings import HeadSettings, PredictorSettings
+from predictor.learned.settings import PredictorSettings
 from predictor.learned.states import FrozenStates
 from predictor.learned.store import load_predictor
+from tests.helpers import fit_lora
 from tests.predictor.learned.test_kinds import ENDLESS, cut, fold
 
 pytestmark = pytest.mark.slow
@@ -20,30 +21,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def fitted(trunk, tmp_path_factory):
-    """The same fit twice."""
     settings = PredictorSettings(
         backbone=trunk,
+        family="beta",
         dtype="float32",
-        head=HeadSettings(hidden=3),
         lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1),
     )
-    return [
-        LoraPredictor.fit(
-            fold(16, 0),
-            fold(8, 1),
-            settings,
-            contract="c",
-            data_digest="d",
-            directory=tmp_path_factory.mktemp("checkpoints"),
-        )
-        for _ in range(2)
-    ]
-
-
-def test_a_hidden_layer_starts_alike_in_every_fit(fitted):
-    first, second = ([p for n, p in model.network.named_parameters() if "head" in n] for model in fitted)
-    assert len(first) > 2
-    assert all((one == other).all() for one, other in zip(first, second, strict=True))
+    return fit_lora(fold(16, 0), fold(8, 1), settings, tmp_path_factory.mktemp("checkpoints"))
 
 
 def test_what_one_kind_s_training_tells_is_not_said_of_another(fitted, tmp_path):
@@ -51,12 +35,8 @@ def test_what_one_kind_s_training_tells_is_not_said_of_another(fitted, tmp_path)
     model = fit_and_compare(
         fold(16, 0),
         fold(8, 1),
-        fitted[0].card.settings.model_copy(
-            update={"kind": "population", "compare": ("population", "lora"), "family": "beta"}
-        ),
+        fitted.card.settings.model_copy(update={"kind": "population", "compare": ("population", "lora")}),
         target=0.8,
-        contract="c",
-        data_digest="d",
         directory=tmp_path,
         log=lambda step, values: logged.update(values),
     )
@@ -67,19 +47,19 @@ def test_what_one_kind_s_training_tells_is_not_said_of_another(fitted, tmp_path)
 
 
 def test_a_stored_network_is_whole_or_an_error(fitted, tmp_path):
-    model, asked = fitted[0], fold(4, 2)[0]
+    model, asked = fitted, fold(4, 2).questions
     model.save(tmp_path / "adapter")
-    load_predictor(tmp_path / "adapter").save_merged(tmp_path / "merged")
+    load_predictor(tmp_path / "adapter").save(tmp_path / "merged", merged=True)
     parts = {
         "adapter": ("adapter_config.json", "adapter_model.safetensors"),
-        "merged": ("network.safetensors", "backbone/config.json", "backbone/tokenizer.json"),
+        "merged": ("head.safetensors", "backbone/model.safetensors", "backbone/tokenizer.json"),
     }
     for form, names in parts.items():
         whole = tmp_path / form
         assert load_predictor(whole).predict(asked)[0].location == pytest.approx(
             model.predict(asked)[0].location, abs=0.05
         )
-        for name in (*names, "predictor.json", "guard/predictor.json", "guard/regression.safetensors"):
+        for name in (*names, "predictor.json", "detector/predictor.json", "detector/regression.safetensors"):
             for number, harm in enumerate((lambda f: f.unlink(), cut)):
                 folder = shutil.copytree(whole, tmp_path / f"{form}-{number}" / name)
                 harm(folder / name)
@@ -89,7 +69,7 @@ def test_a_stored_network_is_whole_or_an_error(fitted, tmp_path):
 
 def test_kept_states_that_are_cut_are_read_again(trunk, tmp_path):
     states = FrozenStates.load(PredictorSettings(backbone=trunk, dtype="float32"), cache=tmp_path)
-    asked = fold(4, 2)[0]
+    asked = fold(4, 2).questions
     first = states.read(asked)
     (file,) = tmp_path.iterdir()
     cut(file)
@@ -99,7 +79,7 @@ def test_kept_states_that_are_cut_are_read_again(trunk, tmp_path):
 
 def test_runs_that_keep_the_same_states_do_not_write_into_one_file(trunk, tmp_path, monkeypatch):
     states = FrozenStates.load(PredictorSettings(backbone=trunk, dtype="float32"), cache=tmp_path)
-    asked, written = fold(4, 2)[0], []
+    asked, written = fold(4, 2).questions, []
 
     def save(held, file):
         written.append(file)
@@ -114,17 +94,18 @@ def test_runs_that_keep_the_same_states_do_not_write_into_one_file(trunk, tmp_pa
 
 
 def test_one_form_is_saved_over_the_other(fitted, tmp_path):
-    fitted[0].save(tmp_path)
-    load_predictor(tmp_path).save_merged(tmp_path)
+    fitted.save(tmp_path)
+    load_predictor(tmp_path).save(tmp_path, merged=True)
     assert not (tmp_path / "adapter_config.json").exists()
-    fitted[0].save(tmp_path)
-    assert not (tmp_path / "network.safetensors").exists()
-    assert load_predictor(tmp_path).card == fitted[0].card
+    fitted.save(tmp_path)
+    assert not (tmp_path / "head.safetensors").exists()
+    assert not list((tmp_path / "backbone").iterdir())
+    assert load_predictor(tmp_path).card == fitted.card
 
 
 def test_questions_that_cannot_be_read_are_an_error(fitted, tmp_path):
-    settings = fitted[0].card.settings.model_copy(update={"max_length": 64})
-    endless = [ENDLESS] * 8, fold(8, 1)[1]
+    settings = fitted.card.settings.model_copy(update={"max_length": 64})
+    endless = Fold([ENDLESS] * 8, fold(8, 1).scores)
     for folds in ((endless, fold(8, 1)), (fold(16, 0), endless)):
         with pytest.raises(ConfigError, match="lora: all questions are too long"):
-            LoraPredictor.fit(*folds, settings, contract="c", data_digest="d", directory=tmp_path)
+            fit_lora(*folds, settings, tmp_path)

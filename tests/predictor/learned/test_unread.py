@@ -1,7 +1,5 @@
 """A predictor certifies nothing on questions that it was fitted on."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -10,9 +8,10 @@ from data.pool import Pool
 from data.scores import load_scores
 from flows.config import load_config
 from flows.examine import examine
-from flows.train import fit_all, fit_predictor
-from predictor.learned.card import READ, REFIT, PredictorCard
-from predictor.learned.store import load_predictor
+from flows.train import fit_predictor
+from predictor.learned.base import Fold
+from predictor.learned.card import REFIT, PredictorCard
+from predictor.learned.comparison import refit
 from tests.helpers import make_pool
 
 pytestmark = pytest.mark.slow
@@ -43,7 +42,7 @@ def fitted(tmp_path_factory):
     table = load_scores(pool, config.folds)
     model = fit_predictor(config, pool, table, folder / "checkpoints")
     model.save(folder / "predictor")
-    fit_all(model, table).save(folder / "predictor" / REFIT)
+    refit(model, Fold(table.questions, table.scores)).save(folder / "predictor" / REFIT)
     return folder
 
 
@@ -75,34 +74,11 @@ def test_one_that_has_read_every_question_is_refused(fitted):
         examine(config_of(fitted), fitted / "predictor" / REFIT)
 
 
-def test_one_that_does_not_say_what_it_has_read_predicts_and_certifies_nothing(fitted, tmp_path):
-    model = load_predictor(fitted / "predictor")
-    model.card = model.card.model_copy(update={"read": None, "read_digest": None})
-    model.save(tmp_path / "old")
-    assert not (tmp_path / "old" / READ).exists()
-    old = json.loads((tmp_path / "old" / "predictor.json").read_text())
-    del old["read_digest"]  # as it was written before
-    (tmp_path / "old" / "predictor.json").write_text(json.dumps(old))
-    assert len(load_predictor(tmp_path / "old").predict([])) == 0
-    with pytest.raises(ModelError, match="does not say which questions"):
-        examine(config_of(fitted), tmp_path / "old")
-
-
-@pytest.mark.parametrize("text", [None, "", "0123456789abcdef\n"])
-def test_what_was_read_cannot_be_taken_away(fitted, tmp_path, text):
-    load_predictor(fitted / "predictor").save(tmp_path / "cut")
-    file = tmp_path / "cut" / READ
-    file.unlink() if text is None else file.write_text(text)
-    with pytest.raises(ModelError, match=READ):
-        load_predictor(tmp_path / "cut")
-
-
-def test_the_card_stays_small_and_the_fit_and_the_refit_have_read_their_own(fitted):
+def test_the_fit_and_the_refit_have_read_their_own(fitted):
     config = config_of(fitted)
     table = load_scores(Pool.open(config.pool_location), config.folds)
     card, whole = (PredictorCard.open(fitted / "predictor" / part) for part in ("", REFIT))
-    assert card.read == ids(table.fold("train", "tune"))
-    assert whole.read == ids(table)
-    assert len((fitted / "predictor" / "predictor.json").read_text()) < 5000
-    assert set(json.loads((fitted / "predictor" / READ).read_text())) == card.read
+    assert set(card.read) == ids(table.fold("train", "tune"))
+    assert set(whole.read) == ids(table)
+    assert (whole.contract, whole.data_digest) == (card.contract, card.data_digest)
     assert not np.any([key in repr(card) for key in card.read])
