@@ -17,7 +17,7 @@ _AT_ONCE = 1_000_000  # questions drawn again at once, over all resamples
 
 
 class Replay(NamedTuple):
-    """What a policy did with each question; every field (questions,)."""
+    """A policy's run on each question; every field (questions,)."""
 
     drawn: IntArray
     """Candidates drawn."""
@@ -132,7 +132,7 @@ def _replay(
 
 
 class Outcome(NamedTuple):
-    """What a policy did with each question, averaged over orders; every field (questions,)."""
+    """Result of a policy on each question, averaged over orders; every field (questions,)."""
 
     draws: Array
     rounds: Array
@@ -304,5 +304,4 @@ def pick(values: Array, column: IntArray) -> Array:
 
 def spent(values: Array, drawn: IntArray) -> Array:
     """Sum of ``values`` (questions, n) over the candidates drawn."""
-    total: Array = np.where(np.arange(values.shape[1]) < drawn[:, None], values, 0.0).sum(axis=1)
-    return total
+    return np.where(np.arange(values.shape[1]) < drawn[:, None], values, 0.0).sum(axis=1)
