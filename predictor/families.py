@@ -85,7 +85,7 @@ class Family:
         """
         rows = () if self.made_of is None else self.made_of.astype(np.int32)
         made = {row.tobytes(): law for law, row in enumerate(rows)}
-        counts = self.counts(scores).astype(np.int32) if made else np.empty((len(np.atleast_2d(scores)), 0))
+        counts = self.counts(scores).astype(np.int32)
         return np.array([made.get(row.tobytes(), -1) for row in counts], dtype=np.int64)
 
     def log_miss(self, target: float) -> Array:

@@ -104,7 +104,6 @@ def test_a_small_case_agrees_with_scipy():
     assert fit.tail_distance is None
 
 
-
 def test_chunks_make_no_difference(monkeypatch):
     rng = np.random.default_rng(2)
     train, tune = betas(rng, 20, 6), betas(rng, 23, 6)
