@@ -18,9 +18,15 @@ from flows.config import Config
 from flows.plan import plan_like_pool
 from flows.verdict import verdict
 from predictor.assessment import PLANNED, Assessment
+<<<<<<< HEAD
 from predictor.baseline_comparison import SCHEDULE, SHIPPED, Summary
 from predictor.learned.unread import describe_left_out
 from predictor.replay import bootstrap, pick, replay, round_ends
+=======
+from predictor.baseline_comparison import SCHEDULE, SHIPPED
+from predictor.learned.unread import told as left_out
+from predictor.replay import Outcome, pick, replay, round_ends, summarise
+>>>>>>> 1862f15c8fad1837dc40cf711267a0e2b8509236
 
 EXAMPLES = 10
 GREY, BLUE = "#9aa5b1", "#2563eb"
@@ -192,7 +198,7 @@ def by_group(assessment: Assessment) -> list[dict[str, Any]]:
     rows = []
     for name in np.unique(groups):
         inside = groups == name
-        means = Summary(*(bootstrap(values[inside]) for values in outcome))
+        means = summarise(Outcome(*(values[inside] for values in outcome)))
         rows.append({"group": name or "(none)", "questions": int(inside.sum()), "means": means})
     return rows if len(rows) > 1 else []
 

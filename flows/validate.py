@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
@@ -90,8 +91,10 @@ def value_of(config: Config, card: PredictorCard, priors: PriorSource) -> PriorV
     """The priors' value in decisions on the test fold."""
     # A network has learnt its train questions by heart; the other kinds leave out the one that is asked.
     unseen: tuple[Fold, ...] = ("tune",) if card.kind == "lora" else ("train", "tune")
-    whole = priors.questions.full(config.policy.cap)
-    return measure_prior_value(config.policy, whole, unseen, priors.population, priors.tokens_read)
+    target, cap = config.policy.target, config.policy.cap
+    questions = priors.questions.full(cap)
+    chosen, held = np.isin(questions.table.folds, unseen), questions.table.folds == "test"
+    return measure_prior_value(target, cap, questions, priors.population, chosen, held, priors.tokens_read)
 
 
 def write_page(

@@ -15,7 +15,7 @@ from predictor.certificate import aims, cost
 from predictor.decision import Policy
 from predictor.policies import AnyPolicy, FixedN, OptScale, Schedule
 from predictor.prior import Prior, PriorBatch
-from predictor.replay import Interval, Name, Outcome, bootstrap, outcomes
+from predictor.replay import Interval, Name, Outcome, Summary, bootstrap, outcomes, summarise
 from predictor.scored_questions import ScoredQuestions
 from predictor.settings import Terms
 
@@ -23,23 +23,6 @@ SHIPPED = "shipped policy"
 SCHEDULE = "best fixed schedule"
 ORACLE = "shipped policy, oracle"
 TARGETS = (0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98)
-
-
-class Summary(NamedTuple):
-    """The fields of an `Outcome` as means a question with 95 % intervals; NaN where no answer is known."""
-
-    draws: Interval
-    rounds: Interval
-    tokens: Interval
-    reward_tokens: Interval
-    waited: Interval
-    hit: Interval
-    correct: Interval
-    lost_hit: Interval
-    lost_answer: Interval
-    lost_accuracy: Interval
-    promised: Interval
-    kept: Interval
 
 
 class Row(NamedTuple):
@@ -121,7 +104,7 @@ def make_row(
     return Row(
         policy=name,
         setting=_setting(policy),
-        means=Summary(*map(bootstrap, outcome)),
+        means=summarise(outcome),
         of_full_cap=float(outcome.tokens.sum() / full.tokens.sum()),
         predictor_tokens=read,
         saved=bootstrap(fewer, schedule.tokens),
@@ -220,9 +203,7 @@ def by_target(cap: int, orders: int, table: ScoreTable) -> list[TargetRow]:
     policies = {target: Schedule(target=target, cap=cap, start=start) for target in TARGETS}
     results = outcomes(policies, candidates, None, orders)
     full = candidates.tokens.sum()
-    return [
-        TargetRow(t, float(o.tokens.sum() / full), Summary(*map(bootstrap, o))) for t, o in results.items()
-    ]
+    return [TargetRow(t, float(o.tokens.sum() / full), summarise(o)) for t, o in results.items()]
 
 
 def averaged(

@@ -70,8 +70,7 @@ class Beacon(PolicyBase):
 
 def expected_gain(z: Array, degrees: float) -> Array:
     """E[max(T - z, 0)] for a Student-t T with more than one degree of freedom: the index of one step."""
-    gain: Array = (degrees + z**2) / (degrees - 1) * student.pdf(z, degrees) - z * student.sf(z, degrees)
-    return gain
+    return (degrees + z**2) / (degrees - 1) * student.pdf(z, degrees) - z * student.sf(z, degrees)
 
 
 @lru_cache(maxsize=8)

@@ -163,8 +163,7 @@ class State:
         """
         if self.cache is not None:
             return self.cache.no_hit(self, target, longest)
-        chances: Array = self.weights @ _miss_powers(self.require_priors().family.name, target, longest)
-        return chances
+        return self.weights @ _miss_powers(self.require_priors().family.name, target, longest)
 
     def miss_quantile(self, target: float, level: float) -> Array:
         """(questions,) log F(s-) that the question's own exceeds with a chance of at most 1 - level."""
@@ -176,8 +175,7 @@ class State:
 @lru_cache(maxsize=32)
 def _miss_powers(family: str, target: float, longest: int) -> Array:
     """(laws, longest + 1) F(s-)^m; the largest tables of a policy, so they are kept."""
-    powers: Array = np.exp(get_family(family).log_miss(target)[:, None] * np.arange(longest + 1))
-    return powers
+    return np.exp(get_family(family).log_miss(target)[:, None] * np.arange(longest + 1))
 
 
 @lru_cache(maxsize=32)
@@ -226,7 +224,7 @@ class Policy(Protocol):
 
 
 class Decision(Record):
-    """What to do next for one question."""
+    """The next step for one question."""
 
     action: Literal["sample", "accept", "give up"]
     more: int

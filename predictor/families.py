@@ -56,8 +56,8 @@ class Family:
 
     def bin(self, scores: ArrayLike) -> NDArray[np.int64]:
         """Bin of each score; any shape."""
-        found = np.searchsorted(self.edges, np.asarray(scores, float), side="right") - 1
-        return np.clip(found, 0, len(self.edges) - 2)
+        place = np.searchsorted(self.edges, np.asarray(scores, float), side="right") - 1
+        return np.clip(place, 0, len(self.edges) - 2)
 
     def counts(self, scores: ArrayLike) -> Array:
         """(questions, bins) counts of scores (questions, n); NaN stands for no score."""
@@ -70,7 +70,7 @@ class Family:
     def log_likelihood(self, scores: ArrayLike, others: bool = False) -> Array:
         """(questions, laws) log-likelihood of scores (questions, n); NaN stands for no score.
 
-        With ``others`` a question that is itself a law of the family is told of by the others alone.
+        With ``others`` a question that is itself a law of the family has a likelihood under the others alone.
         """
         likelihood: Array = self.counts(scores) @ self.log_mass
         if others:
@@ -81,11 +81,11 @@ class Family:
     def own_laws(self, scores: ArrayLike) -> NDArray[np.int64]:
         """(questions,) law that was made of just these scores (questions, n), all of a question's; -1: none.
 
-        What such a question shows is known to that law beforehand, as it is of no question to come.
+        Such a law knows beforehand what its question shows, as no law does of a question to come.
         """
         rows = () if self.made_of is None else self.made_of.astype(np.int32)
         made = {row.tobytes(): law for law, row in enumerate(rows)}
-        counts = self.counts(scores).astype(np.int32) if made else np.empty((len(np.atleast_2d(scores)), 0))
+        counts = self.counts(scores).astype(np.int32)
         return np.array([made.get(row.tobytes(), -1) for row in counts], dtype=np.int64)
 
     def log_miss(self, target: float) -> Array:
@@ -210,8 +210,7 @@ def _build(name: str) -> Family:
 
 def log_masses(masses: Array) -> Array:
     """Log of masses (bins, laws) after the floor."""
-    found: Array = np.log((1 - FLOOR) * masses + FLOOR / BINS)
-    return found
+    return np.log((1 - FLOOR) * masses + FLOOR / BINS)
 
 
 _registered: dict[str, Family] = {}

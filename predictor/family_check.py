@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.special import logsumexp
+from scipy.stats import kstest
 
 from data.errors import ConfigError
 from data.record import Record
@@ -15,11 +16,11 @@ from predictor.decision import CHUNK, Array, BoolArray
 from predictor.families import EMPIRICAL, FAMILIES, Family, get_family
 from predictor.prior import Prior, fit_population
 
-_TAIL = 20  # fewer hits than this say nothing of the tail
+_TAIL = 20  # fewer hits than this show nothing of the tail
 
 
 class FamilyFit(Record):
-    """How one family foretells tune questions; log scores are in nats, and larger is better."""
+    """How well one family predicts tune questions; log scores are in nats, and larger is better."""
 
     family: str
     prior: Prior
@@ -29,7 +30,7 @@ class FamilyFit(Record):
     hit_score: float
     """Log score per candidate of 1{score >= target} in second halves, forecast from first halves."""
     hit_score_prior: float
-    """The same from the prior alone: the difference is what a question's own scores tell."""
+    """The same from the prior alone: the difference is what a question's own scores add."""
     implied_hits: float
     """Share of hits in second halves as forecast."""
     observed_hits: float
@@ -104,8 +105,8 @@ def _fit(name: str, train: Array, tune: Array, later: BoolArray, target: float) 
         hit_score_prior=float(_log_score(share, np.exp(weights) @ chance).mean()),
         implied_hits=float(hit.mean()),
         observed_hits=float(share.mean()),
-        pit_distance=_distance(pit[later]),
-        tail_distance=_distance(tail[hits]) if hits.sum() >= _TAIL else None,
+        pit_distance=float(kstest(pit[later], "uniform").statistic),
+        tail_distance=float(kstest(tail[hits], "uniform").statistic) if hits.sum() >= _TAIL else None,
         hit_scores=tuple(scores.tolist()),
         evidences=tuple(evidences.tolist()),
     )
@@ -124,11 +125,4 @@ def _forecast(family: Family, weights: Array, chance: Array, scores: Array, late
 def _log_score(share: Array, chance: Array) -> Array:
     """Log score per candidate where a share hit and each did with this chance."""
     hit = np.clip(chance, 1e-9, 1 - 1e-9)
-    score: Array = share * np.log(hit) + (1 - share) * np.log1p(-hit)
-    return score
-
-
-def _distance(pit: Array) -> float:
-    """Kolmogorov distance from the uniform law."""
-    ordered, steps = np.sort(pit), np.arange(pit.size + 1) / pit.size
-    return float(max((steps[1:] - ordered).max(), (ordered - steps[:-1]).max()))
+    return share * np.log(hit) + (1 - share) * np.log1p(-hit)

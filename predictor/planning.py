@@ -1,4 +1,4 @@
-"""Planning: what a set of questions will cost under a policy, before anything is generated.
+"""Planning: the cost of a set of questions under a policy, before anything is generated.
 
 A question to come is taken to be like a pool question: a reference question is drawn for it, and the
 policy is replayed on that one's own candidates in another order. So scores, lengths and prompts keep
@@ -19,13 +19,13 @@ from data.errors import ConfigError
 from data.record import Record
 from predictor.decision import Array, IntArray, Policy
 from predictor.prior import Prior, PriorBatch
-from predictor.replay import replay, spent
+from predictor.replay import outcome
 
-COURSES = 2048  # replayed a policy at most; where there are many priors, at least LEAST a prior
+RUNS = 2048  # replayed a policy at most; where there are many priors, at least LEAST a prior
 LEAST = 16
-ORDERS = 16  # of a reference question's candidates; more would tell little beside what these differ by
+ORDERS = 16  # of a reference question's candidates; more would add little, as the questions differ by more
 _AT_ONCE = 2**19  # weights of replicates that are held together
-TINY = 1e-200  # a prior that no donor fits at all takes any of them
+TINY = 1e-200  # a prior that no reference question fits at all takes any of them
 
 
 class ReferenceQuestions(NamedTuple):
@@ -95,11 +95,11 @@ def estimate(
     seed: int = 0,
     level: float = 0.95,
 ) -> Forecast:
-    """What ``policy`` will spend and reach on the questions whose priors are ``priors``.
+    """Forecast what ``policy`` will spend and reach on the questions whose priors are ``priors``.
 
-    A course of the policy on one question does not depend on the others, so at most `COURSES`
-    (`ORDERS` a donor; at least `LEAST` a distinct prior) are replayed for all replicates, and a replicate
-    draws among them: time and memory go with the distinct priors, not with questions times replicates.
+    A run of the policy on one question does not depend on the others, so at most `RUNS` (`ORDERS` a reference
+    question; at least `LEAST` a distinct prior) are replayed for all replicates, and a replicate draws among
+    them: time and memory go with the distinct priors, not with questions times replicates.
 
     Raises
     ------
@@ -112,14 +112,14 @@ def estimate(
             f"{len(priors)} questions to plan and {len(reference.prompt_tokens)} pool questions"
         )
     rng = np.random.default_rng(seed)
-    chosen, courses = _courses(policy, priors, reference, rng)
-    totals = _totals(chosen, courses, priors.index, replicates, rng)
+    chosen, runs = _replay_reference(policy, priors, reference, rng)
+    totals = _totals(chosen, runs, priors.index, replicates, rng)
     ranges = {name: Range.of(values, level) for name, values in totals.items()}
     return Forecast(
         questions=len(priors),
         level=level,
         **ranges | {"reached": Range.of(totals["reached"] / len(priors), level)},
-        expected_draws=courses["candidates"].mean(axis=1)[priors.index],
+        expected_draws=runs["candidates"].mean(axis=1)[priors.index],
         totals=totals,
     )
 
@@ -135,26 +135,25 @@ def realised_share(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, float]:
-    """How often what held-out questions took lies in the range that was stated for them.
+    """Share of subsets of held-out questions whose total lies in the range that was planned for it.
 
     Random subsets of ``size`` of the questions, each planned by itself; a share a quantity. The subsets
     overlap and are planned from the same reference, so the share scatters around the level by far more
     than one of ``subsets`` independent trials.
     """
     rng = np.random.default_rng(seed)
-    chosen, courses = _courses(policy, priors, reference, rng)
-    found = _spend(policy, priors, held.shuffled(seed), prompt_tokens)
-    inside = dict.fromkeys(courses, 0)
+    chosen, runs = _replay_reference(policy, priors, reference, rng)
+    spent = _spend(policy, priors, held.shuffled(seed), prompt_tokens)
+    inside = dict.fromkeys(runs, 0)
     for _ in range(subsets):
         rows = rng.choice(len(priors), min(size, len(priors)), replace=False)
-        totals = _totals(chosen, courses, priors.index[rows], 200, rng)
-        for name in inside:
-            stated, total = Range.of(totals[name], level), found[name][rows].sum()
-            inside[name] += bool(stated.low <= total <= stated.high)
+        for name, totals in _totals(chosen, runs, priors.index[rows], 200, rng).items():
+            planned = Range.of(totals, level)
+            inside[name] += int(planned.low <= spent[name][rows].sum() <= planned.high)
     return {name: count / subsets for name, count in inside.items()}
 
 
-def _courses(
+def _replay_reference(
     policy: Policy, priors: PriorBatch, reference: ReferenceQuestions, rng: np.random.Generator
 ) -> tuple[IntArray, dict[str, Array]]:
     """Questions drawn for each distinct prior, and each known quantity of a run on them; (priors, each)."""
@@ -165,22 +164,20 @@ def _courses(
     likelihood = priors.family.log_likelihood(reference.candidates.scores)
     likelihood = np.exp(likelihood - likelihood.max(axis=1, keepdims=True))  # the peak cancels in the odds
     likelihood /= (likelihood @ np.exp(reference.population.log_weights()) + TINY)[:, None]
-    courses = min(COURSES, ORDERS * len(reference.prompt_tokens))
-    each = max(courses // len(priors.table), LEAST)
-    at = (np.arange(each) + rng.random((len(priors.table), 1))) / each  # every donor as often as is due
+    each = max(min(RUNS, ORDERS * len(reference.prompt_tokens)) // len(priors.table), LEAST)
+    at = (np.arange(each) + rng.random((len(priors.table), 1))) / each  # systematic sampling
     chosen, parts = np.empty(at.shape, dtype=np.int64), []
-    for start in range(0, len(at), block := max(COURSES // each, 1)):
+    for start in range(0, len(at), block := max(RUNS // each, 1)):
         rows = slice(start, start + block)
         line = np.cumsum(np.exp(priors.table[rows]) @ likelihood.T + TINY, axis=1)
         chosen[rows] = [np.searchsorted(x[:-1], a * x[-1]) for x, a in zip(line, at[rows], strict=True)]
         picked = chosen[rows].ravel()
         index = start + np.arange(len(line)).repeat(each)
-        believed = PriorBatch(priors.family, priors.table, index, priors.strength)
+        asked = PriorBatch(priors.family, priors.table, index, priors.strength)
         if reference.laws is not None:  # of a question to come no law knows the scores
-            believed = believed.without(reference.laws[picked])
-        shown = Candidates._make(values[picked] for values in reference.candidates)
-        shown = shown.shuffled(int(rng.integers(2**31)))
-        parts.append(_spend(policy, believed, shown, reference.prompt_tokens[picked]))
+            asked = asked.without(reference.laws[picked])
+        shown = reference.candidates.select(picked).shuffled(int(rng.integers(2**31)))
+        parts.append(_spend(policy, asked, shown, reference.prompt_tokens[picked]))
     tokens = {**reference.candidates._asdict(), "prompt_tokens": reference.prompt_tokens}
     known = [n for n in parts[0] if "tokens" not in n or tokens[n].any()]
     return chosen, {n: np.concatenate([p[n] for p in parts]).reshape(at.shape) for n in known}
@@ -189,29 +186,27 @@ def _courses(
 def _spend(
     policy: Policy, priors: PriorBatch, candidates: Candidates, prompt_tokens: Array
 ) -> dict[str, Array]:
-    """Each quantity of the policy's course (questions,)."""
-    course = replay(policy, candidates.scores, priors, candidates.tokens, answers=candidates.answers)
+    """Each quantity of the policy's runs (questions,)."""
+    run = outcome(policy, candidates, priors)
     return {
-        "candidates": course.drawn.astype(float),
-        "rounds": course.rounds.astype(float),
-        "tokens": spent(candidates.tokens, course.drawn),
-        "reward_tokens": spent(candidates.reward_tokens, course.drawn),
-        "prompt_tokens": prompt_tokens * course.rounds,
-        "reached": course.hit.astype(float),
+        "candidates": run.draws,
+        "rounds": run.rounds,
+        "tokens": run.tokens,
+        "reward_tokens": run.reward_tokens,
+        "prompt_tokens": prompt_tokens * run.rounds,
+        "reached": run.hit,
     }
 
 
 def _totals(
-    chosen: IntArray, courses: dict[str, Array], index: IntArray, replicates: int, rng: np.random.Generator
+    chosen: IntArray, runs: dict[str, Array], index: IntArray, replicates: int, rng: np.random.Generator
 ) -> dict[str, Array]:
     """(replicates,) totals of each quantity over questions whose priors are ``index``."""
     priors, asked = np.unique(index, return_counts=True)
-    donor, spending = chosen[priors], {name: values[priors] for name, values in courses.items()}
-    totals = {name: np.empty(replicates) for name in spending}
-    for start in range(0, replicates, block := max(_AT_ONCE // donor.size, 1)):
-        rows = slice(start, min(start + block, replicates))
-        weights = rng.exponential(size=(rows.stop - start, chosen.max() + 1))[:, donor]
+    question, block = chosen[priors], max(_AT_ONCE // chosen[priors].size, 1)
+    parts = []
+    for start in range(0, replicates, block):
+        weights = rng.exponential(size=(min(block, replicates - start), chosen.max() + 1))[:, question]
         taken = rng.multinomial(asked, weights / weights.sum(axis=-1, keepdims=True))
-        for name, values in spending.items():
-            totals[name][rows] = np.tensordot(taken, values, 2)
-    return totals
+        parts.append([np.tensordot(taken, values[priors], 2) for values in runs.values()])
+    return dict(zip(runs, np.concatenate(parts, axis=1), strict=True))

@@ -213,7 +213,7 @@ class Value(PolicyBase):
         """(questions,) expected tokens of a candidate; the first guess counts as much as four are seen."""
         if state.tokens is None:
             return np.full(len(state), self.candidate_tokens)
-        spent: Array = np.where(state.seen, state.tokens, 0.0).sum(axis=1)
+        spent = np.where(state.seen, state.tokens, 0.0).sum(axis=1)
         return (4 * self.candidate_tokens + spent) / (4 + state.drawn)
 
     def _plan_rounds(self, state: State, sizes: IntArray, price: Array) -> tuple[IntArray, BoolArray]:

@@ -1,4 +1,4 @@
-"""Priors: what is believed of a question's score law before its first score."""
+"""Priors: weights of the laws that a question's scores may follow, before its first score."""
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -79,7 +79,7 @@ class PriorBatch:
         Raises
         ------
         ConfigError
-            If there is none, or they speak of several families.
+            If there is none, or they are of several families.
         """
         distinct = {prior: row for row, prior in enumerate(dict.fromkeys(priors))}
         if len({p.family for p in distinct}) != 1:
@@ -93,7 +93,7 @@ class PriorBatch:
 
     @classmethod
     def oracle(cls, population: Prior, scores: ArrayLike) -> Self:
-        """What nobody can know in advance: each question's law as all its scores place it.
+        """Each question's law as all its scores place it, which nobody can know in advance.
 
         A baseline that shows how much a perfect predictor could save; scores (questions, n).
         """
@@ -130,9 +130,9 @@ class PriorBatch:
 
 @lru_cache(maxsize=256)  # a question is decided on several times with one prior
 def _log_weights_of(prior: Prior) -> Array:
-    found: Array = stack_log_weights([prior])[0]
-    found.flags.writeable = False
-    return found
+    weights = stack_log_weights([prior])[0]
+    weights.flags.writeable = False
+    return weights
 
 
 def stack_log_weights(priors: Sequence[Prior]) -> Array:
@@ -152,14 +152,13 @@ def log_weights(
     z = (family.points[None] - centre) / scale
     rho = np.broadcast_to(np.asarray(correlation, float), len(z))[:, None]
     square = (z[..., 0] ** 2 - 2 * rho * z[..., 0] * z[..., 1] + z[..., 1] ** 2) / (1 - rho**2)
-    weights: Array = family.log_base - 0.5 * square
+    weights = family.log_base - 0.5 * square
     return weights - logsumexp(weights, axis=1, keepdims=True)
 
 
 def log_evidence(priors: Sequence[Prior], likelihood: ArrayLike) -> Array:
     """(questions,) log of the sum over laws of prior times likelihood (questions, laws)."""
-    evidence: Array = logsumexp(stack_log_weights(priors) + np.asarray(likelihood), axis=1)
-    return evidence
+    return logsumexp(stack_log_weights(priors) + np.asarray(likelihood), axis=1)
 
 
 def evidence_slopes(
@@ -198,16 +197,15 @@ def evidence_slopes(
 def posterior_weights(prior: Prior, likelihood: ArrayLike) -> Array:
     """(questions, laws) weight of each law, given the scores whose log-likelihood (questions, laws) it is."""
     posterior = np.asarray(likelihood) + prior.log_weights()
-    found: Array = np.exp(posterior - logsumexp(posterior, axis=1, keepdims=True))
-    return found
+    return np.exp(posterior - logsumexp(posterior, axis=1, keepdims=True))
 
 
 def posterior_moments(prior: Prior, likelihood: ArrayLike) -> tuple[Array, Array]:
     """Mean (questions, 2) and covariance (questions, 2, 2) of the coordinates, given the scores."""
     points = get_family(prior.family).points
     weights = posterior_weights(prior, likelihood)
-    mean: Array = weights @ points
-    square: Array = np.einsum("ql,li,lj->qij", weights, points, points)
+    mean = weights @ points
+    square = np.einsum("ql,li,lj->qij", weights, points, points)
     return mean, square - mean[:, :, None] * mean[:, None, :]
 
 

@@ -11,13 +11,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from data.folds import Fold
 from data.question import Question
 from data.record import Record
-from data.scores import ScoreTable
 from predictor.baseline_comparison import schedules
 from predictor.certificate import price_sequences
-from predictor.decision import Array, IntArray, Policy
+from predictor.decision import Array, BoolArray, Policy
 from predictor.prior import Prior, PriorBatch
 from predictor.replay import Interval, Outcome, bootstrap, outcomes
 from predictor.scored_questions import ScoredQuestions
@@ -74,44 +72,26 @@ class PriorValue(Record):
 
 
 def measure_prior_value(
-    policy: Policy,
-    whole: ScoredQuestions,
-    unseen: tuple[Fold, ...],
-    population: Prior,
-    tokens_read: Callable[[Question], int],
-) -> PriorValue:
-    """Compare on the test fold; the price and the schedule are chosen on the folds ``unseen``.
-
-    ``whole`` are questions with candidates up to the cap, with the predictor's priors; target and cap are
-    those of ``policy``.
-    """
-    table = whole.table
-    chosen, held = np.flatnonzero(np.isin(table.folds, unseen)), np.flatnonzero(table.folds == "test")
-    reading = float(np.mean([tokens_read(question) for question in table.fold("test").questions]))
-    return prior_value(policy.target, policy.cap, table, whole.priors, population, chosen, held, reading)
-
-
-def prior_value(
     target: float,
     cap: int,
-    table: ScoreTable,
-    priors: PriorBatch,
+    questions: ScoredQuestions,
     population: Prior,
-    chosen: IntArray,
-    held: IntArray,
-    reading: float,
+    chosen: BoolArray,
+    held: BoolArray,
+    tokens_read: Callable[[Question], int],
     round_candidates: float = 2.0,
     orders: int = 2,
 ) -> PriorValue:
-    """Compare the predictor's priors of a table's questions with the population's and with known laws.
+    """Compare a predictor's priors with the population's and with known laws.
 
     Parameters
     ----------
-    priors : the predictor's, one a question of the table.
-    chosen, held : rows on which price and schedule are chosen, and other rows that are reported on.
-    reading : tokens a question that the predictor reads.
+    questions : with candidates up to the cap, and the predictor's priors.
+    chosen, held : (questions,) those on which price and schedule are chosen, and others that are reported on.
+    tokens_read : tokens that the predictor reads of a question.
     round_candidates : price of a round, in candidates of average length.
     """
+    table, priors = questions
     candidates = table.candidates(cap)
     length = max(float(candidates.tokens.mean()), 1.0)
     own_laws = priors.family.own_laws(table.scores)
@@ -121,8 +101,8 @@ def prior_value(
         ORACLE: PriorBatch.oracle(population, table.scores).without(own_laws),
     }
 
-    def run(policies: Sequence[Policy], rows: IntArray, batch: PriorBatch | None) -> list[Outcome]:
-        shown, asked = candidates.select(rows), None if batch is None else batch[rows]
+    def run(policies: Sequence[Policy], rows: BoolArray, batch: PriorBatch | None) -> list[Outcome]:
+        shown, asked = candidates.select(np.flatnonzero(rows)), None if batch is None else batch[rows]
         return list(outcomes(dict(enumerate(policies)), shown, asked, orders, target=target).values())
 
     (sequence,) = price_sequences(target, cap, length, round_candidates, above=False)
@@ -142,8 +122,9 @@ def prior_value(
         (held_out[BASELINE],) = run([fixed[int(np.argmin(costs))]], held, None)
     gain, most = (cost(held_out[BASELINE]) - cost(held_out[name]) for name in (PREDICTOR, ORACLE))
     saved, closed = bootstrap(gain), bootstrap(gain, most)
+    reading = float(np.mean([tokens_read(question) for question in table.select(held).questions]))
     return PriorValue(
-        questions=len(held),
+        questions=len(gain),
         hit_price=hit_price,
         round_price=round_price,
         reading=reading,

@@ -1,7 +1,7 @@
 """Replay: what policies would have drawn, hit and answered on scores that are already there."""
 
 from collections.abc import Hashable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -13,11 +13,12 @@ from predictor.prior import PriorBatch
 from predictor.selection import Selection
 
 Name = TypeVar("Name", bound=Hashable)
+T = TypeVar("T")
 _AT_ONCE = 1_000_000  # questions drawn again at once, over all resamples
 
 
 class Replay(NamedTuple):
-    """What a policy did with each question; every field (questions,)."""
+    """A policy's run on each question; every field (questions,)."""
 
     drawn: IntArray
     """Candidates drawn."""
@@ -131,29 +132,33 @@ def _replay(
     return Replay(drawn, rounds, best, column, best >= policy.target, required, feasible, waited)
 
 
-class Outcome(NamedTuple):
-    """What a policy did with each question, averaged over orders; every field (questions,)."""
+class Measures(NamedTuple, Generic[T]):
+    """Quantities of a policy: an `Outcome` has them by question, a `Summary` as means with intervals."""
 
-    draws: Array
-    rounds: Array
-    tokens: Array
+    draws: T
+    rounds: T
+    tokens: T
     """Generated tokens."""
-    reward_tokens: Array
-    waited: Array
+    reward_tokens: T
+    waited: T
     """Sum over rounds of a round's longest candidate, in tokens."""
-    hit: Array
-    correct: Array
+    hit: T
+    correct: T
     """NaN where the question's answer is not known."""
-    lost_hit: Array
+    lost_hit: T
     """1 where all candidates reach the target and the policy's do not."""
-    lost_answer: Array
+    lost_answer: T
     """1 where the best of all candidates is right and the policy's is wrong; NaN where not known."""
-    lost_accuracy: Array
+    lost_accuracy: T
     """Right answers of the full cap less those of the policy: 1, 0 or -1; NaN where not known."""
-    promised: Array
+    promised: T
     """Share of orders in which the policy held the target to be feasible."""
-    kept: Array
+    kept: T
     """Share of orders in which it did and hit."""
+
+
+Outcome = Measures[Array]
+"""Every field (questions,), averaged over orders."""
 
 
 def outcomes(
@@ -244,6 +249,15 @@ class Interval(NamedTuple):
     high: float
 
 
+Summary = Measures[Interval]
+"""Means a question; NaN where no answer is known."""
+
+
+def summarise(outcome: Outcome) -> Summary:
+    """Means over questions with 95 % intervals."""
+    return Summary(*map(bootstrap, outcome))
+
+
 def bootstrap(
     values: Array, weights: Array | None = None, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
@@ -304,5 +318,4 @@ def pick(values: Array, column: IntArray) -> Array:
 
 def spent(values: Array, drawn: IntArray) -> Array:
     """Sum of ``values`` (questions, n) over the candidates drawn."""
-    total: Array = np.where(np.arange(values.shape[1]) < drawn[:, None], values, 0.0).sum(axis=1)
-    return total
+    return np.where(np.arange(values.shape[1]) < drawn[:, None], values, 0.0).sum(axis=1)

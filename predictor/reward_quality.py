@@ -9,7 +9,7 @@ from predictor.replay import best_of, pick
 def within_question_auc(scores: Array, correct: Array) -> tuple[float, int]:
     """Chance that a right candidate outscores a wrong one *of the same question*, ties counting half.
 
-    An overall AUC flatters a reward model that merely tells easy questions from hard ones.
+    An overall AUC flatters a reward model that merely separates easy questions from hard ones.
 
     Parameters
     ----------
@@ -19,14 +19,13 @@ def within_question_auc(scores: Array, correct: Array) -> tuple[float, int]:
     -------
     The mean over questions that have both kinds, and how many those are; NaN where there is none.
     """
-    found = []
+    chances = []
     for values, right in zip(scores, correct, strict=True):
         known = ~np.isnan(values) & ~np.isnan(right)
         good, bad = values[known & (right == 1)], values[known & (right == 0)]
         if good.size and bad.size:
-            above = (good[:, None] > bad).mean() + 0.5 * (good[:, None] == bad).mean()
-            found.append(above)
-    return (float(np.mean(found)), len(found)) if found else (float("nan"), 0)
+            chances.append((good[:, None] > bad).mean() + 0.5 * (good[:, None] == bad).mean())
+    return (float(np.mean(chances)) if chances else np.nan, len(chances))
 
 
 def selection_accuracy(scores: Array, correct: Array) -> dict[str, float]:

@@ -12,15 +12,15 @@ _SHARES = 33
 
 
 def risk_p_value(losses: Array, epsilon: float, signed: bool) -> float:
-    """Chance of a sum of losses so small if their mean were epsilon; small speaks for the policy.
+    """Chance of a sum of losses so small if their mean were epsilon; a small one supports the policy.
 
     Parameters
     ----------
     losses : (questions,) each 0 or 1 (exact binomial test), or each -1, 0 or 1: then how many are not 0
         is a nuisance, and the chance is the largest over what that share may be by its upper confidence
         limit, plus one minus that limit's confidence (Berger and Boos, JASA 89, 1994).
-    signed : whether a loss can be -1. Whether one of these is does not tell: a test that is chosen by what
-        it is to judge does not keep its level.
+    signed : whether a loss can be -1, whether or not one of these is: a test that is chosen by the data that
+        it judges does not keep its level.
     """
     n, total = losses.size, int(losses.sum())
     if not signed:
@@ -35,7 +35,7 @@ def risk_p_value(losses: Array, epsilon: float, signed: bool) -> float:
 
 
 def refutation_p_value(losses: Array, epsilon: float, signed: bool) -> float:
-    """Chance of a sum of losses so large if their mean were epsilon; small speaks against the promise."""
+    """Chance of a sum of losses so large if their mean were epsilon; a small one refutes the promise."""
     if not signed:
         return float(binom.sf(int(losses.sum()) - 1, losses.size, epsilon))
     return risk_p_value(-losses, -epsilon, signed)

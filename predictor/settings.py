@@ -1,4 +1,4 @@
-"""Settings of certificates, and what policies are compared at."""
+"""Settings of certificates, and the terms that policies are compared on."""
 
 from typing import NamedTuple, Self, get_args
 
@@ -26,19 +26,18 @@ class CertifySettings(Record):
     choose: bool = True
     """Choose the cheapest certified policy; false certifies and ships ``policy`` as it is."""
     round_candidates: float = Field(2.0, ge=0)
-    """Price of a round, in candidates of average length: what a wait is worth in tokens."""
+    """Price of a round, in candidates of average length."""
     orders: int = Field(4, ge=1)
     """Random orders of a question's candidates that tune and test figures are averaged over."""
 
     @property
     def epsilon(self) -> dict[Loss, float]:
         """The risks that are promised."""
-        named = {name: getattr(self, name) for name in get_args(Loss)}
-        return {name: risk for name, risk in named.items() if risk is not None}
+        return {name: risk for name in get_args(Loss) if (risk := getattr(self, name)) is not None}
 
 
 class Terms(NamedTuple):
-    """What policies are compared at."""
+    """The terms that policies are compared on."""
 
     target: float
     """Score that counts as a hit, whatever the policies aim at."""
@@ -53,6 +52,6 @@ class Terms(NamedTuple):
 
     @classmethod
     def of(cls, policy: Policy, settings: CertifySettings) -> Self:
-        """Those of the promise that is wanted of a policy."""
+        """Terms of a policy's promise."""
         answers = bool(settings.epsilon.keys() - {"lost_hit"})
         return cls(policy.target, policy.cap, settings.orders, settings.round_candidates, answers)

@@ -104,13 +104,6 @@ def test_a_small_case_agrees_with_scipy():
     assert fit.tail_distance is None
 
 
-def test_distance_is_that_of_kolmogorov_and_smirnov(fits):
-    from predictor.family_check import _distance
-
-    values = np.random.default_rng(0).beta(2, 1, 50)
-    assert _distance(values) == pytest.approx(stats.kstest(values, "uniform").statistic)
-
-
 def test_chunks_make_no_difference(monkeypatch):
     rng = np.random.default_rng(2)
     train, tune = betas(rng, 20, 6), betas(rng, 23, 6)

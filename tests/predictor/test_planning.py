@@ -20,8 +20,8 @@ FIXED = FixedN(target=0.9, cap=CAP)
 
 
 @pytest.fixture(autouse=True)
-def few_courses(monkeypatch):
-    monkeypatch.setattr(planning, "COURSES", 256)
+def few_runs(monkeypatch):
+    monkeypatch.setattr(planning, "RUNS", 256)
 
 
 def sample(rng, priors):

@@ -12,7 +12,8 @@ from flows.model_card import model_card
 from predictor.learned.card import ComparedKind, PredictorCard
 from predictor.learned.settings import PredictorSettings
 from predictor.prior import Prior, PriorBatch, fit_population
-from predictor.prior_value import BASELINE, POPULATION, PREDICTOR, PriorValue, prior_value
+from predictor.prior_value import BASELINE, POPULATION, PREDICTOR, PriorValue, measure_prior_value
+from predictor.scored_questions import ScoredQuestions
 from tests.helpers import make_contract
 
 pytestmark = pytest.mark.slow
@@ -46,11 +47,11 @@ def make_setting(home, count, draw):
 
 def value_of(setting, make_prior, reading):
     config, _, table = setting
-    chosen, held = (np.flatnonzero(np.isin(table.folds, names)) for names in (("train", "tune"), "test"))
+    chosen, held = (np.isin(table.folds, names) for names in (("train", "tune"), "test"))
     population = fit_population(table.fold("train", "tune").scores)
     priors = PriorBatch.of([make_prior(question, population) for question in table.questions])
-    target, cap = config.policy.target, config.policy.cap
-    return prior_value(target, cap, table, priors, population, chosen, held, reading)
+    target, cap, questions = config.policy.target, config.policy.cap, ScoredQuestions(table, priors)
+    return measure_prior_value(target, cap, questions, population, chosen, held, lambda question: reading)
 
 
 def the_law(question, population):
