@@ -18,15 +18,9 @@ from flows.config import Config
 from flows.plan import plan_like_pool
 from flows.verdict import verdict
 from predictor.assessment import PLANNED, Assessment
-<<<<<<< HEAD
-from predictor.baseline_comparison import SCHEDULE, SHIPPED, Summary
-from predictor.learned.unread import describe_left_out
-from predictor.replay import bootstrap, pick, replay, round_ends
-=======
 from predictor.baseline_comparison import SCHEDULE, SHIPPED
-from predictor.learned.unread import told as left_out
+from predictor.learned.unread import describe_left_out
 from predictor.replay import Outcome, pick, replay, round_ends, summarise
->>>>>>> 1862f15c8fad1837dc40cf711267a0e2b8509236
 
 EXAMPLES = 10
 GREY, BLUE = "#9aa5b1", "#2563eb"
@@ -74,7 +68,7 @@ def write(
             prior_value=prior_value,
             verdict=verdict(assessment.certificate, assessment.rows, assessment.refuted, level),
             level=level,
-            left_out=describe_left_out(assessment.left_out),
+            left_out=describe_describe_left_out(assessment.left_out),
             rows={row.policy: row for row in assessment.rows},
             shipped=SHIPPED,
             schedule=SCHEDULE,
