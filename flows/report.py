@@ -68,7 +68,7 @@ def write(
             prior_value=prior_value,
             verdict=verdict(assessment.certificate, assessment.rows, assessment.refuted, level),
             level=level,
-            left_out=describe_describe_left_out(assessment.left_out),
+            left_out=describe_left_out(assessment.left_out),
             rows={row.policy: row for row in assessment.rows},
             shipped=SHIPPED,
             schedule=SCHEDULE,
