@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data.answers import answer_key
 from data.contract import require_same_contract
 from data.errors import ConfigError, OptScaleError
 from data.question import Question
@@ -68,7 +69,11 @@ class Backend:
         prior = request.prior or self.population
         if question is not None:
             (prior,) = await self._priors([question])
-        decision = decide(self.card.policy, request.scores, prior, request.failed, request.tokens)
+        keys = None
+        if request.answers is not None:
+            keys = [None if answer is None else answer_key(answer) for answer in request.answers]
+        policy = self.card.policy
+        decision = decide(policy, request.scores, prior, request.failed, request.tokens, keys)
         metrics.DECISIONS.labels(decision.action, decision.reason).inc()
         return DecideResponse(
             **decision.model_dump(),
@@ -117,7 +122,7 @@ class Backend:
         certificate, policy = self.card.certificate, self.card.policy
         if certificate is None or certificate.policy != policy:
             return None
-        if question is None or request.contract is None or request.failed:
+        if question is None or request.contract is None or request.failed or request.answers is not None:
             return None
         if request.scores:
             counted = self.card.tokens_per_candidate > 0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import requires, version
+from itertools import chain
 from pathlib import Path
 
 import httpx
@@ -34,7 +35,7 @@ def build_bento(bundle: Path, name: str = "optscale") -> str:
     with tempfile.TemporaryDirectory(dir=bundle.parent) as folder:
         context = Path(folder)
         for package in PACKAGES:
-            for file in (ROOT / package).rglob("*.py"):
+            for file in chain((ROOT / package).rglob("*.py"), (ROOT / package).glob("rules/*.json")):
                 copy = context / file.relative_to(ROOT)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)

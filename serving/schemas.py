@@ -14,6 +14,7 @@ MAX_QUESTION = 20_000
 MAX_QUESTIONS = 64
 MAX_TURNS = 256
 MAX_SCORES = 4096
+MAX_ANSWER = 10_000
 EXAMPLE = "Compute 61 - 33 + 28."
 
 
@@ -108,6 +109,12 @@ class DecideRequest(Asked):
     tokens: list[Annotated[int, Field(ge=0, le=2**31)]] | None = Field(
         None, max_length=MAX_SCORES, description="Completion tokens of each scored candidate."
     )
+    answers: list[Annotated[str, Field(max_length=MAX_ANSWER)] | None] | None = Field(
+        None,
+        max_length=MAX_SCORES,
+        description="Answer of each scored candidate, null for none; without scores, of each candidate "
+        "drawn. Equal answers may be spelled differently.",
+    )
     failed: int = Field(0, ge=0, le=MAX_SCORES, description="Candidates drawn without a score.")
     contract: str | None = Field(
         None,
@@ -127,8 +134,8 @@ class DecideResponse(Decision):
     promise: str | None = Field(
         None,
         description="What the certificate says of the policy; null where this request is not what was "
-        "certified: a prior of the client's own, no question, no contract, `failed` above 0, no tokens for a "
-        "policy that weighs them, or candidates that it had not asked for.",
+        "certified: a prior of the client's own, no question, no contract, `failed` above 0, answers, no "
+        "tokens for a policy that weighs them, or candidates that it had not asked for.",
     )
 
 

@@ -320,7 +320,7 @@ def test_the_command_makes_a_pool(tmp_path):
     }
     assert Pool.open(str(tmp_path / "p")).manifest.contract == contract
     again = CliRunner().invoke(cli.app, [*call, "--scores-key", "last", "--aggregation", "last"])
-    assert "skipped: 3" in again.output
-    assert "not read: none" in again.output
+    assert ["skipped", "3"] in [line.split() for line in again.output.splitlines()]
+    assert ["not", "read"] in [line.split() for line in again.output.splitlines()]
     wrong = CliRunner().invoke(cli.app, [*call, "--prompts", str(file)])
     assert isinstance(wrong.exception, ConfigError)
