@@ -5,9 +5,11 @@ import json
 
 import pytest
 
+from data.errors import ConfigError
 from predictor.certificate import Certificate
 from predictor.policies import FixedN, Value
 from predictor.prior import Prior
+from predictor.vote_policies import Agreement
 from serving.backend import Backend
 from serving.bundle import Bundle
 from serving.schemas import DecideRequest
@@ -96,3 +98,18 @@ def test_a_pool_without_token_counts_is_certified_without_them(decide):
     first = decide(**ASKED).more
     answer = decide(**ASKED, scores=[0.5] * first, tokens_per_candidate=0.0)
     assert answer.promise == "little is lost"
+
+
+def test_answers_decide_where_the_policy_goes_by_them(decide):
+    policy = Agreement(cap=12, confidence=0.9)
+    asked = ASKED | {"policy": policy}
+    agreed = decide(**asked, answers=["1/2", "0.5", r"\frac{1}{2}", ".5"])
+    scattered = decide(**asked, answers=["1", "2", "3", None])
+    assert (agreed.action, agreed.selected, agreed.best) == ("accept", 0, None)
+    assert (scattered.action, scattered.more) == ("sample", 2)
+    assert agreed.promise is None
+
+
+def test_a_policy_that_goes_by_answers_says_that_none_were_given(decide):
+    with pytest.raises(ConfigError, match="goes by the candidates' answers"):
+        decide(**ASKED, policy=Agreement(cap=12), scores=[0.5])
