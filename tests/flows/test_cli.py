@@ -20,7 +20,7 @@ SILENT = {"serve"}
 ON_A_SERVER = {"schedule"}
 """Blocks; it is asked in test_schedule.py."""
 SMALL = """
-predictor: {rivals: [description]}
+predictor: {compare: [text]}
 collect: {limit: 1, candidates: 2}
 policy: {kind: value, cap: 6, target: 0.9}
 certify: {lost_hit: 0.2, lost_answer: 0.2, orders: 1}
@@ -40,6 +40,8 @@ def asked(tmp_path_factory, prefect_server):
     (folder / "c.yaml").write_text(SMALL)
     (folder / "scores.jsonl").write_text('{"question": "1 + 1?", "scores": [0.5, 0.25]}\n')
     (folder / "log").mkdir()
+    listed = {"pool": "home/pool", "name": "one", "family": "sums", "source": "simulated", "licence": "none"}
+    (folder / "pools.yaml").write_text(json.dumps({"name": "r", "pools": [listed]}))
     write_questions(make_questions(3, start=1000), folder / "q.jsonl")
 
     def run(line):
@@ -65,6 +67,9 @@ LINES = [
     "relocate -c HERE/c.yaml",
     "config -c HERE/c.yaml",
     "decide '[0.3]' -s policy.kind=schedule",
+    "grade --answer 5 --reference 5",
+    "compare --pool HERE/home/pool",
+    "learn-rule HERE/pools.yaml --output HERE/rule.json",
 ]
 
 

@@ -219,7 +219,7 @@ def test_a_pool_too_small_to_fit_says_so(tmp_path, prefect_server):
     from flows.train import train
 
     make_pool(tmp_path / "pool", questions=4)
-    with pytest.raises(PoolError, match="collect more"):
+    with pytest.raises(PoolError, match="collect or import more questions"):
         train(small_config(tmp_path))
 
 
