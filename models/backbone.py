@@ -11,13 +11,12 @@ A reference is one of
 import hashlib
 import importlib.util
 import os
+import shutil
 import tempfile
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging
@@ -113,18 +112,10 @@ def locate(reference: str) -> str:
 
 def _converted(gguf: Path) -> Path:
     """The safetensors copy of a GGUF file, keyed by the file's hash; loading it takes a second."""
-    digest = _digest_package(gguf, gguf.stat().st_mtime_ns)
-    target = state_home() / "backbones" / f"{gguf.stem}-{digest}"
-    if target.exists():
+    target = state_home() / "backbones" / f"{gguf.stem}-{_digest_file(gguf)}"
+    if (target / "config.json").exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock", fallback_to_soft=False):  # a second process waits: it takes long
-        if not target.exists():
-            _convert(gguf, target)
-    return target
-
-
-def _convert(gguf: Path, target: Path) -> None:
     source: dict[str, Any] = {"gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     model = AutoModelForCausalLM.from_pretrained(
@@ -133,10 +124,15 @@ def _convert(gguf: Path, target: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.bfloat16,
     )
-    scratch = Path(tempfile.mkdtemp(dir=target.parent))  # whole, then renamed: a kill leaves no half
+    # A second process may convert at the same time: write aside, then rename.
+    scratch = Path(tempfile.mkdtemp(dir=target.parent))
     model.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
-    scratch.rename(target)
+    try:
+        scratch.rename(target)
+    except OSError:
+        shutil.rmtree(scratch)
+    return target
 
 
 def load(
@@ -242,11 +238,6 @@ def _commit(reference: str) -> str:
 def digest_text(text: str) -> str:
     """Sixteen hex digits of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@cache
-def _digest_package(file: Path, changed: int) -> str:
-    return _digest_file(file)  # a hundred MB, asked for whenever a tokenizer is loaded
 
 
 def _digest_file(path: Path) -> str:

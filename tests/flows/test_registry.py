@@ -33,7 +33,7 @@ def config(tmp_path_factory):
     return Config.model_validate(
         {
             "home": home,
-            "predictor": {"compare": ["text"], "family": "beta"},
+            "predictor": {"compare": ["text"]},
             "policy": {"kind": "value", "cap": 6, "target": 0.9},
             "certify": {"lost_hit": 0.2, "lost_answer": 0.2, "orders": 1},
             "gate": LAX,
@@ -42,22 +42,16 @@ def config(tmp_path_factory):
 
 
 def test_a_version_that_is_refused_later_is_not_shipped(config, monkeypatch):
-    from flows import validate as module
     from flows.validate import validate
 
-    version, tracking, tagged, found = train(config).version, Tracking(config), [], []
-    set_tag, assess = mlflow.MlflowClient.set_model_version_tag, module.assess
+    version, tracking, tagged = train(config).version, Tracking(config), []
+    set_tag = mlflow.MlflowClient.set_model_version_tag
 
     def noted(client, name, number, key, value):
         tagged.append(key)
         set_tag(client, name, number, key, value)
 
-    def kept(*arguments, **options):
-        found.append(assess(*arguments, **options))
-        return found[-1]
-
     monkeypatch.setattr(mlflow.MlflowClient, "set_model_version_tag", noted)
-    monkeypatch.setattr(module, "assess", kept)
     assert validate(config).version == version
     assert tagged[-1] == VALIDATED  # a kill before it leaves no verdict without its run
     require_shippable(tracking, version, named=False)
@@ -72,9 +66,6 @@ def test_a_version_that_is_refused_later_is_not_shipped(config, monkeypatch):
     strict = Config.model_validate(
         config.model_dump() | {"gate": LAX | {"mean_skill": 2.0, "evidence_gain": 5}}
     )
-    # What it finds is what it found before: the same version on the same pool.
-    monkeypatch.setattr(module, "assess", lambda *_, **__: found[0])
-    monkeypatch.setattr(module.report, "write", lambda *_: None)
     with pytest.raises(GateError, match=r"mean_skill is .* evidence_gain is"):
         validate(strict, version=version)
     assert not {VALIDATED, VALIDATION_RUN, CHAMPION_THEN} & set(tracking.tags(version))
@@ -94,15 +85,10 @@ def test_lost_files_are_found_and_fitted_anew(config):
     shutil.copytree(config.home / "lost", config.home / "artifacts", dirs_exist_ok=True)
 
 
-def with_model(config, model, **changes):
-    """With a registered model of its own in the same database, whose making takes seconds."""
-    return Config.model_validate(config.model_dump() | {"tracking": {"model": model}} | changes)
-
-
 @pytest.fixture
-def versions(config, tmp_path):
-    """A registered model with versions 1 to 3 and nothing behind them."""
-    tracking = Tracking(with_model(config, tmp_path.name))
+def versions(tmp_path):
+    """A registry of its own with versions 1 to 3 and nothing behind them."""
+    tracking = Tracking(Config(home=tmp_path))
     tracking.client.create_registered_model(tracking.model)
     with tracking.run("nothing") as run:
         for _ in range(3):
@@ -158,10 +144,9 @@ def test_scores_that_are_all_alike_are_validated(config, tmp_path):
     contract = make_contract()
     rows = score_rows(make_questions(60), contract)
     Pool.create(str(tmp_path / "pool"), contract).append([row | {"score": 0.95} for row in rows])
-    changes = {"pool": str(tmp_path / "pool"), "predictor": {"compare": ["text"]}}
-    alike = with_model(config, tmp_path.name, **changes)
+    alike = Config.model_validate(config.model_dump() | {"home": tmp_path})
     train(alike)
-    found = validate(alike, tmp_path / "report")
+    found = validate(alike)
     assert "prior_gap_closed" not in found.metrics
     assert "lost_hits" in found.metrics
     run_id = Tracking(alike).tags(found.version)[VALIDATION_RUN]
