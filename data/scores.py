@@ -87,6 +87,26 @@ class ScoreTable:
             )
         return found
 
+    def usual_cap(self, most: int) -> int:
+        """Candidates that 95 % of the questions outside the train fold have, at most ``most``."""
+        drawn = self.drawn[self.folds != "train"]
+        return min(most, int(np.quantile(drawn if drawn.size else self.drawn, 0.05, method="lower")))
+
+    @property
+    def signal(self) -> Array:
+        """What findings about the order of candidates are read from; NaN beyond ``drawn``.
+
+        Scores; where there are none, whether a candidate gives the question's most frequent answer.
+        """
+        if self.has_scores:
+            return self.scores
+        found = np.full(self.answers.shape, np.nan)
+        for row, answers in enumerate(self.answers):
+            given = answers[: self.drawn[row]]
+            values, counts = np.unique(given[given >= 0], return_counts=True)
+            found[row, : len(given)] = given == values[counts.argmax()] if values.size else 0.0
+        return found
+
     @property
     def has_tokens(self) -> bool:
         """Whether the pool tells what candidates cost; one imported without token counts does not."""

@@ -10,7 +10,7 @@ from data.contract import Aggregation
 from data.errors import ConfigError, ScoreError
 from flows.command import PredictorOption, Questions, Report, command, make_folder
 from flows.config import Config
-from flows.output import PLAN_COLUMNS, Answer, policies, table
+from flows.output import PLAN_COLUMNS, Answer, compared, policies, table
 
 
 @command()
@@ -98,30 +98,29 @@ def replay(
     config: Config,
     policy: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, dir_okay=False, help="Policy as JSON, to show beside the others."),
+        typer.Option(
+            exists=True, dir_okay=False, help="Policy or certificate as JSON, to show beside the others."
+        ),
     ] = None,
     predictor: PredictorOption = None,
     output: Report = None,
 ) -> Answer:
     """What policies would have drawn, hit and answered on the pool's test questions.
 
-    Example: optscale replay --pool my-pool -s policy.target=0.95 --output report
+    Example: optscale replay --pool my-pool -s goal.change=0.1 --output report
     """
     from flows import report
-    from flows.examine import examine
+    from flows.examine import examine, read_policies
     from predictor.learned.unread import describe_left_out
-    from predictor.policies import load_policy
 
-    beside = {p.stem: load_policy(p.read_bytes()) for p in policy or ()}
+    beside = read_policies(policy or ())
     if output:
         make_folder(output)
     pool, found = examine(config, predictor, beside)
     if output:
         report.write(output, config, pool, found, {})
     _warn(describe_left_out(found.left_out))
-    return Answer(
-        [row.flat() for row in found.rows], policies(config, found.certificate, found.rows, found.refuted)
-    )
+    return Answer(found.rows, policies(config, found.certificate, found.rows, found.refuted))
 
 
 @command(pool=True)
@@ -132,7 +131,7 @@ def certify(
 ) -> Answer:
     """The cheapest policy that keeps its promise on calibration questions, and its certificate.
 
-    Example: optscale certify --pool my-pool -s policy.target=0.95 --output certificate.json
+    Example: optscale certify --pool my-pool -s goal.lose=0.05 --output certificate.json
     """
     from flows.examine import examine
     from predictor.learned.unread import describe_left_out
@@ -248,15 +247,27 @@ def compare(
         str, typer.Option(help="Stopping rule that comes with the product, or its file.")
     ] = "public-1",
     seed: Annotated[int, typer.Option(min=0, help="Of folds and orders.")] = 0,
+    target: Annotated[
+        float | None, typer.Option(help="Target score: adds OptScale, BEACON and stop on hit.")
+    ] = None,
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="Policy or certificate as JSON, to show beside."),
+    ] = None,
+    predictor: Annotated[
+        Path | None, typer.Option(help="Directory that `train --output` wrote: adds what reads its priors.")
+    ] = None,
 ) -> Answer:
     """Lay out the honest table of a pool: every selection with every stopping rule, on held-out questions.
 
     Example: optscale compare --pool my-pool
     """
     from flows import compare as module
+    from flows.examine import read_policies
 
-    found = module.compare_pools(pool, report_on, cap, rule, seed)
-    return Answer(found.rows, [*module.summarise(found), "", module.tabulate(found)])
+    beside = read_policies(policy or ())
+    found = module.compare_pools(pool, report_on, cap, rule, seed, target, beside, predictor)
+    return Answer(found.rows, [*module.summarise(found), *compared(found.rows)])
 
 
 @command()

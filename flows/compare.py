@@ -1,20 +1,26 @@
 """The honest table of a pool: every selection with every stopping rule, on questions held out."""
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from data.candidates import Candidates
-from data.errors import PoolError
+from data.contract import require_same_contract
+from data.errors import ModelError, PoolError
 from data.folds import FoldSettings
 from data.pool import Pool
 from data.score_map import ScoreMap
 from data.scores import ScoreTable, load_scores
 from predictor.comparison import PRODUCT, Row, compare
+from predictor.policies import AnyPolicy
+from predictor.prior import PriorBatch
 from predictor.stopping import load_rule
+
+if TYPE_CHECKING:  # a network is imported when one is named
+    from predictor.learned.base import Predictor
 
 FOLDS = 5
 MOST = 32
@@ -41,6 +47,9 @@ def compare_pools(
     cap: int | None = None,
     rule: str = RULE,
     seed: int = 0,
+    target: float | None = None,
+    policies: Mapping[str, AnyPolicy] | None = None,
+    predictor: Path | None = None,
 ) -> Compared:
     """Compare on a pool, cross-fitted, or fit on it and measure on all of another.
 
@@ -49,34 +58,65 @@ def compare_pools(
     cap : candidates a question; None takes what 95 % of the questions have, at most `MOST`.
     rule : a stopping rule that comes with the product, or its file.
     seed : of folds and orders.
+    target : score that is a hit, for what the papers have.
+    policies : to show beside, as they are.
+    predictor : directory that `train` wrote; questions that it has read are left out.
 
     Raises
     ------
-    PoolError, ConfigError, ScoreError
+    PoolError, ConfigError, ScoreError, ContractError, ModelError
         If a pool cannot be read, has too few questions, or neither answers nor scores; if there is no such
-        rule.
+        rule; if the predictor cannot be loaded, or is of another contract.
     """
     own = load_scores(Pool.open(pool), FoldSettings())
     other = None if report_on is None else load_scores(Pool.open(report_on), FoldSettings())
     measured = own if other is None else other
-    size = cap or min(MOST, int(np.quantile(measured.drawn, 0.05, method="lower")))
+    size = cap or measured.usual_cap(MOST)
     if own.scale == "raw":  # by rank, without a look at a verdict
         ranks = ScoreMap.fit(own.full(size).raw_scores[:, :size])
         own, other = own.mapped(ranks), None if other is None else other.mapped(ranks)
-    shown = (own if other is None else other).full(size)
-    candidates = _require_answers(shown, size, pool)
-    learned = load_rule(rule)
+    known = None if predictor is None else _Priors.load(predictor)
+    if known is not None:
+        own, other = known.unread(own, pool), other and known.unread(other, report_on or pool)
+    shown, seen = (own if other is None else other).full(size), own.full(size)
+    candidates, learned = _require_answers(shown, size, pool), load_rule(rule)
+    settings: dict[str, Any] = {"target": target, "shown_too": policies, "seed": seed}
+    if known is not None:
+        settings |= {"priors": known.of(shown), "fit_priors": None if other is None else known.of(seen)}
     if other is None:
         if len(shown) < 4 * FOLDS:
             raise PoolError(f"{len(shown)} questions with {size} candidates are too few to cross-fit on")
         sides = np.array([_side(question.id, seed) for question in shown.questions])
-        found = compare(candidates, learned, folds=sides, seed=seed)
+        found = compare(candidates, learned, folds=sides, **settings)
     else:
-        fit = _require_answers(own.full(size), size, pool)
-        found = compare(candidates, learned, fit=fit, seed=seed)
+        found = compare(candidates, learned, fit=_require_answers(seen, size, pool), **settings)
     return Compared(
         found.rows, len(shown), len(measured) - len(shown), size, found.selection, measured.has_tokens
     )
+
+
+class _Priors(NamedTuple):
+    """A predictor's priors of the questions that it has not read."""
+
+    predictor: "Predictor"
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        from predictor.learned.store import load_predictor
+
+        return cls(load_predictor(folder))
+
+    def unread(self, table: ScoreTable, pool: str) -> ScoreTable:
+        contract = Pool.open(pool).manifest.contract.fingerprint
+        require_same_contract(self.predictor.card.contract, contract, f"pool {pool}")
+        read = set(self.predictor.card.read)
+        left = table.select(np.array([question.id not in read for question in table.questions]))
+        if not len(left):
+            raise ModelError(f"the predictor has read every question of pool {pool}: measure on other ones")
+        return left
+
+    def of(self, table: ScoreTable) -> PriorBatch:
+        return PriorBatch.of(self.predictor.predict(table.questions))
 
 
 def _require_answers(table: ScoreTable, cap: int, pool: str) -> Candidates:
@@ -122,37 +162,3 @@ def _gain(row: Row, unit: str) -> str:
     if row.gain.low > 0:
         return f"it saves {interval} of the best fixed N and schedule at equal accuracy"
     return f"no saving is shown over the best fixed N and schedule at equal accuracy: {interval}"
-
-
-def tabulate(compared: Compared) -> Table:
-    """The table that is printed: each fixed N, and every policy at the setting chosen for it."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for title in (
-        "selection, policy",
-        "setting",
-        "draws",
-        "tokens",
-        "rounds",
-        "right",
-        "changed",
-        "saved (95 %)",
-    ):
-        made.add_column(title, justify="left" if "," in title else "right", no_wrap="," not in title)
-    for row in compared.rows:
-        if row.chosen or row.policy == "fixed N":
-            gain = (
-                ""
-                if row.gain is None
-                else f"{row.gain.tokens:.0%} ({row.gain.low:.0%} to {row.gain.high:.0%})"
-            )
-            right = "" if row.accuracy is None else f"{row.accuracy:.3f}"
-            numbers = (
-                f"{row.draws:.1f}",
-                f"{row.tokens:,.0f}",
-                f"{row.rounds:.1f}",
-                right,
-                f"{row.changed:.3f}",
-            )
-            setting = "chosen" if row.chosen else row.setting
-            made.add_row(f"{row.selection.replace('_', ' ')}, {row.policy}", setting, *numbers, gain)
-    return made

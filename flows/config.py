@@ -26,6 +26,7 @@ from models.settings import (
     LocalRewardSettings,
     RewardSettings,
 )
+from predictor.goal import Goal
 from predictor.learned.settings import PredictorSettings
 from predictor.policies import AnyPolicy, Value
 from predictor.settings import CertifySettings
@@ -154,9 +155,12 @@ class Config(Record):
     predictor: PredictorSettings = PredictorSettings()
     """What foretells a question's scores before any is drawn, and how it is fitted."""
     policy: AnyPolicy = Value(target=0.55, cap=32, token_price=2e-5, candidate_tokens=30, round_price=0.0012)
-    """The stopping policy: its target and cap are what is certified; all of it where nothing is chosen."""
+    """Its cap is the most that is drawn and its target the score that reports speak of; all of it is what is
+    certified where nothing is chosen (``certify.choose``)."""
+    goal: Goal = Goal()
+    """What stopping early may cost; the cheapest policy that keeps it is certified and shipped."""
     certify: CertifySettings = CertifySettings()
-    """What is promised of the policy, and how the cheapest that keeps it is chosen."""
+    """How the policies to certify are chosen."""
     gate: GateSettings = GateSettings()
     """Promotion thresholds."""
     tracking: TrackingSettings = TrackingSettings()

@@ -1,16 +1,22 @@
 """Replay and certify a pool that is on disk: no GPU, no registry, no flow."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pydantic import ValidationError
+
 from data.contract import require_same_contract
+from data.errors import ScoreError
 from data.pool import Pool
 from data.question import Question
+from data.score_map import ScoreMap
 from data.scores import ScoreTable, load_scores
 from flows.config import Config
 from predictor.assessment import Assessment, assess, choose_family
-from predictor.decision import Policy
+from predictor.certificate import Certificate
+from predictor.family_check import FamilyFit
+from predictor.policies import AnyPolicy, load_policy
 from predictor.prior import Prior, PriorBatch, fit_population
 from predictor.scored_questions import ScoredQuestions
 
@@ -22,20 +28,29 @@ class PriorSource(NamedTuple):
     """A pool's questions with a prior each, and how these came about."""
 
     questions: ScoredQuestions
-    population: Prior
+    population: Prior | None
+    """None where the pool has no scores."""
     tokens_read: Callable[[Question], int]
     left_out: Mapping[str, int]
     """Calibration and test questions that the predictor had read, by fold."""
     name: str
 
+    def require_population(self) -> Prior:
+        """The population's prior; raises ScoreError where the pool has no scores."""
+        if self.population is None:
+            raise ScoreError("this pool has no scores: a predictor of scores has nothing to say here")
+        return self.population
+
 
 def population_priors(config: Config, table: ScoreTable) -> PriorSource:
-    """The population's prior for each question, fitted on the train fold."""
+    """The population's prior for each question, fitted on the train fold; none where there are no scores."""
+    name = "the population's prior alone, without a predictor"
+    if not table.has_scores:
+        return PriorSource(ScoredQuestions(table, None), None, lambda question: 0, {}, "no prior: no scores")
     train = table.fold("train")
     family, _ = choose_family(config.predictor.family, config.policy.target, train, table.fold("tune"))
     population = fit_population(train.scores, family)
     questions = ScoredQuestions(table, PriorBatch.of([population] * len(table)))
-    name = "the population's prior alone, without a predictor"
     return PriorSource(questions, population, lambda question: 0, {}, name)
 
 
@@ -53,33 +68,64 @@ def predictor_priors(predictor: "Predictor", table: ScoreTable, contract: str, n
 
     require_same_contract(predictor.card.contract, contract, name)
     table, left_out = leave_out_read(table, predictor.card)
-    questions = ScoredQuestions(table, PriorBatch.of(predictor.predict(table.questions)))
-    return PriorSource(questions, predictor.card.population, predictor.tokens_read, left_out, name)
+    population, priors = predictor.card.population, predictor.predict(table.questions)
+    if predictor.card.kind == "lora":  # it has learnt its train questions by heart: nothing is chosen on that
+        priors = [
+            population if fold == "train" else prior for fold, prior in zip(table.folds, priors, strict=True)
+        ]
+    questions = ScoredQuestions(table, PriorBatch.of(priors))
+    return PriorSource(questions, population, predictor.tokens_read, left_out, name)
 
 
 def assess_priors(
-    config: Config, contract: str, priors: PriorSource, extra_policies: Mapping[str, Policy] | None = None
+    config: Config, contract: str, priors: PriorSource, shown_too: Mapping[str, AnyPolicy] | None = None
 ) -> Assessment:
-    """Certify and compare policies that decide with these priors; see `assess`."""
-    table = priors.questions.table
-    train, tune = table.fold("train"), table.fold("tune")
-    _, families = choose_family(config.predictor.family, config.policy.target, train, tune)
+    """Design, certify and compare policies that decide with these priors; see `assess`."""
+    table, families = priors.questions.table, list[FamilyFit]()
+    if table.has_scores:
+        train, tune = table.fold("train"), table.fold("tune")
+        _, families = choose_family(config.predictor.family, config.policy.target, train, tune)
     return assess(
         config.policy,
+        config.goal,
         config.certify,
         priors.questions,
         priors.population,
         families,
         contract=contract,
-        extra_policies=extra_policies,
+        shown_too=shown_too,
         tokens_read=priors.tokens_read,
+        one_a_group=config.folds.by == "group",
+        token_price=config.prices.generator_per_million,
     )._replace(left_out=priors.left_out, priors_from=priors.name)
+
+
+def read_policies(files: Iterable[Path]) -> dict[str, AnyPolicy]:
+    """Policies by the names of their files; of a certificate, what it lets be shipped."""
+    found = {}
+    for file in files:
+        text = file.read_bytes()
+        try:
+            certificate = Certificate.model_validate_json(text)
+            found[file.stem] = certificate.policy or certificate.fallback
+        except ValidationError:
+            found[file.stem] = load_policy(text)
+    return found
+
+
+def load_table(config: Config) -> tuple[Pool, ScoreTable]:
+    """The pool and its candidates; raw scores are mapped to [0, 1] by their rank among the train fold's."""
+    pool = Pool.open(config.pool_location)
+    table = load_scores(pool, config.folds)
+    if table.scale == "raw":
+        table = table.mapped(ScoreMap.fit(table.fold("train").raw_scores))
+    return pool, table
 
 
 def examine(
     config: Config,
     predictor_dir: Path | None = None,
-    extra_policies: Mapping[str, Policy] | None = None,
+    shown_too: Mapping[str, AnyPolicy] | None = None,
 ) -> tuple[Pool, Assessment]:
     """The assessment of `validate`, with the population's prior, or with a predictor's from a directory.
 
@@ -88,8 +134,8 @@ def examine(
     PoolError, ContractError, ConfigError, ModelError
         If the pool or the predictor cannot be read, do not go together, or a fold is too small or all read.
     """
-    pool = Pool.open(config.pool_location)
-    table, contract = load_scores(pool, config.folds), pool.manifest.contract.fingerprint
+    pool, table = load_table(config)
+    contract = pool.manifest.contract.fingerprint
     if predictor_dir is None:
         priors = population_priors(config, table)
     else:
@@ -98,4 +144,4 @@ def examine(
         predictor = load_predictor(predictor_dir)
         name = f"the {predictor.card.kind} predictor in {predictor_dir}"
         priors = predictor_priors(predictor, table, contract, name)
-    return pool, assess_priors(config, contract, priors, extra_policies)
+    return pool, assess_priors(config, contract, priors, shown_too)

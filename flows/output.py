@@ -12,23 +12,16 @@ from rich.table import Table
 
 from flows.config import Config
 from flows.verdict import verdict
-from predictor.baseline_comparison import Row
+from predictor.assessment import SHIPPED
 from predictor.certificate import Certificate
+from predictor.comparison import Row
+from predictor.contenders import FIXED
 
 if TYPE_CHECKING:  # their modules import Prefect and torch
     from flows.retrain import Retrained
     from flows.ship import Shipped
     from flows.validate import Validated
 
-POLICY_COLUMNS = {
-    "policy": "policy on test questions",
-    "draws": "candidates",
-    "rounds": "rounds",
-    "tokens": "tokens",
-    "hit": "hits",
-    "lost_hit": "lost",
-    "correct": "right",
-}
 PLAN_COLUMNS = {
     "policy": "policy",
     "target": "target",
@@ -38,7 +31,8 @@ PLAN_COLUMNS = {
     "rounds": "rounds",
     "generated tokens": "tokens",
 }
-SHARES = {"hit", "lost_hit", "correct", "below target"}
+COMPARED_COLUMNS = ("setting", "tokens", "rounds", "right", "changed", "saved, 95 %")
+SHARES = {"below target"}
 
 
 class Answer(NamedTuple):
@@ -66,8 +60,6 @@ def print_answer(found: Any, as_json: bool) -> None:
 
 def _by_name(found: Any) -> Any:
     """With named tuples, however deep, as mappings; pydantic would take them for lists."""
-    if isinstance(found, Row):
-        return found.flat()
     if hasattr(found, "_asdict"):
         found = found._asdict()
     if isinstance(found, Mapping):
@@ -125,12 +117,33 @@ def verdict_lines(
 def policies(
     config: Config, certificate: Certificate, rows: Sequence[Row], refuted: Mapping[str, float]
 ) -> list[str | Table]:
-    """The verdict, then what each policy spends, hits and answers."""
-    return [
-        *verdict_lines(config, certificate, rows, refuted),
-        "",
-        table([row.flat() for row in rows], POLICY_COLUMNS),
-    ]
+    """The verdict, then what each policy spends and how often it is right."""
+    return [*verdict_lines(config, certificate, rows, refuted), *compared(rows)]
+
+
+def compared(rows: Iterable[Row]) -> list[Table]:
+    """Each fixed N, every policy at the setting chosen for it, and those asked for: a table a selection."""
+    tables: dict[str, Table] = {}
+    for row in rows:
+        if row.selection not in tables:
+            title = f"selected by {row.selection.replace('_', ' ')}"
+            tables[row.selection] = Table(title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+            for name in COMPARED_COLUMNS:
+                tables[row.selection].add_column(name, justify="right", no_wrap=True)
+        if not (row.chosen or row.policy == FIXED or not row.setting):
+            continue
+        saved = row.gain and [round(100 * value) for value in (row.gain.tokens, row.gain.low, row.gain.high)]
+        tables[row.selection].add_row(
+            row.policy,
+            "chosen" if row.chosen else row.setting,
+            f"{row.tokens:,.0f}",
+            f"{row.rounds:.1f}",
+            "–" if row.accuracy is None else f"{row.accuracy:.3f}",
+            f"{row.changed:.3f}",
+            "–" if saved is None else "{}% ({} to {})".format(*saved),
+            style="bold" if row.policy == SHIPPED else None,
+        )
+    return list(tables.values())
 
 
 def validated(config: Config, found: "Validated", report: object) -> list[str | Table]:

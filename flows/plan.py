@@ -52,7 +52,7 @@ def plan(
     policies = _policies(config, targets or _around(config.policy.target), confidences)
     table = load_scores(pool, config.folds).full(config.policy.cap)
     if predictor_dir is None:
-        population = population_priors(config, table).population
+        population = population_priors(config, table).require_population()
         priors = [population] * len(questions)
     else:
         from predictor.learned.store import load_predictor
@@ -61,12 +61,6 @@ def plan(
         require_same_contract(predictor.card.contract, pool.manifest.contract.fingerprint, "plan")
         population, priors = predictor.card.population, predictor.predict(questions)
     return _rows(config, policies, priors, table.fold("train"), population)
-
-
-def plan_like_pool(config: Config, train: ScoreTable, population: Prior, questions: int = 1000) -> list[Row]:
-    """The plan for questions like the pool's train questions, as the report shows it."""
-    policies = _policies(config, _around(config.policy.target), CONFIDENCES)
-    return _rows(config, policies, [population] * questions, train, population)
 
 
 def _around(target: float) -> tuple[float, ...]:

@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 
 from data.pool import Pool
 from flows.config import Config
-from flows.plan import plan_like_pool
 from flows.verdict import verdict
-from predictor.assessment import PLANNED, Assessment
-from predictor.baseline_comparison import SCHEDULE, SHIPPED
+from predictor.assessment import SHIPPED, Assessment
+from predictor.certificate import describe
+from predictor.contenders import FIXED
 from predictor.learned.unread import describe_left_out
-from predictor.replay import Outcome, pick, replay, round_ends, summarise
+from predictor.policies import AnyPolicy
+from predictor.replay import Interval, bootstrap, pick, replay, round_ends
 
 EXAMPLES = 10
 GREY, BLUE = "#9aa5b1", "#2563eb"
@@ -47,14 +48,15 @@ def write(
     ``prior_value`` states the value of the predictor's priors in decisions.
     """
     with plt.rc_context(PLOT_STYLE):
-        figures = {"frontier": frontier(assessment), "effort": effort_by_difficulty(config, assessment)}
-        figures["priors"] = priors_against_scores(assessment)
+        figures = {"frontier": frontier(assessment), "effort": effort_by_difficulty(assessment)}
+        if assessment.population is not None:
+            figures["priors"] = priors_against_scores(assessment)
         if assessment.reliability:
             figures["reliability"] = reliability(assessment)
         figures["frontier"].savefig(folder / "frontier.png", dpi=130)
         plots = {name: _embed(figure) for name, figure in figures.items()}
     plt.close("all")
-    level = config.gate.level(max(len(assessment.refuted), 1))
+    level, certificate = config.gate.level(max(len(assessment.refuted), 1)), assessment.certificate
     page = (
         environment()
         .get_template("report.html.j2")
@@ -63,19 +65,19 @@ def write(
             config=config,
             manifest=pool.manifest,
             assessment=assessment,
-            certificate=assessment.certificate,
+            certificate=certificate,
             metrics=metrics,
             prior_value=prior_value,
-            verdict=verdict(assessment.certificate, assessment.rows, assessment.refuted, level),
+            verdict=verdict(certificate, assessment.rows, assessment.refuted, level),
             level=level,
             left_out=describe_left_out(assessment.left_out),
-            rows={row.policy: row for row in assessment.rows},
-            shipped=SHIPPED,
-            schedule=SCHEDULE,
-            examples=examples(config, assessment),
+            shipped=assessment.row(SHIPPED),
+            full=assessment.row(FIXED, str(certificate.cap)),
+            reference=describe(certificate.fallback),
+            money=money(config, assessment),
+            rows=[row for row in assessment.rows if row.chosen or row.policy == FIXED or not row.setting],
+            examples=examples(assessment),
             groups=by_group(assessment),
-            planned_size=PLANNED,
-            plan=plan_like_pool(config, assessment.train, assessment.population),
         )
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
@@ -85,63 +87,90 @@ def environment() -> jinja2.Environment:
     """The templates of this folder; a name that is not there is an error."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    templates.filters |= {"number": _number, "percent": _percent}
+    templates.filters.update(number=_number, percent=_percent, setting=_setting)
     return templates
 
 
 def frontier(assessment: Assessment) -> Figure:
-    """Hits, right answers and rounds against generated tokens, for every policy."""
-    panels = {"hit": "hits (share of test questions)", "correct": "right answers", "rounds": "rounds"}
-    if np.isnan(assessment.rows[0].means.correct.mean):
-        del panels["correct"]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.3), layout="constrained")
-    for axis, (field, label) in zip(axes, panels.items(), strict=True):
-        axis.set(xlabel="generated tokens a question", ylabel=label)
-        fixed = []
-        for number, row in enumerate(assessment.rows):
-            tokens, value = row.means.tokens.mean, getattr(row.means, field)
-            if row.policy.startswith("fixed") and "equal" not in row.policy:
-                fixed.append((tokens, value.mean))
-                name = row.policy.removeprefix("fixed ")
-                axis.annotate(name, fixed[-1], (3, -10), textcoords="offset points", color=GREY, fontsize=7)
-            elif row.policy == SHIPPED:
-                axis.plot(tokens, value.mean, "*", ms=15, color=BLUE, label=row.policy)
-                axis.plot([tokens] * 2, [value.low, value.high], color=BLUE, lw=1)
-            else:
-                style = {"marker": "Ds^vPX"[number % 6], "color": f"C{1 + number % 9}"}
-                axis.plot(tokens, value.mean, ls="", label=row.policy, **style)
-        axis.plot(*zip(*fixed, strict=True), "o-", color=GREY, ms=4)
-    axes[-1].legend(fontsize=6.5, loc="best")
+    """Right answers, or where no verdict is known unchanged ones, against generated tokens."""
+    known = assessment.row(SHIPPED).accuracy is not None
+    figure, axis = plt.subplots(figsize=(5.2, 4.6), layout="constrained")
+    axis.set(xlabel="tokens a question", ylabel="right answers" if known else "answers as the full cap's")
+    families = dict.fromkeys(row.policy for row in assessment.rows if row.setting and not row.chosen)
+    for number, name in enumerate(families):
+        rows = [r for r in assessment.rows if r.policy == name and r.setting and not r.chosen]
+        points = sorted((r.tokens, 1 - r.changed if r.accuracy is None else r.accuracy) for r in rows)
+        if name == FIXED:
+            axis.plot(*zip(*points, strict=True), "o-", color=GREY, ms=4, label=name)
+        else:
+            axis.plot(*zip(*points, strict=True), ".-", lw=0.8, ms=3, color=f"C{1 + number % 9}", label=name)
+    us = assessment.row(SHIPPED)
+    axis.plot(
+        us.tokens,
+        1 - us.changed if us.accuracy is None else us.accuracy,
+        "*",
+        ms=16,
+        color=BLUE,
+        label=SHIPPED,
+    )
+    axis.legend(fontsize=7, loc="lower right")
     return figure
 
 
-def effort_by_difficulty(config: Config, assessment: Assessment) -> Figure:
-    """Candidates drawn and hits, by fifths of the questions' mean score."""
-    mean = np.nanmean(assessment.test.table.scores, axis=1)
-    fifth, places = np.minimum((mean.argsort().argsort() * 5) // len(mean), 4), np.arange(5)
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    policies = {f"fixed N = {config.policy.cap}": GREY, SHIPPED: BLUE}
-    for axis, field in zip(axes, ("draws", "hit"), strict=True):
-        for shift, (name, colour) in zip((-0.2, 0.2), policies.items(), strict=True):
-            values = getattr(assessment.outcomes[name], field)
-            axis.bar(
-                places + shift, [values[fifth == k].mean() for k in places], 0.38, color=colour, label=name
-            )
-        axis.set_xticks(places, ["hardest fifth", "", "middle", "", "easiest fifth"])
-    axes[0].set_ylabel("candidates a question")
-    axes[1].set_ylabel(f"hits (best score ≥ {config.policy.target:g})")
-    axes[0].legend(fontsize=8)
+def effort_by_difficulty(assessment: Assessment) -> Figure:
+    """Tokens and what is lost, by fifths of how often a candidate is right, or of its mean score."""
+    table, run = assessment.test.table, assessment.shipped
+    known = ~np.isnan(table.correct).all(axis=1).any()
+    ease = np.nanmean(table.correct if known else table.signal, axis=1)
+    fifth, places = np.minimum((ease.argsort().argsort() * 5) // len(ease), 4), np.arange(5)
+    figure, axes = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained")
+    for axis, values, label in zip(
+        axes,
+        (run.tokens, run.loss),
+        ("tokens a question", assessment.certificate.goal.loss.replace("_", " ")),
+        strict=True,
+    ):
+        axis.bar(places, [np.nanmean(values[fifth == k]) for k in places], 0.6, color=BLUE)
+        axis.set_xticks(places, ["hardest", "", "middle", "", "easiest"])
+        axis.set_ylabel(label)
     return figure
+
+
+def money(config: Config, assessment: Assessment) -> list[dict[str, Any]]:
+    """What a thousand questions take before and after: millions of tokens, and money where prices are set."""
+    table, prices = assessment.test.table, config.prices
+    cap, shipped = assessment.certificate.cap, assessment.row(SHIPPED)
+    candidates = table.candidates(cap)
+    reward, prompt = float(candidates.reward_tokens.mean()), float(table.prompt_tokens.mean())
+    rows = []
+    for name, draws, tokens, read in (
+        (describe(assessment.certificate.fallback), assessment.certificate.fallback.cap, None, 0.0),
+        (SHIPPED, shipped.draws, shipped.tokens, assessment.reading),
+    ):
+        generated = candidates.tokens[:, :draws].sum(axis=1).mean() if tokens is None else tokens
+        used = {
+            "generated": generated,
+            "prompt": prompt * draws,
+            "reward model": reward * draws,
+            "predictor": read,
+        }
+        price = (
+            prices.generator_per_million * generated
+            + prices.prompt_per_million * prompt * draws
+            + prices.reward_per_million * (reward * draws + read)
+        )
+        rows.append({"what": name, "cost": price / 1000} | {key: value / 1000 for key, value in used.items()})
+    return rows
 
 
 def priors_against_scores(assessment: Assessment) -> Figure:
     """Mean and standard deviation of the scores: by the prior, and observed."""
-    scores = assessment.test.table.scores
+    scores, priors = assessment.test.table.scores, assessment.test.require_priors()
     observed = (np.nanmean(scores, axis=1), np.nanstd(scores, axis=1, ddof=1))
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     for axis, prior, seen, name, top in zip(
         axes,
-        assessment.test.priors.moments,
+        priors.moments,
         observed,
         ("mean", "standard deviation"),
         (1.0, 0.5),
@@ -163,37 +192,54 @@ def reliability(assessment: Assessment) -> Figure:
     return figure
 
 
-def examples(config: Config, assessment: Assessment) -> list[dict[str, Any]]:
-    """Questions from easy to hard, their scores in the order drawn, and the moment of each decision."""
-    policy, target = assessment.policy, config.policy.target
-    candidates = assessment.test.candidates(config.policy.cap)
-    order = candidates.scores.mean(axis=1).argsort()[::-1]
+def examples(assessment: Assessment) -> list[dict[str, Any]]:
+    """Questions from easy to hard, their candidates in the order drawn, and the moment of each decision."""
+    policy, test = assessment.policy, assessment.test
+    candidates, signal = test.candidates(assessment.certificate.cap), test.table.signal
+    order = np.nanmean(signal, axis=1).argsort()[::-1]
     chosen = order[np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int)]
-    shown, priors = candidates.select(chosen), assessment.test.priors[chosen]
+    shown, priors = candidates.select(chosen), None if test.priors is None else test.priors[chosen]
     run = replay(policy, shown.scores, priors, shown.tokens, answers=shown.answers)
     right = pick(shown.correct, run.chosen)
-    return [
-        {
-            "question": assessment.test.table.questions[place],
-            "scores": shown.scores[k].tolist(),
-            "drawn": int(run.drawn[k]),
-            "ends": round_ends(policy, shown.scores[[k], : policy.cap], priors[[k]], shown.tokens[[k]]),
-            "best": float(run.best[k]),
-            "right": None if np.isnan(right[k]) else bool(right[k]),
-            "lost": bool(shown.scores[k].max() >= target > run.best[k]),
-        }
-        for k, place in enumerate(chosen)
-    ]
+    found = []
+    for k, place in enumerate(chosen):
+        one, prior = shown.select(np.array([k])), None if priors is None else priors[[k]]
+        first = one.first(policy.cap)
+        found.append(
+            {
+                "question": test.table.questions[place],
+                "scores": signal[place, : candidates.scores.shape[1]].tolist(),
+                "drawn": int(run.drawn[k]),
+                "ends": round_ends(policy, first.scores, prior, first.tokens, first.answers),
+                "chosen": int(run.chosen[k]),
+                "right": None if np.isnan(right[k]) else bool(right[k]),
+                "lost": bool(assessment.shipped.loss[place] > 0),
+            }
+        )
+    return found
 
 
 def by_group(assessment: Assessment) -> list[dict[str, Any]]:
     """Means of the shipped policy over each group of test questions, where there are several."""
-    outcome, groups = assessment.outcomes[SHIPPED], assessment.test.table.groups
+    groups, run = assessment.test.table.groups, assessment.shipped
     rows = []
     for name in np.unique(groups):
         inside = groups == name
-        means = summarise(Outcome(*(values[inside] for values in outcome)))
-        rows.append({"group": name or "(none)", "questions": int(inside.sum()), "means": means})
+        lost = (
+            Interval(np.nan, np.nan, np.nan)
+            if np.isnan(run.loss[inside]).all()
+            else bootstrap(run.loss[inside])
+        )
+        tokens, rounds = (float(values[inside].mean()) for values in (run.tokens, run.rounds))
+        rows.append(
+            {
+                "group": name or "(none)",
+                "questions": int(inside.sum()),
+                "tokens": tokens,
+                "rounds": rounds,
+                "lost": lost,
+            }
+        )
     return rows if len(rows) > 1 else []
 
 
@@ -213,3 +259,8 @@ def _number(value: Any) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _setting(policy: AnyPolicy) -> str:
+    """Its knobs, without the coefficients of a learned rule."""
+    return policy.model_dump_json(exclude_defaults=True, exclude={"value": True, "selection": {"weights"}})

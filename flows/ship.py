@@ -58,7 +58,7 @@ def build(config: Config, version: str) -> str:
         predictor.save(target, merged=True)
         card = BundleCard(
             contract=pool.manifest.contract,
-            policy=certificate.policy or config.policy,
+            policy=certificate.policy or certificate.fallback,
             certificate=certificate,
             correctness=json.loads(tracking.read(run, "correctness.json")),
             model_version=version,

@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from prefect import flow
@@ -12,10 +12,9 @@ from prefect.logging import get_run_logger
 from data.errors import GateError
 from data.folds import Fold
 from data.pool import Pool
-from data.scores import load_scores
 from flows import report
 from flows.config import Config
-from flows.examine import PriorSource, assess_priors, predictor_priors
+from flows.examine import PriorSource, assess_priors, load_table, predictor_priors
 from flows.model_card import model_card
 from flows.tracking import (
     CHALLENGER,
@@ -29,9 +28,10 @@ from flows.tracking import (
 )
 from flows.train import STATES
 from models import backbone
-from predictor.assessment import Assessment, measure
-from predictor.baseline_comparison import Row
+from predictor.assessment import Assessment, metrics
 from predictor.certificate import Certificate
+from predictor.comparison import Row
+from predictor.contenders import FIXED
 from predictor.learned.card import PredictorCard
 from predictor.learned.store import load_predictor
 from predictor.learned.unread import describe_left_out
@@ -58,8 +58,8 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
     """
     tracking, target = Tracking(config), output or config.home.resolve() / "report"
     version, champion = version or tracking.version_of(CHALLENGER), tracking.find(CHAMPION)
-    pool = Pool.open(config.pool_location)
-    table, contract = load_scores(pool, config.folds), pool.manifest.contract.fingerprint
+    pool, table = load_table(config)
+    contract = pool.manifest.contract.fingerprint
     computed = backbone.arithmetic(config.predictor.dtype)
     run = tracking.run("validate", table, pool.manifest.digest, computed_in=computed)
     with temporary_folder(config) as folder, run as run_id:
@@ -68,33 +68,33 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
         priors = predictor_priors(predictor, table, contract, f"predictor version {version}")
         assessment = assess_priors(config, contract, priors)
         value = value_of(config, predictor.card, priors)
-        metrics = measure(assessment, value)
-        page = write_page(Path(folder), config, pool, predictor.card, priors, assessment, value, metrics)
-        tracking.metrics(metrics)
-        tracking.table([row.flat() for row in assessment.rows], "policies.json")
+        measured = metrics(assessment, value)
+        page = write_page(Path(folder), config, pool, predictor.card, priors, assessment, value, measured)
+        tracking.metrics(measured)
+        tracking.table(plain_rows(assessment), "policies.json")
         for file in sorted(page.iterdir()):
             tracking.file(file)
         shutil.copytree(page, target, dirs_exist_ok=True)
     announce(assessment, value, target)
     try:
-        check_gate(metrics, config.gate.thresholds(len(assessment.refuted)))
+        check_gate(measured, config.gate.thresholds(len(assessment.refuted)))
     except GateError:
         tracking.untag(version, VALIDATED, VALIDATION_RUN, CHAMPION_THEN)
         raise
     # "validated" last: where it stands, all else that a bundle reads is there too.
     verdict = {CHAMPION_THEN: champion or "", VALIDATION_RUN: run_id, VALIDATED: pool.manifest.digest}
     tracking.tag(version, **verdict)
-    return Validated(version, metrics, assessment.rows, assessment.certificate)
+    return Validated(version, measured, assessment.rows, assessment.certificate)
 
 
 def value_of(config: Config, card: PredictorCard, priors: PriorSource) -> PriorValue:
     """The priors' value in decisions on the test fold."""
     # A network has learnt its train questions by heart; the other kinds leave out the one that is asked.
     unseen: tuple[Fold, ...] = ("tune",) if card.kind == "lora" else ("train", "tune")
-    target, cap = config.policy.target, config.policy.cap
-    questions = priors.questions.full(cap)
+    target, cap = config.policy.target, priors.questions.table.usual_cap(config.policy.cap)
+    questions, population = priors.questions.full(cap), priors.require_population()
     chosen, held = np.isin(questions.table.folds, unseen), questions.table.folds == "test"
-    return measure_prior_value(target, cap, questions, priors.population, chosen, held, priors.tokens_read)
+    return measure_prior_value(target, cap, questions, population, chosen, held, priors.tokens_read)
 
 
 def write_page(
@@ -116,7 +116,7 @@ def write_page(
         ("prior-value", value),
     ):
         (page / f"{name}.json").write_text("null" if record is None else record.model_dump_json(indent=1))
-    intervals = prior_intervals(assessment.test, priors.population)
+    intervals = prior_intervals(assessment.test, priors.require_population())
     text = model_card(config, card, pool.manifest, priors.questions.table, intervals, value.statement)
     (page / "model-card.md").write_text(text)
     report.write(page, config, pool, assessment, metrics, value.statement)
@@ -125,10 +125,18 @@ def write_page(
 
 def announce(assessment: Assessment, value: PriorValue, target: Path) -> None:
     """Show the result in Prefect."""
-    rows, logger = [row.flat() for row in assessment.rows], get_run_logger()
-    create_table_artifact(table=rows, key="policies", description="policies on the test fold")
+    logger = get_run_logger()
+    create_table_artifact(
+        table=plain_rows(assessment), key="policies", description="policies on the test fold"
+    )
     create_markdown_artifact(assessment.certificate.statement, key="certificate")
     if assessment.left_out:
         logger.warning("%s", describe_left_out(assessment.left_out))
     for line in (assessment.certificate.statement, value.statement, f"report: {target / 'report.html'}"):
         logger.info("%s", line)
+
+
+def plain_rows(assessment: Assessment) -> list[dict[str, Any]]:
+    """The rows of the report's table as plain values."""
+    rows = [row for row in assessment.rows if row.chosen or row.policy == FIXED or not row.setting]
+    return [row.model_dump(exclude={"gain"}) | {"saved": row.gain and row.gain.tokens} for row in rows]

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from predictor.baseline_comparison import SCHEDULE, SHIPPED, Row
-from predictor.certificate import Certificate
+from predictor.assessment import SHIPPED
+from predictor.certificate import Certificate, describe
+from predictor.comparison import Row
+from predictor.contenders import FIXED
 
 
 class Verdict(NamedTuple):
@@ -25,34 +25,39 @@ def verdict(
     ``rows`` are the report's; ``refuted`` the p-values of the certified losses on test questions, and
     ``level`` the least that they may be.
     """
-    named = {row.policy: row for row in rows}
-    shipped, full, schedule = named[SHIPPED], named[f"fixed N = {certificate.cap}"], named[SCHEDULE]
-    lost = f"hits lost on {shipped.means.lost_hit.mean:.1%} of questions, {_right(shipped)}"
-    cost = f"{shipped.of_full_cap:.1%} of the tokens of always sampling {certificate.cap} candidates"
+    shipped = next(row for row in rows if row.policy == SHIPPED)
+    full = next(
+        row for row in rows if row.policy == FIXED and row.setting == str(certificate.cap) and not row.chosen
+    )
+    share, held = shipped.tokens / full.tokens, describe(certificate.fallback)
+    text = (
+        f"On test questions: {_right(shipped, full)}, answers changed on {shipped.changed:.1%}, for "
+        f"{share:.1%} of the tokens of {held}, in {shipped.rounds:.1f} rounds."
+    )
+    if not certificate.epsilon:
+        return Verdict(False, f"NOTHING IS PROMISED: {1 - share:.1%} fewer generated tokens", text)
     if certificate.policy is None:
-        text = f"No policy is certified; of the config's own, on test questions: {lost}, for {cost}."
-        return Verdict(False, "NOT CERTIFIED, DO NOT SHIP", text)
+        return Verdict(False, f"NOTHING THAT SAVES IS CERTIFIED: {held} may be shipped", text)
     if min(refuted.values(), default=1.0) < level:
-        return Verdict(
-            False, "REFUTED, DO NOT SHIP", f"Test questions refute the promise: {lost}, for {cost}."
-        )
-    text = f"On test questions: {lost}, for {cost}. "
-    if read := shipped.predictor_tokens:
-        saved = 1 - shipped.of_full_cap - read / full.means.tokens.mean
-        text += f"The predictor reads {read:.0f} tokens a question; after them {saved:.1%} are saved. "
-    net = shipped.saved_after_reading
-    text += (
-        f"The best fixed schedule, chosen on tune questions to hit as often in as few rounds, spends "
-        f"{schedule.means.tokens.mean:.0f} tokens a question: against it {net.mean:+.1%} are saved, reading "
-        f"included ({net.low:+.1%} to {net.high:+.1%})."
+        return Verdict(False, "REFUTED, DO NOT SHIP", f"Test questions refute the promise. {text}")
+    return Verdict(
+        True, f"CERTIFIED: {1 - share:.1%} of the generated tokens saved", f"{text} {gain(shipped)}"
     )
-    return Verdict(True, f"CERTIFIED: {1 - shipped.of_full_cap:.1%} of the generated tokens saved", text)
 
 
-def _right(shipped: Row) -> str:
-    mean, low, high = shipped.means.lost_accuracy
+def gain(row: Row) -> str:
+    """What it saves beyond what a fixed N or a schedule would."""
+    if row.gain is None:
+        return "No fixed N or schedule with the same selection is as accurate, or no verdict is known."
+    interval = f"{row.gain.tokens:+.1%} ({row.gain.low:+.1%} to {row.gain.high:+.1%})"
+    shown = "" if row.gain.low > 0 else ": no saving is shown"
     return (
-        "no answers are known"
-        if np.isnan(mean)
-        else f"right answers {-mean:+.1%} ({-high:+.1%} to {-low:+.1%})"
+        "Against the best mixtures of fixed N and schedules with the same selection, at equal accuracy, it "
+        f"saves {interval} of their tokens{shown}."
     )
+
+
+def _right(shipped: Row, full: Row) -> str:
+    if shipped.accuracy is None or full.accuracy is None:
+        return "no verdicts are known"
+    return f"right on {shipped.accuracy:.1%}, all candidates on {full.accuracy:.1%}"

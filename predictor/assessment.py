@@ -1,4 +1,4 @@
-"""Choose a policy, certify it, and compare it with others on test questions. Plain functions."""
+"""Design policies on train and tune, certify on calibration, compare on test: what a report shows."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -9,25 +9,29 @@ from data.errors import ConfigError, OptScaleError, PoolError
 from data.question import Question
 from data.scores import ScoreTable
 from predictor.assumptions import Finding, check
-from predictor.baseline_comparison import Row, TargetRow, averaged, by_target, compare, currency
-from predictor.certificate import Certificate, certify, drop_dominated, price_sequences, refuted
+from predictor.certificate import Certificate, certify, refuted
+from predictor.comparison import Row, compare
+from predictor.contenders import of_policy
 from predictor.correctness import Correctness, ReliabilityBin, reliability, training_rows
-from predictor.decision import Policy
+from predictor.design import Design, Measured, design, run
 from predictor.empirical import fit_empirical
 from predictor.families import EMPIRICAL, FAMILIES, get_family
 from predictor.family_check import FamilyFit, choose, compare_families
-from predictor.planning import ReferenceQuestions, realised_share
-from predictor.policies import AnyPolicy, FixedN
+from predictor.goal import Goal
+from predictor.planning import ReferenceQuestions
+from predictor.policies import AnyPolicy
 from predictor.prior import Prior
 from predictor.prior_quality import prior_metrics
 from predictor.prior_value import PriorValue
-from predictor.replay import Outcome, outcome, pick, replay
+from predictor.replay import pick, replay
 from predictor.reward_quality import selection_accuracy, within_question_auc
 from predictor.scored_questions import ScoredQuestions
-from predictor.settings import CertifySettings, Terms
+from predictor.settings import CertifySettings
+from predictor.stopping import load_rule
+from predictor.value_rule import Orders
 
-PLANNED = 60
 LEAST_TRAIN, LEAST_TUNE = 8, 4
+SHIPPED = "shipped policy"
 
 
 class Assessment(NamedTuple):
@@ -35,12 +39,16 @@ class Assessment(NamedTuple):
 
     train: ScoreTable
     test: ScoredQuestions
-    population: Prior
+    population: Prior | None
+    """None where the pool has no scores."""
+    design: Design
     certificate: Certificate
     policy: AnyPolicy
-    """The cheapest certified policy; the config's where none is."""
+    """The certified policy; the reference where none is."""
     rows: list[Row]
-    outcomes: dict[str, Outcome]
+    """Of the reference's selection, the shipped policy and those asked for."""
+    shipped: Measured
+    """The policy on test questions, in the goal's loss."""
     refuted: dict[str, float]
     """For each certified loss, the chance of so many on test questions if the promise held."""
     findings: list[Finding]
@@ -48,17 +56,19 @@ class Assessment(NamedTuple):
     families: list[FamilyFit]
     """Fitted on train, compared on tune."""
     correctness: Correctness | None
-    """Fitted on train and tune; None where no answers are known."""
+    """Fitted on train and tune; None where no answers or scores are known."""
     reliability: list[ReliabilityBin]
     """Of ``correctness``: chances predicted for the shipped policy's answers, and shares that were right."""
-    planned: dict[str, float]
-    """Share of sets of `PLANNED` test questions whose cost lay in the 95 % range planned for them."""
-    targets: list[TargetRow]
-    """On train and tune: cost and gain of stopping at each of several targets."""
+    reading: float = 0.0
+    """Tokens a question that the predictor reads for the shipped policy."""
     left_out: Mapping[str, int] = {}
     """Calibration and test questions that the predictor had read, and that are in nothing here."""
     priors_from: str = "the population's prior alone, without a predictor"
     """Where the priors are from."""
+
+    def row(self, policy: str, setting: str | None = None) -> Row:
+        """The row of a policy with the reference's selection."""
+        return next(r for r in self.rows if r.policy == policy and setting in (None, r.setting))
 
 
 def choose_family(
@@ -85,78 +95,125 @@ def choose_family(
 
 def assess(
     policy: AnyPolicy,
+    goal: Goal,
     settings: CertifySettings,
     questions: ScoredQuestions,
-    population: Prior,
+    population: Prior | None,
     families: list[FamilyFit],
     *,
     contract: str,
-    extra_policies: Mapping[str, Policy] | None = None,
+    shown_too: Mapping[str, AnyPolicy] | None = None,
     tokens_read: Callable[[Question], int] = lambda question: 0,
+    one_a_group: bool = False,
+    token_price: float = 1.0,
 ) -> Assessment:
-    """Certify on calibration, then compare on test, whatever the priors are.
+    """Design on train and tune, certify on calibration, then compare on test, whatever the priors are.
 
     Parameters
     ----------
-    policy : it gives target and cap, and is shipped where none is certified.
+    policy : its cap is the most that is drawn, its target is what scores are told of; all of it is what is
+        certified where nothing is chosen.
     questions : the pool, without what may not be looked at; questions with fewer candidates than the cap take
         part in the findings only.
+    population : prior of a question of which nothing is known; None where the pool has no scores.
     contract : fingerprint of the scores' contract.
-    extra_policies : policies to show beside.
+    shown_too : policies to show beside.
     tokens_read : tokens that a prior of a question costs.
+    one_a_group : let one question of each group count in the certificate.
+    token_price : of a million generated tokens, for the goal ``price_per_point``.
 
     Raises
     ------
     ConfigError
-        If the tune, calibration or test fold has no question.
+        If the tune, calibration or test fold has no question, or nothing can be selected by.
     """
-    full, terms = questions.full(policy.cap), Terms.of(policy, settings)
-    train, tune, calibration, test = (full.fold(n) for n in ("train", "tune", "calibration", "test"))
-    for name, fold in (("tune", tune), ("calibration", calibration), ("test", test)):
-        if not len(fold.table):
+    cap = questions.table.usual_cap(policy.cap)
+    policy = policy.model_copy(update={"cap": cap, "floor": min(policy.floor, cap)})
+    full = questions.full(cap)
+    train, seen, calibration, test = (
+        full.fold(*names) for names in (("train",), ("train", "tune"), ("calibration",), ("test",))
+    )
+    for name in ("tune", "calibration", "test"):
+        if not (full.table.folds == name).any():
             raise ConfigError(
                 f"the {name} fold is empty: a certificate needs questions of its own; collect more of them "
                 "or raise the fold's share"
             )
-    certificate = certify_policy(policy, settings, tune, calibration, contract)
-    policy = certificate.policy or policy
-    reading = float(np.mean([tokens_read(question) for question in test.table.questions]))
-    rows, outcomes = compare(terms, test, tune, policy, population, reading, extra_policies)
-    shown = test.candidates(terms.cap)
-    once = outcome(policy, shown, test.priors, terms.target)
-    correctness, bins = check_correctness(policy, terms.cap, full.fold("train", "tune"), test)
-    reference = to_reference(train.table, population)
-    prompts, table = test.table.prompt_tokens, questions.table
+    reading = float(np.mean([tokens_read(question) for question in seen.table.questions]))
+    findings = check_table(questions.table, policy.target)
+    shuffled = all(f.verdict in ("fine", "unknown") for f in findings if f.name == "order")
+    orders = settings.orders if shuffled else 1
+    made = design(policy, goal, settings, seen.candidates(cap), seen.priors, reading, shuffled, token_price)
+    certificate = certify(
+        [each.on(calibration.priors) for each in made.sequence],
+        Orders(calibration.candidates(cap), load_rule(settings.rule), 0, made.judge, not shuffled),
+        made.goal,
+        reference=made.reference,
+        proposed=made.proposed.policy,
+        orders=orders,
+        target=made.judge.target if made.goal.hit else policy.target,
+        contract=contract,
+        question_ids=[q.id for q in calibration.table.questions],
+        groups=calibration.table.groups,
+        one_a_group=one_a_group,
+        needed=made.needed,
+    )
+    policy = certificate.policy or certificate.fallback
+    asked = Orders(test.candidates(cap), load_rule(settings.rule), 0, made.judge, not shuffled)
+    shipped = run(of_policy(SHIPPED, policy, test.priors), asked, np.arange(len(test.table)), orders)
+    compared = compare(
+        test.candidates(cap),
+        load_rule(settings.rule),
+        fit=seen.candidates(cap),
+        target=made.judge.target if made.goal.hit else None,
+        priors=test.priors,
+        fit_priors=seen.priors,
+        shown_too={SHIPPED: policy, **(shown_too or {})},
+        only=made.reference.selection,
+        orders=orders,
+    )
+    correctness, bins = check_correctness(policy, cap, seen, test)
     return Assessment(
         train=train.table,
         test=test,
         population=population,
+        design=made,
         certificate=certificate,
         policy=policy,
-        rows=rows,
-        outcomes=outcomes,
-        refuted={str(name): value for name, value in refuted(certificate, once).items()},
-        findings=check(table.scores, table.status, table.texts, table.tokens, table.parts, terms.target),
+        rows=compared.rows,
+        shipped=shipped,
+        refuted={str(name): value for name, value in refuted(certificate, shipped.loss).items()},
+        findings=findings,
         families=families,
         correctness=correctness,
         reliability=bins,
-        planned=realised_share(policy, test.priors, shown, prompts, reference, size=PLANNED),
-        targets=by_target(terms.cap, terms.orders, full.fold("train", "tune").table),
+        reading=reading if policy.reads_prior else 0.0,
     )
 
 
-def measure(assessment: Assessment, value: PriorValue) -> dict[str, float]:
+def check_table(table: ScoreTable, target: float) -> list[Finding]:
+    """What a pool shows of the assumptions behind decisions."""
+    texts, goal = [question.text for question in table.questions], target if table.has_scores else None
+    return check(table.signal, table.status, table.texts, table.tokens, table.parts, goal, texts)
+
+
+def metrics(assessment: Assessment, value: PriorValue | None) -> dict[str, float]:
     """Metrics of the priors, of the shipped policy and of the reward model on test questions."""
-    test, shipped = assessment.test.table, assessment.rows[0]
-    metrics = prior_metrics(assessment.test, assessment.population) | {
-        "lost_hits": shipped.means.lost_hit.mean,
-        "of_full_cap": shipped.of_full_cap,
-        "refutation_p_value": min(assessment.refuted.values()),
+    test = assessment.test.table
+    shipped, full = assessment.row(SHIPPED), assessment.shipped.tokens.mean()
+    found = {
+        "loss": float(np.nanmean(assessment.shipped.loss)),
+        "of_full_cap": float(full / test.candidates(assessment.certificate.cap).tokens.sum(axis=1).mean()),
+        "rounds": shipped.rounds,
+        "refutation_p_value": min(assessment.refuted.values(), default=1.0),
     }
+    if assessment.population is None:
+        return found
+    found = prior_metrics(assessment.test, assessment.population) | found
     auc, both = within_question_auc(test.scores, test.correct)
-    metrics |= {"reward_auc_within": auc} if both else {}
-    metrics |= {} if value.gap_closed is None else {"prior_gap_closed": value.gap_closed.mean}
-    return metrics | selection_accuracy(test.scores, test.correct)
+    found |= {"reward_auc_within": auc} if both else {}
+    found |= {} if value is None or value.gap_closed is None else {"prior_gap_closed": value.gap_closed.mean}
+    return found | selection_accuracy(test.scores, test.correct)
 
 
 def to_reference(train: ScoreTable, population: Prior) -> ReferenceQuestions:
@@ -169,45 +226,14 @@ def check_correctness(
     policy: AnyPolicy, cap: int, fitted_on: ScoredQuestions, test: ScoredQuestions
 ) -> tuple[Correctness | None, list[ReliabilityBin]]:
     """P(correct | selected maximum, n, prior), fitted and then compared with the answers on test."""
+    if fitted_on.priors is None or test.priors is None:
+        return None, []
     rows = training_rows(fitted_on.candidates(cap), fitted_on.priors.moments[0])
     try:
         model = Correctness.fit(*rows)
     except OptScaleError:  # no answer is known, or all are right: nothing to learn, and the report says so
         return None, []
     shown = test.candidates(cap)
-    run = replay(policy, shown.scores, test.priors, shown.tokens, answers=shown.answers)
-    predicted = model.predict(run.best, run.drawn, test.priors.moments[0])
-    return model, reliability(predicted, pick(shown.correct, run.chosen))
-
-
-def certify_policy(
-    policy: AnyPolicy,
-    settings: CertifySettings,
-    tune: ScoredQuestions,
-    calibration: ScoredQuestions,
-    contract: str,
-) -> Certificate:
-    """Order policies on tune, test them on calibration."""
-    terms = Terms.of(policy, settings)
-    target, cap, price = terms.target, terms.cap, currency(terms, tune.table)
-    first, sequences = policy, list[list[AnyPolicy]]()
-    if settings.choose:
-        first = FixedN(target=target, cap=cap)
-        tokens = float(tune.candidates(cap).tokens.mean())
-        for rising in price_sequences(target, cap, tokens, terms.round_candidates, terms.answers):
-            results = averaged(terms, dict(enumerate(rising)), *tune)
-            sequences.append(drop_dominated(rising, [price(result) for result in results.values()]))
-    return certify(
-        first,
-        sequences,
-        calibration.candidates(cap),
-        calibration.priors,
-        price=price,
-        target=target,
-        cap=cap,
-        epsilon=settings.epsilon,
-        delta=settings.delta,
-        contract=contract,
-        question_ids=[q.id for q in calibration.table.questions],
-        groups=calibration.table.groups,
-    )
+    ran = replay(policy, shown.scores, test.priors, shown.tokens, answers=shown.answers)
+    predicted = model.predict(ran.best, ran.drawn, test.priors.moments[0])
+    return model, reliability(predicted, pick(shown.correct, ran.chosen))

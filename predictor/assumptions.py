@@ -6,6 +6,9 @@ show by their spread how far chance moves it (a t-test over questions). In a lar
 significant: the size of a departure, not its p-value, decides between ``look`` and ``broken``.
 """
 
+import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,6 +21,7 @@ from predictor.decision import Array, BoolArray, IntArray
 
 Verdict = Literal["fine", "look", "broken", "unknown"]
 LEVEL = 0.01
+_NUMBER = re.compile(r"\d+")
 MISSES = ("cut", "failed", "over-length", "cancelled")
 
 
@@ -33,15 +37,23 @@ class Finding(Record):
 
 
 def check(
-    scores: Array, status: NDArray[np.str_], texts: IntArray, tokens: Array, parts: IntArray, target: float
+    scores: Array,
+    status: NDArray[np.str_],
+    texts: IntArray,
+    tokens: Array,
+    parts: IntArray,
+    target: float | None,
+    questions: Sequence[str] = (),
 ) -> list[Finding]:
     """All findings, in the order in which they should be mended.
 
     Parameters
     ----------
-    scores : (questions, n) in the order drawn; 0 for a candidate without a score, NaN beyond those drawn.
+    scores : (questions, n) in the order drawn; 0 for a candidate without a score, NaN beyond those drawn. Of
+        a pool without scores what stands for them (`ScoreTable.signal`), with ``target`` None.
     status, texts, tokens : (questions, n), as `data.scores.ScoreTable` has them.
     parts : (questions,) number of the part that holds the question.
+    questions : their texts; none leaves out the finding on clusters.
 
     Raises
     ------
@@ -54,15 +66,26 @@ def check(
     # The most candidates that a tenth of the questions have: one odd question must not set it.
     cap = max(int(np.quantile(drawn, 0.9, method="lower")), 1)
     full = drawn >= cap
-    return [
+    found = [
         _misses(status, tokens),
         _censoring(full, cap),
         _duplicates(texts, texts[full, :cap]),
         _order(scores[full, :cap]),
         _parts(scores, parts),
-        _ties(scores, (status == "complete") & ~np.isnan(scores), texts),
-        _differences(scores[full, :cap], target),
     ]
+    found += [_clusters(questions)] if questions else []
+    if target is None:
+        return found
+    usable = (status == "complete") & ~np.isnan(scores)
+    return [*found, _ties(scores, usable, texts), _differences(scores[full, :cap], target)]
+
+
+def _clusters(texts: Sequence[str]) -> Finding:
+    """Questions that are one another but for their numbers: they are no independent questions."""
+    templates = Counter(_NUMBER.sub("#", text) for text in texts)
+    alike = sum(count for count in templates.values() if count > 1)
+    values = {"alike": alike / len(texts), "largest": float(max(templates.values()))}
+    return Finding(name="clusters", verdict=_grade(values["alike"], 0.02, np.inf), values=values)
 
 
 def _misses(status: NDArray[np.str_], tokens: Array) -> Finding:

@@ -1,35 +1,29 @@
 """Certificates: promises about a policy, tested on held-out questions.
 
-Learn-then-Test (Angelopoulos et al., arXiv 2110.01052) over fixed sequences: policies whose risk rises
-along a sequence are tested one by one on calibration questions until the first that fails. A later one
-is only tested when all before it passed, so no correction for their number is due. There is a sequence
-for each target; the full cap comes before all of them, and where it passes, they share delta equally
-(a graphical test, Bretz et al., Stat. Med. 28, 2009): the chance that any certified policy breaks the
-promise is at most delta.
+Learn-then-Test (Angelopoulos et al., arXiv 2110.01052) over one fixed sequence: policies of all kinds,
+ordered on other questions from the safest to the cheapest, are tested one by one until the first that fails.
+A later one is only tested where all before it passed, so no correction for their number is due: the chance
+that any certified policy breaks the promise is at most delta.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from data.candidates import Candidates
+from data.candidates import Array
 from data.contract import require_same_contract
 from data.errors import ConfigError
+from data.files import short_digest
 from data.record import Record
-from predictor.decision import Array
-from predictor.families import BINS
-from predictor.policies import AnyPolicy, Value
-from predictor.prior import PriorBatch
-from predictor.replay import Outcome, outcomes
-from predictor.risk import questions_needed, refutation_p_value, risk_p_value
-
-Loss = Literal["lost_hit", "lost_answer", "lost_accuracy"]
-SIGNED: Loss = "lost_accuracy"
-"""The loss that can be -1."""
+from predictor.design import Measured, run
+from predictor.goal import Goal, Loss
+from predictor.policies import AnyPolicy, FixedN
+from predictor.risk import refutation_p_value, risk_p_value, upper_bound
+from predictor.value_rule import Orders
 
 
 class Tested(Record):
@@ -39,20 +33,20 @@ class Tested(Record):
     tokens: float
     """Mean generated tokens a question on calibration questions."""
     rounds: float
-    failures: dict[Loss, int]
+    failures: dict[Loss, float]
     """Sum of each loss over calibration questions."""
     p_value: float
-    """Chance of so few failures if the risk were epsilon; the largest over the losses."""
+    """Chance of losses so small if the risk were epsilon."""
     level: float
-    """Most that the p-value may be: delta, or this sequence's share of it."""
+    """Most that the p-value may be: delta."""
     passed: bool
 
 
 class Group(Record):
-    """Failures of the certified policy in one group of calibration questions; nothing is promised of it."""
+    """Losses of the certified policy in one group of calibration questions; nothing is promised of it."""
 
     questions: int
-    failures: dict[Loss, int]
+    failures: dict[Loss, float]
 
 
 class Certificate(Record):
@@ -65,203 +59,196 @@ class Certificate(Record):
     questions_digest: str
     """Digest of their ids."""
     epsilon: dict[Loss, float]
-    """Risk of each loss that is promised of: the share of questions with it, not to be exceeded.
-    ``lost_hit``: the full cap reaches the target, the policy does not. ``lost_answer``: the answer the
-    full cap selects is right, the policy's is wrong. ``lost_accuracy``: the same less the answers that
-    the policy has right and the full cap wrong. All on the same order of candidates."""
+    """Risk of each loss that is promised of: the mean over questions, not to be exceeded; see `Loss`."""
     delta: float
     """Chance that the promise is wrong all the same, over the draw of calibration questions."""
     target: float
+    """Score that is a hit."""
     cap: int
-    test: str = "Learn-then-Test, fixed sequences, exact tests"
+    test: str = "Learn-then-Test, one fixed sequence, bets on the mean loss over orders"
     tried: tuple[Tested, ...]
     policy: AnyPolicy | None
-    """The cheapest policy that passed; None if not even the full cap passes."""
+    """The cheapest policy that passed; where the goal promises nothing, what was chosen for it. None if none
+    that saves passes."""
     questions_needed: int | None
-    """Where none passed: about how many calibration questions the first one needs."""
+    """Where nothing that saves passed: about how many calibration questions the first one needs."""
     groups: dict[str, Group]
     statement: str
+    goal: Goal = Goal()
+    reference: AnyPolicy | None = None
+    """What it is held against: drawn where nothing is certified. None in earlier releases: the full cap."""
+    proposed: AnyPolicy | None = None
+    """What kept the goal on train and tune questions, tested or not."""
+    orders: int = 1
+    """Orders of a question's candidates that its loss is a mean over; 1: the pool's own."""
+    bounds: dict[Loss, float] = Field(default_factory=dict)
+    """Where nothing is promised: what its losses are at most, with confidence 1 - delta."""
 
     def require_contract(self, fingerprint: str) -> None:
         """Raise ContractError unless it speaks of these scores."""
         require_same_contract(self.contract, fingerprint, "certificate")
 
+    @property
+    def certified(self) -> bool:
+        """Whether something is promised."""
+        return self.policy is not None and bool(self.epsilon)
 
-def require_risk(epsilon: Mapping[Loss, float], delta: float) -> None:
-    """Raise ConfigError unless all lie strictly between 0 and 1, and there is a loss to promise of."""
-    if not epsilon:
-        raise ConfigError("nothing is promised: give a risk for lost_hit, lost_answer or lost_accuracy")
-    for name, value in (*epsilon.items(), ("delta", delta)):
-        if not 0 < value < 1:
-            raise ConfigError(f"{name} is {value}; it must lie strictly between 0 and 1")
-
-
-def aims(target: float) -> list[float]:
-    """Targets at or above the one promised for.
-
-    A policy that aims higher keeps answers that a first hit would lose.
-    """
-    higher = np.round((target + (1 - target) * np.array([0.25, 0.5, 0.75])) * BINS) / BINS
-    return np.unique([target, *higher[higher < 1]]).tolist()  # a score of 1 shares the last bin
-
-
-def price_sequences(
-    target: float, cap: int, candidate_tokens: float, round_candidates: float, above: bool = True
-) -> list[list[Value]]:
-    """The policies that compete: a sequence a target, value of information at rising token prices.
-
-    ``above`` adds targets above the one promised for. ``round_candidates`` is the price of a round, in
-    candidates of average length.
-    """
-    prices = np.geomspace(1e-5, 0.05, 20) / candidate_tokens
-    return [
-        [
-            Value(
-                target=aim,
-                cap=cap,
-                token_price=float(price),
-                candidate_tokens=candidate_tokens,
-                round_price=float(price * candidate_tokens * round_candidates),
-            )
-            for price in prices
-        ]
-        for aim in (aims(target) if above else [target])
-    ]
-
-
-def drop_dominated(policies: Sequence[AnyPolicy], costs: Sequence[float]) -> list[AnyPolicy]:
-    """The sequence without policies that cost no less on tune questions than one before them."""
-    least = np.minimum.accumulate([np.inf, *costs[:-1]])
-    return [policy for policy, price, before in zip(policies, costs, least, strict=True) if price < before]
-
-
-def cost(outcome: Outcome, candidate_tokens: float, round_candidates: float) -> float:
-    """Mean price of a question, in generated tokens: those drawn, and the rounds at their price."""
-    return float((outcome.tokens + outcome.rounds * candidate_tokens * round_candidates).mean())
+    @property
+    def fallback(self) -> AnyPolicy:
+        """What may be shipped without a certificate: the reference."""
+        return self.reference or FixedN(target=self.target, cap=self.cap)
 
 
 def certify(
-    first: AnyPolicy,
-    sequences: Sequence[Sequence[AnyPolicy]],
-    candidates: Candidates,
-    priors: PriorBatch | None,
+    sequence: Sequence[Measured],
+    calibration: Orders,
+    goal: Goal,
     *,
-    price: Callable[[Outcome], float] = lambda outcome: float(outcome.tokens.mean()),
+    reference: AnyPolicy,
+    proposed: AnyPolicy,
+    orders: int,
     target: float,
-    cap: int,
-    epsilon: Mapping[Loss, float],
-    delta: float,
     contract: str,
     question_ids: Sequence[str],
     groups: NDArray[np.str_],
+    one_a_group: bool = False,
+    needed: int | None = None,
 ) -> Certificate:
-    """Test ``first``, then the sequences, on calibration questions in the pool's own order of candidates.
+    """Test policies one by one until the first that fails; the last that passed is certified.
 
-    Of those that pass the cheapest by ``price`` is chosen. Where no answer is known, nothing is promised
-    of answers.
+    Where the goal promises nothing, the last is taken and its loss is bounded. The reference loses nothing
+    against itself: where no other passes, it is what may be shipped.
+
+    Parameters
+    ----------
+    sequence : from the safest to the cheapest, each with its losses on other questions.
+    calibration : candidates of questions that nothing was chosen on, judged as the goal says.
+    orders : of a question's candidates that its loss is a mean over.
+    question_ids, groups : (questions,)
+    one_a_group : let one question of each group count, since questions of a group are alike.
+    needed : about how many questions certify what is proposed.
 
     Raises
     ------
     ConfigError
-        If epsilon or delta is out of range, or there is no question.
+        If there is no question, or no loss is known.
     """
-    if np.isnan(candidates.correct).all():
-        epsilon = {loss: risk for loss, risk in epsilon.items() if loss == "lost_hit"}
-    require_risk(epsilon, delta)
-    if not len(candidates.scores):
+    # Bets are placed in the order of the ids' hashes, which nothing that is lost depends on.
+    hashes = np.array([hashlib.sha256(key.encode()).hexdigest() for key in question_ids])
+    rows = hashes.argsort()
+    if one_a_group:
+        named = np.array([group or key for group, key in zip(groups, question_ids, strict=True)])
+        rows = rows[np.sort(np.unique(named[rows], return_index=True)[1])]
+    if not rows.size:
         raise ConfigError("a certificate needs at least one calibration question")
-    # All at once, since policies beside each other share most of the work.
-    entries = dict(enumerate([first, *(policy for sequence in sequences for policy in sequence)]))
-    results = outcomes(entries, candidates, priors, target=target)
-    tried: dict[int, Tested] = {}
-
-    def passes(entry: int, level: float) -> bool:
-        tried[entry] = _test(entries[entry], results[entry], epsilon, level)
-        return tried[entry].passed
-
-    needed, start = None, 1
-    if passes(0, delta):
-        for sequence in sequences:
-            all(passes(start + place, delta / len(sequences)) for place in range(len(sequence)))
-            start += len(sequence)
-    else:
-        losses = {name: _known(getattr(results[0], name)) for name in epsilon}
-        each = [questions_needed(losses[n], risk, delta, n == SIGNED) for n, risk in epsilon.items()]
-        needed = None if None in each else max(n for n in each if n is not None)
-    passed = [entry for entry, test in tried.items() if test.passed]
-    best = min(passed, key=lambda entry: price(results[entry]), default=None)
+    loss, epsilon = goal.loss, goal.epsilon
+    tried: list[Tested] = []
+    results: list[Measured] = []
+    for other in sequence if epsilon else sequence[-1:]:
+        found = run(other.contender, calibration, rows, orders)
+        known = found.loss[~np.isnan(found.loss)]
+        if not known.size:
+            raise ConfigError(f"no calibration question tells what is lost ({loss}): name another goal")
+        like = other.loss[~np.isnan(other.loss)]
+        p_value = risk_p_value(known, epsilon[loss], like) if epsilon else 0.0
+        tried.append(
+            Tested(
+                policy=other.policy,
+                tokens=float(found.tokens.mean()),
+                rounds=float(found.rounds.mean()),
+                failures={loss: float(known.sum())},
+                p_value=p_value,
+                level=goal.delta,
+                passed=p_value <= goal.delta,
+            )
+        )
+        results.append(found)
+        if not tried[-1].passed:
+            break
+    passed = [place for place, test in enumerate(tried) if test.passed]
+    policy = tried[passed[-1]].policy if passed else None
+    bounds = {} if epsilon else {loss: upper_bound(results[-1].loss[~np.isnan(results[-1].loss)], goal.delta)}
     return Certificate(
         contract=contract,
-        questions=len(candidates.scores),
-        questions_digest=hashlib.sha256("".join(sorted(question_ids)).encode()).hexdigest()[:16],
-        epsilon=dict(epsilon),
-        delta=delta,
+        questions=len(rows),
+        questions_digest=short_digest("".join(sorted(question_ids[row] for row in rows))),
+        epsilon=epsilon,
+        delta=goal.delta,
         target=target,
-        cap=cap,
-        tried=tuple(tried.values()),
-        policy=None if best is None else entries[best],
-        questions_needed=needed,
-        groups={} if best is None else _by_group(results[best], epsilon, groups),
-        statement=_state(best is not None, epsilon, delta, cap, needed),
-    )
-
-
-def _test(policy: AnyPolicy, outcome: Outcome, epsilon: Mapping[Loss, float], level: float) -> Tested:
-    losses = {name: _known(getattr(outcome, name)) for name in epsilon}
-    p_value = max(risk_p_value(losses[name], risk, name == SIGNED) for name, risk in epsilon.items())
-    return Tested(
+        cap=reference.cap,
+        tried=tuple(tried),
         policy=policy,
-        tokens=float(outcome.tokens.mean()),
-        rounds=float(outcome.rounds.mean()),
-        failures={name: int(values.sum()) for name, values in losses.items()},
-        p_value=p_value,
-        level=level,
-        passed=p_value <= level,
+        questions_needed=needed,
+        groups=_by_group(results[passed[-1]], loss, groups[rows]) if passed else {},
+        statement=_state(policy, goal, reference, bounds, len(rows), needed, one_a_group),
+        goal=goal,
+        reference=reference,
+        proposed=proposed,
+        orders=orders,
+        bounds=bounds,
     )
 
 
-def _by_group(outcome: Outcome, losses: Iterable[Loss], groups: NDArray[np.str_]) -> dict[str, Group]:
-    def of(inside: NDArray[np.bool_]) -> Group:
-        failures = {name: int(np.nansum(getattr(outcome, name)[inside])) for name in losses}
-        return Group(questions=int(inside.sum()), failures=failures)
-
-    return {str(name): of(groups == name) for name in np.unique(groups)}
-
-
-def refuted(certificate: Certificate, outcome: Outcome) -> dict[Loss, float]:
-    """For each loss, the chance of so many failures on other questions if the promise held."""
+def _by_group(found: Measured, loss: Loss, groups: NDArray[np.str_]) -> dict[str, Group]:
     return {
-        name: refutation_p_value(_known(getattr(outcome, name)), risk, name == SIGNED)
-        for name, risk in certificate.epsilon.items()
+        str(name): Group(questions=int(inside.sum()), failures={loss: float(np.nansum(found.loss[inside]))})
+        for name in np.unique(groups)
+        for inside in [groups == name]
     }
 
 
-def _known(losses: Array) -> Array:
-    return losses[~np.isnan(losses)]
+def refuted(certificate: Certificate, loss: Array) -> dict[Loss, float]:
+    """For each loss that is promised of, the chance of other questions' losses if the promise held."""
+    known = loss[~np.isnan(loss)]
+    return {name: refutation_p_value(known, risk) for name, risk in certificate.epsilon.items()}
 
 
 _EVENTS: Mapping[Loss, str] = {
-    "lost_hit": "misses a target score that all {cap} candidates reach on at most {risk} of questions",
-    "lost_answer": (
-        "gives a wrong answer where the best of all {cap} candidates is right on at most {risk} of questions"
-    ),
-    "lost_accuracy": (
-        "gives right answers to at most {risk} of questions fewer than the best of all {cap} candidates"
-    ),
+    "lost_hit": "misses a target score that {reference} reaches on at most {risk} of questions",
+    "changed": "answers differently from {reference} on at most {risk} of questions",
+    "lost_accuracy": "gives right answers to at most {risk} of questions fewer than {reference}",
 }
 
 
-def _state(certified: bool, epsilon: Mapping[Loss, float], delta: float, cap: int, needed: int | None) -> str:
-    if not certified:
-        asked = " and ".join(f"{risk:g} ({name.replace('_', ' ')})" for name, risk in epsilon.items())
-        enough = f"about {needed} are needed" if needed else "no number of questions like these will do"
-        return f"No policy is certified at risk {asked}: too few calibration questions; {enough}."
-    risks = {name: _percent(Decimal(str(risk)), 1) for name, risk in epsilon.items()}
-    events = "; it ".join(_EVENTS[name].format(cap=cap, risk=risk) for name, risk in risks.items())
+def describe(policy: AnyPolicy) -> str:
+    """A reference in words."""
+    chosen = policy.selection.kind.replace("_", " ")
+    return f"{'all ' if policy.cap > 1 else ''}{policy.cap} candidates by {chosen}"
+
+
+def _state(
+    policy: AnyPolicy | None,
+    goal: Goal,
+    reference: AnyPolicy,
+    bounds: Mapping[Loss, float],
+    questions: int,
+    needed: int | None,
+    grouped: bool,
+) -> str:
+    held = describe(reference)
+    confidence = _percent(1 - Decimal(str(goal.delta)))
+    if not goal.epsilon:
+        (name, bound) = next(iter(bounds.items()))
+        return (
+            f"Nothing is promised: the goal was {goal.name.replace('_', ' ')}. Against {held}, what is lost "
+            f"({name.replace('_', ' ')}) is at most {bound:.1%} of questions, with confidence {confidence}."
+        )
+    name, risk = next(iter(goal.epsilon.items()))
+    if policy is None:
+        enough = (
+            f"about {needed} calibration questions would do where there are {questions}"
+            if needed
+            else "no number of questions like these will do: what saves here loses more"
+        )
+        asked = f"{risk:g} ({name.replace('_', ' ')})"
+        instead = f"{held.capitalize()} may be shipped."
+        return f"No policy that saves is certified at risk {asked}: {enough}. {instead}"
+    unit, counted = ("questions", "questions") if not grouped else ("groups", "one question a group")
     return (
-        f"With confidence {_percent(1 - Decimal(str(delta)))} over the draw of calibration questions, the "
-        f"policy {events}. This is an average over questions exchangeable with the calibration questions "
-        "(drawn alike, scored under the same contract): it promises nothing of a single question or group."
+        f"With confidence {confidence} over the draw of calibration {unit}, the policy "
+        f"{_EVENTS[name].format(reference=held, risk=_percent(Decimal(str(risk)), 1))}. This is an average "
+        f"over {counted} exchangeable with the calibration {unit} (drawn alike, under the same contract): it "
+        f"promises nothing of a single question or group."
     )
 
 

@@ -6,6 +6,7 @@ questions that it may look at.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +14,17 @@ import numpy as np
 from data.candidates import Array, Candidates, IntArray
 from data.errors import ConfigError
 from data.record import Record
-from predictor.compared_policies import LADDER, OWN, Entry, Kind, entries
-from predictor.selection import Selection, accuracy, choose_weights
+from predictor.contenders import LADDER, Contender, Kind, of_policy, published
+from predictor.design import Measured, best_selection, cheapest, measure, selections
+from predictor.goal import same_answer
+from predictor.policies import AnyPolicy
+from predictor.prior import PriorBatch
+from predictor.selection import Selection
 from predictor.stopping import StoppingRule
-from predictor.value_rule import Orders, fit_value_rules
+from predictor.value_rule import Orders
 
 LOSE = 0.01
 ORDERS = 20
-CHOICE_ORDERS = 4
 BOOTSTRAPS = 1000
 PRODUCT = "the product's choice"
 """The highest rung of the ladder that beats those below on the questions that it may look at."""
@@ -71,6 +75,11 @@ def compare(
     *,
     folds: IntArray | None = None,
     fit: Candidates | None = None,
+    target: float | None = None,
+    priors: PriorBatch | None = None,
+    fit_priors: PriorBatch | None = None,
+    shown_too: Mapping[str, AnyPolicy] | None = None,
+    only: Selection | None = None,
     orders: int = ORDERS,
     seed: int = 0,
 ) -> Comparison:
@@ -82,6 +91,11 @@ def compare(
     rule : learned on other pools.
     folds : (questions,) a number each: what is fitted or chosen for a fold's questions sees the others only.
     fit : instead of folds, candidates of other questions to fit and choose on.
+    target : score that is a hit, for what the papers have; None leaves these out.
+    priors, fit_priors : of the questions that are measured, and of those to fit on; None leaves out what
+        reads them.
+    shown_too : policies to show as they are, each with its own selection.
+    only : this selection alone, instead of every one that the pool has the scores for.
 
     Raises
     ------
@@ -98,97 +112,67 @@ def compare(
         sides = [(questions[folds != fold], questions[folds == fold]) for fold in np.unique(folds)]
     sums: dict[Key, Array] = defaultdict(lambda: np.zeros((5, len(questions))))
     preferred: list[str] = []
+
+    def add(contender: Contender, chosen: bool, selection: Selection, inside: IntArray, order: int) -> None:
+        if order >= contender.orders:
+            return
+        shown = asked.show(selection, order, inside)
+        drawn, rounds = contender.stop(shown)
+        rows, place = np.arange(len(inside)), drawn - 1
+        final = shown.votes.answer[:, [-1]], shown.votes.chosen[:, [-1]]
+        changed = ~same_answer(shown.votes, *final)[rows, place]
+        key = contender.name, contender.kind, selection.kind, "" if chosen else contender.setting, chosen
+        spent, right = shown.spent[rows, place], shown.right[rows, place]
+        values = np.array([drawn, spent, rounds, right, changed], float)
+        sums[key][:, inside] += values / min(orders, contender.orders)
+
+    scored, cap = not np.isnan(measured.scores).all(), measured.answers.shape[1]
     for fitted_on, inside in sides:
-        options = selections(seen.candidates.select(fitted_on))
-        preferred.append(max(options, key=lambda s: accuracy(s, seen.candidates.select(fitted_on))).kind)
+        known = seen.candidates.select(fitted_on)
+        options = [only] if only else selections(known)
+        preferred.append(best_selection(known, options).kind)
         for selection in options:
-            contenders = prepare(seen, fitted_on, selection)
+            given = priors if fit is None else fit_priors
+            rivals = published(cap, selection, target, given) if target is not None and scored else []
+            ready = prepare(seen, fitted_on, selection, rivals)
             for order in range(orders):
-                shown = asked.show(selection, order, inside)
-                rows, final = np.arange(len(inside)), shown.votes.answer[:, -1]
-                for entry, chosen in contenders:
-                    drawn, rounds = entry.stop(shown)
-                    place = drawn - 1
-                    answer, delivered = shown.votes.answer[rows, place], shown.votes.chosen[rows, place]
-                    same = np.where(final >= 0, answer == final, delivered == shown.votes.chosen[:, -1])
-                    values = (drawn, shown.spent[rows, place], rounds, shown.right[rows, place], ~same)
-                    key = (entry.policy, entry.kind, selection.kind, "" if chosen else entry.setting, chosen)
-                    sums[key][:, inside] += np.array(values, float)
-    rows_ = to_rows({key: values / orders for key, values in sums.items()}, seed)
+                for contender, chosen in ready:
+                    add(contender.on(priors), chosen, selection, inside, order)
+    for name, policy in (shown_too or {}).items():
+        for order in range(orders):
+            add(of_policy(name, policy, priors), False, policy.selection, questions, order)
+    rows_ = to_rows(sums, seed)
     return Comparison(rows_, max(set(preferred), key=preferred.count))
 
 
-def selections(seen: Candidates) -> list[Selection]:
-    """Majority; with scores the best score and the weighted vote that is right most often."""
-    found = [Selection(kind="majority")]
-    if not np.isnan(seen.scores).all():
-        found = [Selection(kind="best_score"), *found, choose_weights(seen)]
-    return found
+def prepare(
+    seen: Orders, rows: IntArray, selection: Selection, more: Sequence[Contender]
+) -> list[tuple[Contender, bool]]:
+    """Every policy at each setting, and again at the one chosen on the questions ``rows``."""
+    measured = measure(seen, rows, selection, more)
+    everything = [(each.contender, False) for each in measured]
+    if np.isnan(measured[0].loss).all():
+        return everything
+    names = dict.fromkeys(each.contender.name for each in measured)
+    families = [[each for each in measured if each.contender.name == name] for name in names]
+    chosen = [cheapest(each, np.array([m.tokens.mean() for m in each]), LOSE) for each in families]
+    top = climb([each for each in chosen if each.contender.name in LADDER]).contender
+    product = top._replace(name=PRODUCT, kind="adaptive")
+    return [*everything, *((each.contender, True) for each in chosen), (product, True)]
 
 
-def prepare(seen: Orders, rows: IntArray, selection: Selection) -> list[tuple[Entry, bool]]:
-    """Every policy at each setting, and again at the one chosen on the questions ``rows``.
-
-    Own rules are fitted on these questions; what their price costs is measured on the half that they were not
-    fitted on.
-    """
-    scores, known = seen.candidates.scores[rows], not np.isnan(seen.candidates.correct[rows]).all()
-    ready = entries(scores.shape[1], selection, None if np.isnan(scores).all() else scores)
-    if not known:
-        return [(entry, False) for entry in ready]
-    costs: dict[tuple[str, str], list[Array]] = defaultdict(list)
-    full = []
-    for half, other in ((rows[::2], rows[1::2]), (rows[1::2], rows[::2])):
-        own = _own(seen, other, selection)
-        for order in range(CHOICE_ORDERS):
-            shown = seen.show(selection, order, half)
-            place = np.arange(len(half))
-            full.append(shown.right[:, -1])
-            for entry in (*ready, *own):
-                last = entry.stop(shown)[0] - 1
-                costs[entry.policy, entry.setting].append(
-                    np.array([shown.spent[place, last], shown.right[place, last]])
-                )
-    goal = float(np.nanmean(np.concatenate(full))) - LOSE
-    everything, chosen = [*ready, *_own(seen, rows, selection)], list[Entry]()
-    measures = {key: np.concatenate(parts, axis=1) for key, parts in costs.items()}
-    for policy in dict.fromkeys(entry.policy for entry in everything):
-        settings = [entry for entry in everything if entry.policy == policy]
-        means = [np.nanmean(measures[policy, e.setting], axis=1) for e in settings]
-        good = [place for place, (_, right) in enumerate(means) if right >= goal]
-        best = (
-            min(good, key=lambda p: means[p][0])
-            if good
-            else max(range(len(means)), key=lambda p: means[p][1])
-        )
-        chosen.append(settings[best])
-    top = climb([e for e in chosen if e.policy in LADDER], measures, goal)
-    chosen.append(top._replace(policy=PRODUCT, kind="adaptive"))
-    return [*((entry, False) for entry in everything), *((entry, True) for entry in chosen)]
-
-
-def climb(rungs: list[Entry], measures: dict[tuple[str, str], Array], goal: float) -> Entry:
+def climb(rungs: Sequence[Measured]) -> Measured:
     """The highest rung that is accurate enough and spends less than the one below it that was taken.
 
-    It has to by a one-sided 90 % interval of the tokens saved. ``measures`` are tokens and right answers,
-    each (orders x questions,).
+    It has to by a one-sided 90 % interval of the tokens saved.
     """
-    order = sorted(rungs, key=lambda entry: LADDER.index(entry.policy))
+    order = sorted(rungs, key=lambda each: LADDER.index(each.contender.name))
     taken = order[0]
-    for entry in order[1:]:
-        spent, right = measures[entry.policy, entry.setting]
-        saved = measures[taken.policy, taken.setting][0] - spent
-        error = saved.std() / np.sqrt(saved.size / CHOICE_ORDERS)  # as if a question's orders were one
-        if np.nanmean(right) >= goal and saved.mean() > 1.2816 * error:
-            taken = entry
+    for each in order[1:]:
+        saved = taken.tokens - each.tokens
+        if np.nanmean(each.loss) <= LOSE and saved.mean() > 1.2816 * saved.std() / np.sqrt(saved.size):
+            taken = each
     return taken
-
-
-def _own(seen: Orders, rows: IntArray, selection: Selection) -> list[Entry]:
-    return [
-        Entry(OWN, "adaptive", f"{rule.price:g}", rule.stop)
-        for rule in fit_value_rules(seen, rows, selection)
-    ]
 
 
 def to_rows(measures: dict[Key, Array], seed: int = 0) -> list[Row]:

@@ -14,7 +14,7 @@ from data.errors import ConfigError
 from data.validation import explain
 from predictor import truncnorm
 from predictor.bound import log_miss_of, required_from_log_miss
-from predictor.decision import Array, BoolArray, IntArray, Policy, Reason, State
+from predictor.decision import Array, BoolArray, IntArray, Reason, State
 from predictor.families import BINS
 from predictor.policy_base import PolicyBase, Proposal
 from predictor.prior import PriorBatch
@@ -52,13 +52,18 @@ class Schedule(PolicyBase):
 
     def propose(self, state: State) -> Proposal:
         """The first total of the schedule that lies beyond what is drawn."""
-        totals, size = [0], float(self.start)
-        while totals[-1] < self.cap:
-            totals.append(min(totals[-1] + max(round(size), 1), self.cap))
-            size *= self.factor
+        totals = self.totals()
         place = np.searchsorted(totals, state.drawn, side="right")
-        total = np.array(totals)[np.minimum(place, len(totals) - 1)]
+        total = totals[np.minimum(place, len(totals) - 1)]
         return Proposal(total, np.full(len(state), self.cap), np.ones(len(state), bool))
+
+    def totals(self) -> IntArray:
+        """Candidates in all after each round."""
+        found, size = [0], float(self.start)
+        while found[-1] < self.cap:
+            found.append(min(found[-1] + max(round(size), 1), self.cap))
+            size *= self.factor
+        return np.array(found[1:])
 
 
 class _Bound(PolicyBase):
@@ -263,7 +268,7 @@ AnyPolicy = Annotated[
 _ADAPTER: TypeAdapter[AnyPolicy] = TypeAdapter(AnyPolicy)
 
 
-def load_policy(document: str | bytes) -> Policy:
+def load_policy(document: str | bytes) -> AnyPolicy:
     """A policy from its JSON text.
 
     Raises

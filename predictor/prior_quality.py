@@ -12,7 +12,7 @@ from predictor.scored_questions import ScoredQuestions
 
 def prior_metrics(sample: ScoredQuestions, population: Prior) -> dict[str, float]:
     """Accuracy of the priors on the sample, against the population's prior."""
-    table, priors = sample
+    table, priors = sample.table, sample.require_priors()
     likelihood = priors.family.log_likelihood(table.scores)
     evidence = logsumexp(priors.table[priors.index] + likelihood, axis=1)
     gain = evidence - log_evidence([population] * len(table), likelihood)
@@ -35,7 +35,7 @@ def _accuracy(sample: ScoredQuestions, population: Prior, rows: IntArray) -> dic
     observed = {"mean": np.nanmean(scores, axis=1), "std": np.nanstd(scores, axis=1, ddof=1)}
     metrics = {}
     for (name, seen), predicted, constant in zip(
-        observed.items(), sample.priors.moments, population.moments(), strict=True
+        observed.items(), sample.require_priors().moments, population.moments(), strict=True
     ):
         known = np.isfinite(seen)
         seen, prior = seen[known], predicted[rows][known]

@@ -13,14 +13,14 @@ import numpy as np
 
 from data.question import Question
 from data.record import Record
-from predictor.baseline_comparison import schedules
-from predictor.certificate import price_sequences
 from predictor.decision import Array, BoolArray, Policy
+from predictor.policies import Schedule, Value
 from predictor.prior import Prior, PriorBatch
 from predictor.replay import Interval, Outcome, bootstrap, outcomes
 from predictor.scored_questions import ScoredQuestions
 
 POPULATION, PREDICTOR, ORACLE, BASELINE = "population", "predictor", "oracle", "without a predictor"
+PRICES = np.geomspace(1e-5, 0.05, 20).tolist()  # of a candidate, in hits
 HITS_KEPT = 0.98  # share of the full cap's hits that the price must keep
 
 
@@ -91,7 +91,7 @@ def measure_prior_value(
     tokens_read : tokens that the predictor reads of a question.
     round_candidates : price of a round, in candidates of average length.
     """
-    table, priors = questions
+    table, priors = questions.table, questions.require_priors()
     candidates = table.candidates(cap)
     length = max(float(candidates.tokens.mean()), 1.0)
     own_laws = priors.family.own_laws(table.scores)
@@ -105,7 +105,16 @@ def measure_prior_value(
         shown, asked = candidates.select(np.flatnonzero(rows)), None if batch is None else batch[rows]
         return list(outcomes(dict(enumerate(policies)), shown, asked, orders, target=target).values())
 
-    (sequence,) = price_sequences(target, cap, length, round_candidates, above=False)
+    sequence = [
+        Value(
+            target=target,
+            cap=cap,
+            token_price=price / length,
+            candidate_tokens=length,
+            round_price=price * round_candidates,
+        )
+        for price in PRICES
+    ]
     results = run(sequence, chosen, batches[POPULATION])
     wanted = HITS_KEPT * (candidates.scores[chosen] >= target).any(axis=1).mean()
     number = max((n for n, result in enumerate(results) if result.hit.mean() >= wanted), default=0)
@@ -114,7 +123,13 @@ def measure_prior_value(
     def cost(outcome: Outcome) -> Array:
         return outcome.tokens + round_price * outcome.rounds - hit_price * outcome.hit
 
-    fixed = schedules(target, cap)
+    starts, lasts = (1, 2, 3, 4, 6, 8, 12, cap), {cap, cap * 7 // 8, cap * 3 // 4, cap // 2, cap // 4} - {0}
+    fixed = [
+        Schedule(target=target, cap=last, start=min(start, last), factor=factor)
+        for last in sorted(lasts)
+        for start in starts
+        for factor in (1.0, 1.5, 2.0, 3.0, 4.0)
+    ]
     costs = [float(cost(result).mean()) for result in run(fixed, chosen, None)]
     held_out = {name: run([sequence[number]], held, batch)[0] for name, batch in batches.items()}
     held_out[BASELINE] = held_out[POPULATION]

@@ -1,60 +1,70 @@
-"""Exact tests of a policy's risk: the mean over questions of a loss of 0 or 1, or of -1, 0 or 1."""
+"""Tests of a policy's risk, the mean over questions of a bounded loss, by betting.
 
-from bisect import bisect_left
+A gambler who stakes a share of their wealth on each question's loss being below epsilon gains nothing on
+average where the risk is epsilon or more, so that wealth of 1/p is had with a chance of at most p, whenever
+one looks (Ville; Waudby-Smith and Ramdas, JRSS B 86, 2024). Fixed stakes are mixed, which needs no tuning and
+is exact for any number of questions and any law of the losses.
+"""
 
 import numpy as np
-from scipy.stats import beta, binom, norm
+from scipy.special import logsumexp
+from scipy.stats import norm
 
 from predictor.decision import Array
 
-_SPARED = 1e-3  # part of the level that is spent on the share of questions with any change
-_SHARES = 33
+STAKES = np.linspace(0.04, 0.99, 20)  # of the largest stake that cannot ruin
+NEAR = 0.1
 
 
-def risk_p_value(losses: Array, epsilon: float, signed: bool) -> float:
-    """Chance of a sum of losses so small if their mean were epsilon; a small one supports the policy.
+def risk_p_value(losses: Array, epsilon: float, like: Array | None = None) -> float:
+    """Chance of losses so small if their mean were epsilon or more; a small one supports the policy.
 
     Parameters
     ----------
-    losses : (questions,) each 0 or 1 (exact binomial test), or each -1, 0 or 1: then how many are not 0
-        is a nuisance, and the chance is the largest over what that share may be by its upper confidence
-        limit, plus one minus that limit's confidence (Berger and Boos, JASA 89, 1994).
-    signed : whether a loss can be -1, whether or not one of these is: a test that is chosen by the data that
-        it judges does not keep its level.
+    losses : (questions,) each at most 1, in an order that they do not depend on.
+    like : losses of other questions, by which half of the wealth is staked at what would have grown it most
+        there; the other half, or without them all of it, is spread evenly.
     """
-    n, total = losses.size, int(losses.sum())
-    if not signed:
-        return float(binom.cdf(total, n, epsilon))
-    changed = int((losses != 0).sum())
-    limit = 1.0 if changed == n else float(beta.ppf(1 - _SPARED, changed + 1, n - changed))
-    shares = np.linspace(abs(epsilon), max(limit, abs(epsilon)), _SHARES)[:, None]
-    k = np.arange(n + 1)
-    worse = (1 + epsilon / np.maximum(shares, 1e-12)) / 2  # chance that a change is for the worse
-    chance = (binom.pmf(k, n, shares) * binom.cdf((total + k) // 2, k, worse)).sum(axis=1)
-    return float(min(chance.max() + _SPARED, 1.0))
+    if not losses.size:
+        return 1.0
+    wealth = np.full(len(STAKES), 1 / len(STAKES))
+    if like is not None and like.size:
+        best = _growth(like, epsilon).mean(axis=1).argmax()
+        near = np.exp(-0.5 * ((STAKES - STAKES[best]) / NEAR) ** 2)
+        wealth = (wealth + near / near.sum()) / 2
+    growth = _growth(losses, epsilon).cumsum(axis=1)
+    return float(np.exp(-max(logsumexp(growth, axis=0, b=wealth[:, None]).max(), 0.0)))
 
 
-def refutation_p_value(losses: Array, epsilon: float, signed: bool) -> float:
-    """Chance of a sum of losses so large if their mean were epsilon; a small one refutes the promise."""
-    if not signed:
-        return float(binom.sf(int(losses.sum()) - 1, losses.size, epsilon))
-    return risk_p_value(-losses, -epsilon, signed)
+def _growth(losses: Array, epsilon: float) -> Array:
+    """(stakes, questions) logarithm of what a bet on each question multiplies its stake's wealth by."""
+    grown: Array = np.log1p(STAKES[:, None] / (1 - epsilon) * (epsilon - losses))
+    return grown
 
 
-def questions_needed(losses: Array, epsilon: float, delta: float, signed: bool) -> int | None:
-    """About how many questions certify a policy with these losses; None where no number will do.
+def refutation_p_value(losses: Array, epsilon: float) -> float:
+    """Chance of losses so large if their mean were epsilon or less; a small one refutes the promise."""
+    return risk_p_value(-losses, -epsilon)
 
-    For losses of 0 and 1 ln(1/delta) / KL(rate || epsilon), which is enough; else by the normal law, and as
-    many as it takes where nothing changes.
+
+def upper_bound(losses: Array, delta: float) -> float:
+    """The least that the mean can be said to be below with a confidence of 1 - delta; 1 if nothing."""
+    low, high = -1.0, 1.0
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if risk_p_value(losses, middle) <= delta else (middle, high)
+    return high
+
+
+def questions_needed(losses: Array, epsilon: float, delta: float, power: float = 0.8) -> int | None:
+    """About how many questions certify a policy with losses like these; None where no number will do.
+
+    The best stake grows by its mean logarithm a question, with a spread; half of the wealth is near it.
     """
-    r = float(losses.mean())
-    if r >= epsilon:
-        return None
-    if signed:
-        enough = int(np.ceil(np.log(_SPARED) / np.log1p(-epsilon)))
-        least = bisect_left(
-            range(enough), True, key=lambda n: risk_p_value(np.zeros(n), epsilon, signed) <= delta
-        )
-        return max(least, int(np.ceil((norm.ppf(1 - delta) * losses.std() / (epsilon - r)) ** 2)))
-    divergence = (1 - r) * np.log((1 - r) / (1 - epsilon)) + (r * np.log(r / epsilon) if r else 0.0)
-    return int(np.ceil(np.log(1 / delta) / divergence))
+    growth = _growth(losses, epsilon)
+    mean, spread = growth.mean(axis=1), growth.std(axis=1)
+    goal = np.log(1 / delta) + np.log(2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = norm.ppf(power) * spread
+        needed = np.where(mean > 0, ((z + np.sqrt(z**2 + 4 * mean * goal)) / (2 * mean)) ** 2, np.inf)
+    return None if np.isinf(needed.min()) else int(np.ceil(needed.min()))

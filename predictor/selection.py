@@ -58,7 +58,10 @@ class Selection(Record):
         scores = np.nan_to_num(scores)
         weights = self.weigh(scores) if self.kind == "weighted_vote" else None
         votes = count_votes(answers, weights, scores if self.reads_scores else None)
-        return votes._replace(chosen=_best_so_far(scores)) if self.kind == "best_score" else votes
+        if self.kind != "best_score":
+            return votes
+        chosen = _best_so_far(scores)
+        return votes._replace(chosen=chosen, answer=np.take_along_axis(answers, chosen, axis=1))
 
     def weigh(self, scores: Array) -> Array:
         """Weights of votes, at least 0, of scores in [0, 1]."""

@@ -12,6 +12,8 @@ import numpy as np
 
 from data.candidates import Array, Candidates, IntArray
 from data.record import Record
+from predictor.decision import NoHitCache
+from predictor.goal import Judge
 from predictor.selection import Selection
 from predictor.stopping import StoppingRule, totals
 from predictor.votes import FEATURES, Votes, agreement, vote_features
@@ -32,11 +34,16 @@ class Shown:
     gain: Array
     """What a rule learned on other pools expects of going on to the cap; 0 but at `totals`."""
     right: Array
-    """Whether the delivered answer is right; NaN where it is not known."""
+    """Whether stopping here is a success, by the judge: the answer is right; NaN where it is not known."""
+    reference: Array
+    """(questions,) whether what policies are held against is one."""
     spent: Array
     """Tokens so far."""
     scores: Array
     answers: IntArray
+    tokens: Array
+    rows: IntArray
+    """(questions,) places of these questions among all that are shown."""
 
     @property
     def cap(self) -> int:
@@ -48,6 +55,11 @@ class Shown:
         votes = self.votes._replace(**{n: column[rows] for n, column in self.votes._asdict().items()})
         arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "votes"}
         return Shown(votes, **arrays)
+
+    @cached_property
+    def cache(self) -> NoHitCache:
+        """For policies that are replayed on these questions."""
+        return NoHitCache()
 
     @cached_property
     def agreement(self) -> Array:
@@ -71,17 +83,20 @@ class Shown:
         return np.maximum.accumulate(np.nan_to_num(self.scores), axis=1)
 
 
-def show(candidates: Candidates, selection: Selection, rule: StoppingRule) -> Shown:
-    """What a selection makes of candidates after each of them."""
+def show(
+    candidates: Candidates, selection: Selection, rule: StoppingRule, judge: Judge | None = None
+) -> Shown:
+    """What a selection makes of candidates after each of them; see `Orders`."""
     cap = candidates.answers.shape[1]
     votes = selection.count(candidates.answers, candidates.scores)
     at = np.broadcast_to(totals(cap) - 1, (len(votes.chosen), len(totals(cap))))
     features = features_at(candidates.answers, candidates.scores, votes, selection, rule, cap, at)
     gain = np.zeros(votes.first.shape)
     np.put_along_axis(gain, at, features[..., GAIN], axis=1)
-    right = np.take_along_axis(candidates.correct, votes.chosen, axis=1)
-    spent = candidates.tokens.cumsum(axis=1)
-    return Shown(votes, features, gain, right, spent, candidates.scores, candidates.answers)
+    right, reference = (judge or Judge(selection=selection)).judge(candidates, votes)
+    rows, spent = np.arange(len(votes.chosen)), candidates.tokens.cumsum(axis=1)
+    scores, answers, tokens = candidates.scores, candidates.answers, candidates.tokens
+    return Shown(votes, features, gain, right, reference, spent, scores, answers, tokens, rows)
 
 
 def features_at(
@@ -149,17 +164,32 @@ def first_stop(stops: np.ndarray, at: IntArray) -> tuple[IntArray, IntArray]:
 
 
 class Orders:
-    """Candidates of many questions in several orders, each shown once however often it is asked for."""
+    """Candidates of many questions in several orders, each shown once however often it is asked for.
 
-    def __init__(self, candidates: Candidates, rule: StoppingRule, seed: int = 0) -> None:
-        self.candidates, self.rule, self.seed = candidates, rule, seed
+    Parameters
+    ----------
+    rule : learned on other pools.
+    judge : tells success; None: the answer is right, and the reference is the same selection's at the cap.
+    own : show the pool's own order alone, whatever number is asked for.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        rule: StoppingRule,
+        seed: int = 0,
+        judge: Judge | None = None,
+        own: bool = False,
+    ) -> None:
+        self.candidates, self.rule, self.seed, self.judge, self.own = candidates, rule, seed, judge, own
         self._shown: dict[tuple[Selection, int], Shown] = {}
 
     def show(self, selection: Selection, order: int, rows: IntArray | None = None) -> Shown:
         """What the selection makes of some questions' candidates in the order of that number."""
         key = selection, order
         if key not in self._shown:
-            self._shown[key] = show(self.candidates.shuffled(self.seed + order), selection, self.rule)
+            shuffled = self.candidates if self.own else self.candidates.shuffled(self.seed + order)
+            self._shown[key] = show(shuffled, selection, self.rule, self.judge)
         return self._shown[key] if rows is None else self._shown[key].select(rows)
 
 
@@ -167,7 +197,7 @@ def fit_value_rules(
     orders: Orders, rows: IntArray, selection: Selection, prices: Sequence[float] = PRICES
 ) -> list[ValueRule]:
     """A rule for each price, fitted on several orders of the questions ``rows``; not on unknown verdicts."""
-    known = rows[~np.isnan(orders.candidates.correct[rows]).any(axis=1)]
+    known = rows[~np.isnan(orders.show(selection, 0, rows).right).any(axis=1)]
     shown = [orders.show(selection, order, known) for order in range(ORDERS)]
     at = totals(shown[0].cap) - 1
     features = np.concatenate([s.features for s in shown])

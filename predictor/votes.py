@@ -19,7 +19,7 @@ class Votes(NamedTuple):
     chosen: IntArray
     """Place of the candidate that is delivered."""
     answer: IntArray
-    """Its answer; -1 where no candidate has one."""
+    """Its answer; -1 where it has none."""
     first: Array
     """Votes of the leading answer; votes sum to the number drawn less those without an answer."""
     second: Array

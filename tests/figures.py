@@ -57,7 +57,8 @@ from predictor.learned.settings import KINDS, PredictorSettings
 from predictor.learned.states import FrozenStates
 from predictor.learned.store import load_predictor
 from predictor.prior import Prior, PriorBatch, fit_population, log_evidence
-from predictor.prior_value import PriorValue, prior_value
+from predictor.prior_value import PriorValue, measure_prior_value
+from predictor.scored_questions import ScoredQuestions
 from predictor.replay import bootstrap
 from tests.helpers import fit_lora
 
@@ -170,9 +171,17 @@ def worth_of_kinds(table: Any, settings: Any, states: Any) -> None:
 def worth(whole: Any, priors: list[Prior], population: Prior, reading: float) -> PriorValue:
     """The value of priors in decisions on half of a table's questions, the price found on the other half."""
     half = np.random.default_rng(0).permutation(len(whole)) % 2
-    chosen, held = np.flatnonzero(half == 0), np.flatnonzero(half == 1)
-    policy, batch = Config().policy, PriorBatch.of(priors)
-    return prior_value(policy.target, policy.cap, whole, batch, population, chosen, held, reading, orders=4)
+    policy, questions = Config().policy, ScoredQuestions(whole, PriorBatch.of(priors))
+    return measure_prior_value(
+        policy.target,
+        policy.cap,
+        questions,
+        population,
+        half == 0,
+        half == 1,
+        lambda question: round(reading),
+        orders=4,
+    )
 
 
 def own_pool_states(location: str = "data/pool") -> None:

@@ -111,7 +111,8 @@ def main(kills: dict[str, int], home: Path) -> None:
             },
             "predictor": {"kind": "lora", "compare": ["lora"], "lora": lora},
             "policy": {"kind": "value", "cap": 6, "target": 0.9},
-            "certify": {"lost_hit": 0.2, "lost_answer": 0.2, "orders": 2},
+            "goal": {"lose": 0.3},
+            "certify": {"orders": 2},
             "gate": {"mean_skill": -9, "std_skill": -9, "evidence_gain": -9, "refutation_level": 1e-9},
         }
     )

@@ -23,7 +23,8 @@ SMALL = """
 predictor: {compare: [text]}
 collect: {limit: 1, candidates: 2}
 policy: {kind: value, cap: 6, target: 0.9}
-certify: {lost_hit: 0.2, lost_answer: 0.2, orders: 1}
+goal: {lose: 0.3}
+certify: {orders: 1}
 gate: {mean_skill: -9, std_skill: -9, evidence_gain: -9, refutation_level: 1.0e-9}
 """
 

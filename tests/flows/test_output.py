@@ -8,17 +8,13 @@ import pytest
 from rich.console import Console
 
 from flows import output
-from flows.output import POLICY_COLUMNS, Answer, number, print_answer, table
+from flows.output import Answer, compared, number, print_answer, table
+from predictor.comparison import Gain, Row
 
 LONG = "best predictive bound over many rounds, as many right"
-ROW = {
-    "draws": 10.41,
-    "rounds": 1.812,
-    "tokens": 123456.7,
-    "hit": 0.8794,
-    "lost_hit": 0.004,
-    "correct": float("nan"),
-}
+ROW = {"draws": 10.41, "rounds": 1.812, "tokens": 123456.7, "below target": 0.8794, "right": float("nan")}
+COLUMNS = {"policy": "policy", "draws": "candidates", "rounds": "rounds", "tokens": "tokens"}
+COLUMNS |= {"below target": "below target", "right": "right"}
 
 
 @pytest.mark.parametrize(
@@ -45,7 +41,7 @@ def test_a_number_is_written_as_people_read_it(value, share, text):
 @pytest.mark.parametrize("width", [80, 100, 140])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_columns_of_a_table_never_touch(width, encoding):
-    made = table([{"policy": name, **ROW} for name in ("short", LONG)], POLICY_COLUMNS)
+    made = table([{"policy": name, **ROW} for name in ("short", LONG)], COLUMNS)
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding, errors="replace")
     Console(file=stream, width=width).print(made)
@@ -55,6 +51,39 @@ def test_columns_of_a_table_never_touch(width, encoding):
     (row,) = [line.replace("|", " ").split() for line in lines if "short" in line]
     assert row[1:6] == ["10.4", "1.81", "123,457", "87.9", "%"]
     assert " ".join(" ".join(line[: width - 50].split()) for line in lines).count("many rounds") == 1
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_policies_are_a_table_a_selection(width):
+    rows = [
+        Row(
+            policy=policy,
+            kind="adaptive",
+            selection=selection,
+            setting=setting,
+            draws=3.2,
+            tokens=12345.6,
+            rounds=2.5,
+            accuracy=accuracy,
+            changed=0.0123,
+            gain=Gain(tokens=0.123, low=-0.05, high=0.2),
+            chosen=chosen,
+        )
+        for selection in ("majority", "weighted_vote")
+        for policy, setting, accuracy, chosen in (
+            ("fixed N", "4", 0.5, False),
+            ("learned on the own questions", "0.03", 0.5, False),
+            ("learned on the own questions", "", None, True),
+        )
+    ]
+    raw = io.StringIO()
+    for made in compared(rows):
+        Console(file=raw, width=width).print(made)
+    text = raw.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("12%") == 4
+    assert text.count("(-5 to 20)") == 4  # settings that were not chosen are left out
+    assert "weighted vote" in " ".join(text.split())
 
 
 def test_an_answer_is_for_people_or_for_programs(capsys):

@@ -35,7 +35,8 @@ def config(tmp_path_factory):
             "home": home,
             "predictor": {"compare": ["text"]},
             "policy": {"kind": "value", "cap": 6, "target": 0.9},
-            "certify": {"lost_hit": 0.2, "lost_answer": 0.2, "orders": 1},
+            "goal": {"lose": 0.3},
+            "certify": {"orders": 1},
             "gate": LAX,
         }
     )

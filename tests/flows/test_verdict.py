@@ -19,7 +19,7 @@ def examined(tmp_path_factory):
     """A config that aims at .6, its pool, and what was found there: a certified policy."""
     location = tmp_path_factory.mktemp("verdicts") / "pool"
     make_pool(location, questions=160)
-    settings = ("policy.cap=6", "certify.orders=1", "certify.lost_hit=0.2", "certify.lost_accuracy=null")
+    settings = ("policy.cap=6", "certify.orders=4", "goal.lose=0.2")
     config = load_config(None, (f"pool={location}", "policy.target=0.6", "predictor.family=beta", *settings))
     pool, found = examine(config)
     assert found.certificate.policy is not None
@@ -36,41 +36,52 @@ def test_without_a_certificate_nothing_is_saved_and_the_loss_is_told(examined, t
     none = found.certificate.model_copy(update={"policy": None})
     page = page_of(tmp_path, config, pool, found._replace(certificate=none))
     first = page[page.index("<h1") : page.index('<div class="cards">')]
-    assert "NOT CERTIFIED, DO NOT SHIP" in first
+    assert "NOTHING THAT SAVES IS CERTIFIED: all 6 candidates" in first
     assert "saved" not in first
-    lost = f"hits lost on {found.rows[0].means.lost_hit.mean:.1%}"
-    assert lost in first
+    right = f"right on {found.row('shipped policy').accuracy:.1%}"
+    assert right in first
     lines = verdict_lines(config, none, found.rows, found.refuted)
-    assert lines[0] == "NOT CERTIFIED, DO NOT SHIP"
-    assert lost in lines[1]
+    assert lines[0].startswith("NOTHING THAT SAVES IS CERTIFIED")
+    assert right in lines[1]
     assert "saved" not in lines[1]
 
 
 def test_with_one_the_verdict_comes_first_and_the_schedule_beside(examined, tmp_path):
     config, pool, found = examined
     page = page_of(tmp_path, config, pool, found)
-    assert page.index("CERTIFIED: ") < page.index("fixed schedule") < page.index("What is promised")
-    refused = verdict_lines(config, found.certificate, found.rows, {"lost_hit": 1e-6})
+    order = [
+        "CERTIFIED: ",
+        "fixed N and schedules",
+        "With confidence",
+        "Right answers against",
+        "What a thousand",
+    ]
+    assert [page.index(words) for words in order] == sorted(page.index(words) for words in order)
+    refused = verdict_lines(config, found.certificate, found.rows, {"lost_accuracy": 1e-6})
     assert refused[0] == "REFUTED, DO NOT SHIP"
     assert "saved" not in refused[1]
 
 
-def test_no_hit_is_lost_where_all_candidates_were_drawn(examined):
-    """The policy aims higher than the target, and draws all six."""
+def test_money_is_told_before_and_after_where_prices_are_set(examined):
     config, _, found = examined
-    shown = report.examples(config, found._replace(policy=Value(target=0.995, cap=6, token_price=0.0)))
-    assert {e["drawn"] for e in shown} == {6}
-    assert max(max(e["scores"]) for e in shown) >= 0.6
-    assert not any(e["lost"] for e in shown)
+    priced = load_config(None, (f"pool={config.pool}", "prices.generator_per_million=2"))
+    before, after = report.money(priced, found)
+    row = found.row("shipped policy")
+    assert after["generated"] == pytest.approx(row.tokens / 1000)  # millions per thousand questions
+    assert after["cost"] == pytest.approx(2 * row.tokens / 1000)
+    assert before["cost"] > after["cost"]
+    assert all(line["cost"] == 0 for line in report.money(config, found))
 
 
 def test_the_moment_of_each_decision_is_that_of_a_policy_that_weighs_tokens(examined):
     """Candidates of 10 to 15 tokens, first taken for one: their true price is seen as they come."""
-    config, _, found = examined
+    _, _, found = examined
     policy = Value(target=0.9, cap=6, token_price=0.03, candidate_tokens=1, round_price=0.001)
-    shown = report.examples(config, found._replace(policy=policy))
+    shown = report.examples(found._replace(policy=policy))
     candidates = found.test.candidates(6)
-    course = replay(policy, candidates.scores, found.test.priors, candidates.tokens)
+    course = replay(
+        policy, candidates.scores, found.test.priors, candidates.tokens, answers=candidates.answers
+    )
     assert np.any(course.drawn != replay(policy, candidates.scores, found.test.priors).drawn)
     drawn = {q.text: int(n) for q, n in zip(found.test.table.questions, course.drawn, strict=True)}
     for example in shown:

@@ -205,3 +205,16 @@ def test_a_large_pool_takes_no_more_than_two_seconds():
     start = time.process_time()
     check(**columns, target=0.8)
     assert time.process_time() - start < 2
+
+
+def test_questions_that_differ_in_numbers_alone_are_told():
+    texts = [f"What is {n} + {n + 1}?" for n in range(30)] + [f"Why does {w}?" for w in "abcdefghijklmnop"]
+    clusters = {f.name: f for f in check(**pool(46), target=0.8, questions=texts)}["clusters"]
+    assert clusters.verdict == "look"
+    assert clusters.values == {"alike": pytest.approx(30 / 46), "largest": 30}
+    assert "clusters" not in found(pool())
+
+
+def test_without_a_target_nothing_is_said_of_scores():
+    columns = pool()
+    assert [f.name for f in check(**columns, target=None)] == NAMES[:5]

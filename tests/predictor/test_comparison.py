@@ -3,8 +3,8 @@ import pytest
 
 from data.candidates import Candidates
 from data.errors import ConfigError
-from predictor.compared_policies import LADDER, fixed_sizes
 from predictor.comparison import PRODUCT, compare, gain_over, lower_hull
+from predictor.contenders import LADDER, fixed_sizes
 from predictor.stopping import load_rule, totals
 
 RULE = load_rule("public-1")
@@ -53,6 +53,12 @@ def test_fixed_n_draws_n_in_one_round_and_the_full_cap_changes_nothing(rows):
     assert [
         int(r.setting) for r in by(rows, policy="fixed N", selection="majority", chosen=False)
     ] == fixed_sizes(12)
+
+
+def test_no_more_accuracy_is_lost_than_answers_change(rows):
+    full = {row.selection: row.accuracy for row in by(rows, policy="fixed N", setting="12")}
+    for row in rows:
+        assert row.changed >= full[row.selection] - row.accuracy - 1e-9, row
 
 
 def test_one_candidate_is_as_right_as_candidates_are_on_average(rows):

@@ -8,10 +8,16 @@ from data.candidates import Candidates
 from predictor import truncnorm
 from predictor.bound import is_feasible, required_from_log_miss, required_samples
 from predictor.certificate import certify
+from predictor.contenders import of_policy
 from predictor.decision import State
+from predictor.design import run
+from predictor.goal import Goal, Judge
 from predictor.policies import FixedN, Predictive, Quantile
 from predictor.prior import PriorBatch, fit_population
 from predictor.replay import replay
+from predictor.selection import Selection
+from predictor.stopping import load_rule
+from predictor.value_rule import Orders
 from tests.predictor import populations
 
 pytestmark = pytest.mark.slow
@@ -101,22 +107,23 @@ def test_outside_every_family_the_promise_fails_and_the_certificate_refuses():
     course = replay(policy, asked.scores, priors)
     lost = ((asked.scores.max(axis=1) >= target) & ~course.hit).mean()
     assert lost > 0.03  # what giving up promised does not hold
-    blank = np.full(asked.scores.shape, np.nan)
-    ones = np.ones(asked.scores.shape)
-    shown = Candidates(asked.scores, blank, ones, ones, np.zeros(asked.scores.shape, dtype=np.int64))
-    sequence = [FixedN(target=target, cap=CAP), policy]
+    blank, ones = np.full(asked.scores.shape, np.nan), np.ones(asked.scores.shape)
+    none = np.full(asked.scores.shape, -1)
+    shown = Candidates(asked.scores, blank, ones, ones, none)
+    judge = Judge(loss="lost_hit", selection=Selection(), target=target)
+    orders = Orders(shown, load_rule("public-1"), 0, judge, own=True)
+    tested = run(of_policy("", policy, priors), orders, np.arange(600), 1)
     found = certify(
-        sequence[0],
-        [sequence[1:]],
-        shown,
-        priors,
+        [tested],
+        orders,
+        Goal(hit=0.02, target=target),
+        reference=FixedN(target=target, cap=CAP),
+        proposed=policy,
+        orders=1,
         target=target,
-        cap=CAP,
-        epsilon={"lost_hit": 0.02},
-        delta=0.1,
         contract="c",
         question_ids=[str(i) for i in range(600)],
         groups=np.full(600, ""),
     )
-    assert found.policy == sequence[0]
-    assert [t.passed for t in found.tried] == [True, False]
+    assert found.policy is None
+    assert [t.passed for t in found.tried] == [False]

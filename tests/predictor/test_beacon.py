@@ -5,18 +5,14 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from data.candidates import Candidates
-from data.errors import ConfigError
-from predictor import FixedN, decide
-from predictor.baselines import (
+from predictor import decide
+from predictor.beacon import (
     Beacon,
     _index_table,
-    adaptive_consistency,
-    answers_known,
-    early_stopping_consistency,
     expected_gain,
 )
 from predictor.decision import State
-from predictor.replay import outcome, replay
+from predictor.replay import replay
 
 CAP = 12
 rows = st.lists(st.lists(st.integers(-1, 3), min_size=CAP, max_size=CAP), min_size=1, max_size=6)
@@ -138,109 +134,3 @@ def test_on_its_own_model_beacon_beats_every_fixed_number():
     fixed = [values[:, :n].max(axis=1) - cost * n for n in range(3, CAP + 1)]
     gain = (course.best - cost * course.drawn) - np.array(fixed)
     assert (gain.mean(axis=1) > 2 * gain.std(axis=1) / np.sqrt(4000)).all()
-
-
-# --- answers
-
-
-def test_a_pool_without_answers_is_told():
-    assert answers_known(candidates([[1, -1], [2, 3]]))
-    assert not answers_known(candidates([[1, -1], [-1, -1]]))
-
-
-def test_adaptive_consistency_by_hand():
-    found = adaptive_consistency(
-        candidates(
-            [
-                [0, 0, 0, 0, 1, 1],  # 4 : 0 has a chance of 1 - 2^-5 = .97
-                [1, 0, 0, 0, 0, 0],  # 5 : 1 only has .94
-                [-1, -1, -1, -1, -1, -1],
-                [1, -1, 1, 1, 1, 0],
-            ],
-            scores=[[0.1, 0.2, 0.9, 0.3, 0.1, 0.99]] * 4,
-            tokens=[[1, 2, 3, 4, 5, 6]] * 4,
-        ),
-        6,
-        target=0.95,
-    )
-    assert found.draws.tolist() == found.rounds.tolist() == [4, 6, 6, 5]
-    assert found.correct.tolist() == [1, 1, 0, 0]
-    assert found.hit.tolist() == [0, 1, 1, 0]
-    assert found.lost_hit.tolist() == [1, 0, 0, 1]
-    assert found.lost_answer.tolist() == [0, 0, 0, 1]  # the best-scored is the last: right in rows 2 and 4
-    assert found.tokens.tolist() == found.waited.tolist() == [10, 21, 21, 15]
-    assert found.reward_tokens.tolist() == [20, 42, 42, 30]
-    assert not found.promised.any()
-    assert not found.kept.any()
-
-
-def test_early_stopping_by_hand():
-    found = early_stopping_consistency(
-        candidates(
-            [
-                [1, 0, 0, 0, 2, 2, 2],  # the second window of 2 agrees
-                [-1, -1, 0, 1, 1, 1, 2],  # silence is no agreement
-                [1, 0, 0, 1, 1, 0, 0],  # never; the majority of all
-            ],
-            tokens=[[1, 2, 3, 4, 5, 6, 7]] * 3,
-        ),
-        7,
-        2,
-        target=0.5,
-    )
-    assert found.draws.tolist() == [4, 6, 7]
-    assert found.rounds.tolist() == [2, 3, 4]
-    assert found.waited.tolist() == [6, 12, 19]
-    assert found.correct.tolist() == [1, 0, 1]
-    assert found.hit.tolist() == [1, 1, 1]
-
-
-@given(rows, st.sampled_from([0.8, 0.95, 0.99]))
-def test_adaptive_consistency_stops_as_soon_as_the_beta_law_allows(answers, confidence):
-    shown = candidates(answers)
-    found = adaptive_consistency(shown, CAP, confidence, target=0.9)
-    for row, drawn, right in zip(answers, found.draws.astype(int), found.correct, strict=True):
-        for n in range(1, drawn + 1):
-            votes = sorted((row[:n].count(a) for a in set(row[:n]) - {-1}), reverse=True)
-            lead, second = [*votes, 0, 0][:2]
-            assert (stats.beta(lead + 1, second + 1).sf(0.5) >= confidence) == (n == drawn) or n == CAP
-        most = {a for a in set(row[:drawn]) - {-1} if row[:drawn].count(a) == lead}
-        assert right in {float(a == 0) for a in most or {-1}}
-
-
-@given(rows, st.integers(1, CAP + 2))
-def test_early_stopping_stops_at_the_first_window_of_one_answer(answers, window):
-    found = early_stopping_consistency(candidates(answers), CAP, window, target=0.9)
-    for row, drawn in zip(answers, found.draws.astype(int), strict=True):
-        windows = [row[a : a + window] for a in range(0, CAP - window + 1, window)]
-        ends = [(n + 1) * window for n, w in enumerate(windows) if len(set(w)) == 1 and w[0] >= 0]
-        assert drawn == min([*ends, CAP])
-
-
-@given(st.integers(1, CAP), st.integers(0, 3))
-def test_unanimous_answers_stop_at_the_least(cap, answer):
-    shown = candidates([[answer] * CAP])
-    assert adaptive_consistency(shown, cap, target=0.9).draws[0] == min(4, cap)
-    assert early_stopping_consistency(shown, cap, 3, target=0.9).draws[0] == min(3, cap)
-
-
-def test_losses_are_paired_with_the_best_of_the_cap_as_in_a_replay():
-    rng = np.random.default_rng(2)
-    shown = candidates(rng.integers(-1, 2, (50, CAP)), rng.random((50, CAP)))
-    sure = adaptive_consistency(shown, 8, 1.0, target=0.8)  # never sure enough: all of the cap
-    whole = outcome(FixedN(cap=8, target=0.8), Candidates(*(v[:, :8] for v in shown)))
-    for name in ("draws", "tokens", "reward_tokens", "hit", "lost_hit"):
-        assert getattr(sure, name).tolist() == getattr(whole, name).tolist()
-    assert (sure.lost_answer == ((whole.correct == 1) & (sure.correct == 0))).all()
-
-
-def test_where_correctness_is_not_known_neither_is_the_loss():
-    shown = candidates([[0] * 6])._replace(correct=np.full((1, 6), np.nan))
-    found = adaptive_consistency(shown, 6, target=0.9)
-    assert np.isnan([found.correct[0], found.lost_answer[0]]).all()
-
-
-def test_a_cap_beyond_the_pool_is_an_error():
-    for rule in (adaptive_consistency, early_stopping_consistency):
-        with pytest.raises(ConfigError, match="cap of 7"):
-            rule(candidates([[0] * 6]), 7, target=0.9)

@@ -1,4 +1,4 @@
-"""Published stopping rules as baselines: BEACON on scores, two rules on answers."""
+"""BEACON, a published rule of stopping by scores, as a baseline."""
 
 from functools import lru_cache
 from typing import ClassVar, Literal
@@ -6,14 +6,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 from scipy.ndimage import map_coordinates
-from scipy.special import betainc, stdtrit
+from scipy.special import stdtrit
 from scipy.stats import t as student
 
-from data.candidates import Candidates
-from data.errors import ConfigError
-from predictor.decision import Array, IntArray, Reason, State
+from predictor.decision import Array, Reason, State
 from predictor.policy_base import PolicyBase, Proposal
-from predictor.replay import Outcome, make_outcome
 
 _COST = np.geomspace(1e-5, 2, 64)  # prices in predictive scales, the index among them
 _STEP = 0.16  # of asinh(u), u the next score: fine near 0, and far out into the heavy tails
@@ -98,72 +95,3 @@ def _index_table(cap: int) -> tuple[Array, Array]:
         table[n] = [np.interp(0.0, _COST - row, _COST) for row in gain]
         later = gain
     return table, axis
-
-
-def answers_known(candidates: Candidates) -> bool:
-    """Whether at least half of the candidates have an answer, so that voting makes sense."""
-    return bool((candidates.answers >= 0).mean() >= 0.5)
-
-
-def adaptive_consistency(
-    candidates: Candidates, cap: int, confidence: float = 0.95, *, target: float
-) -> Outcome:
-    """Adaptive-Consistency (Aggarwal et al., EMNLP 2023, its Beta rule): one candidate at a time.
-
-    Stops when the leading answer, of v votes against the runner-up's w, stays ahead with a chance of
-    P(p > 1/2 | p ~ Beta(v + 1, w + 1)) >= ``confidence``, and answers with it. A candidate without an
-    answer has no vote. ``target`` is the score that counts as a hit. Nothing is promised.
-
-    Raises
-    ------
-    ConfigError
-        If the cap is larger than the number of candidates on hand.
-    """
-    candidates = _first(candidates, cap)
-    leader, votes, second = _votes(candidates.answers)
-    stop = betainc(second + 1.0, votes + 1.0, 0.5) >= confidence
-    drawn = np.where(stop.any(axis=1), stop.argmax(axis=1) + 1, cap)
-    return _outcome(candidates, leader, drawn, 1, target)
-
-
-def early_stopping_consistency(
-    candidates: Candidates, cap: int, window: int = 5, *, target: float
-) -> Outcome:
-    """Early-stopping self-consistency (ESC, Li et al., ICLR 2024): windows until one agrees throughout.
-
-    Answers with the majority of all drawn; the cap may cut the last window. See `adaptive_consistency`.
-    """
-    candidates = _first(candidates, cap)
-    answers, ends = candidates.answers, np.append(np.arange(window, cap, window), cap)
-    agreed = [(answers[:, e - window : e] == answers[:, e - 1, None]).all(axis=1) for e in ends[:-1]]
-    stop = np.column_stack([*agreed, np.ones(len(answers), bool)]) & (answers[:, ends - 1] >= 0)
-    drawn = np.where(stop.any(axis=1), ends[stop.argmax(axis=1)], cap)
-    return _outcome(candidates, _votes(answers)[0], drawn, window, target)
-
-
-def _first(candidates: Candidates, cap: int) -> Candidates:
-    if not 1 <= cap <= candidates.scores.shape[1]:
-        raise ConfigError(f"a cap of {cap}, with {candidates.scores.shape[1]} candidates a question on hand")
-    return Candidates._make(values[:, :cap] for values in candidates)
-
-
-def _votes(answers: IntArray) -> IntArray:
-    """(3, questions, n) after each candidate: the leader's first column, its votes, the runner-up's."""
-    equal = (answers[:, :, None] == answers[:, None]) & (answers >= 0)[:, None]
-    votes, standing = np.zeros(answers.shape, np.int64), np.zeros((3, *answers.shape), np.int64)
-    rows = np.arange(len(answers))
-    for place in range(answers.shape[1]):
-        votes += equal[:, :, place]
-        leader = votes.argmax(axis=1)
-        others = np.where(equal[rows, leader], 0, votes)
-        standing[:, :, place] = leader, votes[rows, leader], others.max(axis=1)
-    return standing
-
-
-def _outcome(candidates: Candidates, leader: IntArray, drawn: IntArray, size: int, target: float) -> Outcome:
-    """Outcome of answering with the leader after ``drawn`` candidates, in rounds of ``size``."""
-    cap = candidates.scores.shape[1]
-    lengths = np.where(np.arange(cap) < drawn[:, None], candidates.tokens, 0.0)
-    waited = np.maximum.reduceat(lengths, np.arange(0, cap, size), axis=1).sum(axis=1)
-    chosen, never = leader[np.arange(len(drawn)), drawn - 1], np.zeros(len(drawn), bool)
-    return make_outcome(candidates, target, drawn, -(-drawn // size), waited, chosen, never)

@@ -1,0 +1,296 @@
+"""What contenders would have spent and lost on questions that may be looked at, and which of them to test."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data.candidates import Array, Candidates, IntArray
+from data.errors import ConfigError
+from predictor.contenders import Contender, contenders, informed, of_policy, of_rule
+from predictor.families import BINS
+from predictor.goal import Goal, Judge
+from predictor.policies import AnyPolicy, FixedN
+from predictor.prior import PriorBatch
+from predictor.risk import questions_needed
+from predictor.selection import Selection, accuracy, choose_weights
+from predictor.settings import CertifySettings
+from predictor.stopping import load_rule
+from predictor.value_rule import Orders, fit_value_rules
+
+ORDERS = 4
+DESIGN_ORDERS = 8
+REFERENCE = "reference"
+AIMS = (0.6,)  # quantiles of the best score, that value of information aims at
+TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9)  # quantiles of the best score, that targets are chosen among
+STEP = 0.95  # a policy is tested where it costs at most this share of the one before
+
+
+class Measured(NamedTuple):
+    """A contender on questions that it was not fitted on; arrays (questions,), averaged over orders."""
+
+    contender: Contender
+    """Fitted on all of the questions."""
+    tokens: Array
+    rounds: Array
+    loss: Array
+    """The reference's success less its own; NaN where it is not known."""
+
+    @property
+    def policy(self) -> AnyPolicy:
+        """What can be shipped of it."""
+        assert self.contender.policy is not None, f"{self.contender.name} cannot be shipped"
+        return self.contender.policy
+
+    def on(self, priors: PriorBatch | None) -> "Measured":
+        """With the contender for other questions; see `Contender.on`."""
+        return self._replace(contender=self.contender.on(priors))
+
+
+class Design(NamedTuple):
+    """What was learnt on train and tune questions: how success is judged, and which policies to test."""
+
+    goal: Goal
+    """With its default named."""
+    judge: Judge
+    reference: AnyPolicy
+    measured: list[Measured]
+    """Every policy that can be shipped, at each setting, with its loss against the reference."""
+    costs: Array
+    """(policies,) generated tokens a question, rounds at their price, and what the predictor reads."""
+    sequence: list[Measured]
+    """From the safest to the cheapest."""
+    proposed: Measured
+    """The cheapest that keeps the goal on these questions."""
+
+    @property
+    def needed(self) -> int | None:
+        """About how many calibration questions certify what is proposed."""
+        known = self.proposed.loss[~np.isnan(self.proposed.loss)]
+        risk = next(iter(self.goal.epsilon.values()), None)
+        return None if risk is None or not known.size else questions_needed(known, risk, self.goal.delta)
+
+
+def selections(seen: Candidates) -> list[Selection]:
+    """Majority; with scores the best score and the weighted vote that is right most often."""
+    found = [Selection(kind="majority")]
+    if not np.isnan(seen.scores).all():
+        found = [Selection(kind="best_score"), *found, choose_weights(seen)]
+    return found
+
+
+def best_selection(seen: Candidates, options: Sequence[Selection]) -> Selection:
+    """The one that is right most often with all candidates; the weighted vote where no verdict is known."""
+    if np.isnan(seen.correct).all():
+        return options[0] if (seen.answers < 0).all() else options[-1]
+    return max(options, key=lambda option: accuracy(option, seen))
+
+
+def measure(
+    seen: Orders, rows: IntArray, selection: Selection, more: Sequence[Contender] = (), orders: int = ORDERS
+) -> list[Measured]:
+    """Every policy at each setting on the questions ``rows``, and ``more`` beside them.
+
+    Rules that are learned on these questions are measured on the half that they were not fitted on.
+    """
+    scores = seen.candidates.scores[rows]
+    cap = scores.shape[1]
+    ready = [*contenders(cap, selection, None if np.isnan(scores).all() else scores), *more]
+    sums: dict[tuple[str, str], Array] = {}
+    for half, other in ((0, 1), (1, 0)):
+        own = fit_own(seen, rows[other::2], selection)
+        for order in range(orders):
+            shown = seen.show(selection, order, rows[half::2])
+            place = np.arange(len(shown.rows))
+            for contender in (*ready, *own):
+                if order >= contender.orders:
+                    continue
+                drawn, rounds = contender.stop(shown)
+                last = drawn - 1
+                loss = shown.reference - shown.right[place, last]
+                known = sums.setdefault(contender[0:3:2], np.zeros((3, len(rows))))
+                known[:, half::2] += (shown.spent[place, last], rounds, loss)
+    everything = [*ready, *fit_own(seen, rows, selection)]
+    return [
+        Measured(each, *(sums[each[0:3:2]] / min(orders, each.orders)))
+        for each in everything
+        if each[0:3:2] in sums
+    ]
+
+
+def run(contender: Contender, shown: Orders, rows: IntArray, orders: int) -> Measured:
+    """One contender that can be shipped, on questions that it was not fitted on."""
+    assert contender.policy is not None
+    sums, orders = np.zeros((3, len(rows))), min(orders, contender.orders)
+    for order in range(orders):
+        one = shown.show(contender.policy.selection, order, rows)
+        drawn, rounds = contender.stop(one)
+        place, last = np.arange(len(rows)), drawn - 1
+        sums += (one.spent[place, last], rounds, one.reference - one.right[place, last])
+    return Measured(contender, *(sums / orders))
+
+
+def fit_own(seen: Orders, rows: IntArray, selection: Selection) -> list[Contender]:
+    """Rules learned on these questions, one a price; none where no success is known."""
+    cap = seen.candidates.scores.shape[1]
+    if np.isnan(seen.show(selection, 0, rows).right).any(axis=1).all():
+        return []
+    return [of_rule(rule, selection, cap) for rule in fit_value_rules(seen, rows, selection)]
+
+
+def cheapest(measured: Sequence[Measured], costs: Array, most: float) -> Measured:
+    """The cheapest that loses at most ``most`` in the mean; the one that loses least where none does."""
+    losses = np.array([np.nanmean(each.loss) for each in measured])
+    fine = np.flatnonzero(losses <= most + 1e-12)
+    return measured[int(fine[costs[fine].argmin()] if fine.size else losses.argmin())]
+
+
+def sequence(measured: Sequence[Measured], costs: Array) -> list[int]:
+    """Places of the policies to test, from the safest to the cheapest; the first measured is the reference.
+
+    Safe is what has lost little, its standard error added. A policy that costs nearly as much as a safer one
+    is left out.
+    """
+    safety = np.array([_bound(each.loss) for each in measured])
+    found, last = list[int](), float(costs[0])
+    for place in np.lexsort((costs, safety)).tolist():
+        if costs[place] <= STEP * last:
+            found.append(place)
+            last = float(costs[place])
+    return found
+
+
+def _bound(loss: Array) -> float:
+    known = loss[~np.isnan(loss)]
+    return float(known.mean() + known.std() / np.sqrt(max(known.size, 1))) if known.size else np.inf
+
+
+def design(
+    policy: AnyPolicy,
+    goal: Goal,
+    settings: CertifySettings,
+    candidates: Candidates,
+    priors: PriorBatch | None = None,
+    reading: float = 0.0,
+    shuffled: bool = True,
+    token_price: float = 1.0,
+) -> Design:
+    """What the goal is held against, and the policies to test, from questions that may be looked at.
+
+    Parameters
+    ----------
+    candidates : up to the policy's cap, of questions that may be looked at, with their priors.
+    reading : tokens that the predictor reads a question.
+    shuffled : whether candidates may be taken in other orders than the pool's own.
+    """
+    cap = policy.cap
+    if np.isnan(candidates.scores).all() and (candidates.answers < 0).all():
+        raise ConfigError(
+            "the pool has neither scores nor answers: there is nothing to choose a candidate by"
+        )
+    known = not np.isnan(candidates.correct).all()
+    goal = goal.resolve(known)
+    if goal.loss == "lost_accuracy" and not known:
+        raise ConfigError(
+            f"goal.{goal.name} counts right answers, and the pool has no verdict: name goal.change, or import "
+            "verdicts or reference answers"
+        )
+    if goal.loss == "lost_hit" and np.isnan(candidates.scores).all():
+        raise ConfigError("goal.hit counts scores at a target, and the pool has none: name another goal")
+    options = selections(candidates)
+    best = best_selection(candidates, options)
+    selection = reference_selection(goal, options, best)
+    reference = FixedN(target=policy.target, cap=min(goal.reference.n or cap, cap), selection=selection)
+    target = policy.target
+    if goal.hit is not None:
+        target = goal.target or choose_target(candidates)
+        reference = reference.model_copy(update={"target": target})
+    judge = Judge(loss=goal.loss, n=reference.cap, selection=selection, target=target)
+    orders = Orders(candidates, load_rule(settings.rule), 0, judge, not shuffled)
+    rows, tokens = np.arange(len(candidates.answers)), float(candidates.tokens.mean())
+    held = of_policy(REFERENCE, reference, None)
+    measured = [run(held, orders, rows, 1)]
+    if settings.choose:
+        # Another selection would change answers that stopping early does not.
+        for chosen in [selection] if goal.loss == "changed" else dict.fromkeys((selection, best)):
+            more: list[Contender] = []
+            # One prior for all says nothing of a question that its scores and answers do not.
+            if priors is not None and len(priors.table) > 1 and chosen.reads_scores:
+                best_scores = np.nanmax(candidates.scores, axis=1)
+                aims = np.round(BINS * np.array([target, *np.quantile(best_scores, AIMS)])) / BINS
+                aims = np.unique(np.clip(aims, 1 / BINS, 1 - 1 / BINS))
+                more = informed(cap, chosen, aims.tolist(), tokens, priors)
+            number = DESIGN_ORDERS if shuffled else 1
+            measured += [m for m in measure(orders, rows, chosen, more, number) if m.contender.policy]
+        if goal.rounds is not None:
+            measured = [m for m in measured if m.rounds.mean() <= goal.rounds]
+    else:
+        measured.append(run(of_policy("config's policy", policy, priors), orders, rows, 1))
+    measured = [m for m in measured if m.contender.policy and m.contender.policy.cap <= cap]
+    costs = np.array([cost(m, tokens * settings.round_candidates, reading) for m in measured])
+    if not settings.choose:
+        picked = [place for place, m in enumerate(measured) if m.contender.policy == policy]
+    elif goal.epsilon:
+        picked = sequence(measured, costs)
+    else:
+        picked = [spend(goal, measured, tokens * cap, token_price)]
+    risk = next(iter(goal.epsilon.values()), 0.0)
+    proposed = cheapest(measured, costs, risk) if settings.choose and goal.epsilon else measured[picked[-1]]
+    return Design(goal, judge, reference, measured, costs, [measured[place] for place in picked], proposed)
+
+
+def cost(measured: Measured, round_price: float, reading: float) -> float:
+    """Mean price of a question in generated tokens; ``round_price`` and ``reading`` are in tokens."""
+    policy = measured.contender.policy
+    read = reading if policy is not None and policy.reads_prior else 0.0
+    return float((measured.tokens + round_price * measured.rounds).mean()) + read
+
+
+def spend(goal: Goal, measured: Sequence[Measured], full: float, token_price: float) -> int:
+    """The place of the policy that loses least for what may be spent, or that is worth most at its price."""
+    losses = np.array([np.nanmean(m.loss) for m in measured])
+    tokens = np.array([m.tokens.mean() for m in measured])
+    if goal.price_per_point is not None:
+        return int((1e-3 * (token_price or 1.0) * tokens + 100 * goal.price_per_point * losses).argmin())
+    assert goal.spend is not None
+    fine = np.flatnonzero(tokens <= goal.spend * full)
+    return int(fine[losses[fine].argmin()]) if fine.size else int(tokens.argmin())
+
+
+def reference_selection(goal: Goal, options: Sequence[Selection], best: Selection) -> Selection:
+    """The one that the goal names, with the weights chosen for it; the best where it names none.
+
+    Raises
+    ------
+    ConfigError
+        If it names one that needs scores, and there are none.
+    """
+    if goal.hit is not None and goal.reference.select is None:
+        return next(option for option in options if option.kind == "best_score")
+    if goal.reference.select is None:
+        return best
+    for option in options:
+        if option.kind == goal.reference.select:
+            return option
+    raise ConfigError(f"goal.reference.select is {goal.reference.select}, and the pool has no scores")
+
+
+def choose_target(seen: Candidates) -> float:
+    """The score whose first hit is right most often, of some quantiles of the best scores.
+
+    A target that is never wrong to stop at is worth more than one that is easy to reach: what counts is how
+    often the first candidate that reaches it is right, or, where none does, the best one. Without a verdict
+    it is the median.
+    """
+    best = np.nanmax(seen.scores, axis=1)
+    targets = np.unique(np.clip(np.round(np.quantile(best, TARGETS) * BINS), 1, BINS - 1)) / BINS
+    if np.isnan(seen.correct).all():
+        return float(targets[len(targets) // 2])
+    right = []
+    for target in targets:
+        reached = np.nan_to_num(seen.scores) >= target
+        place = np.where(
+            reached.any(axis=1), reached.argmax(axis=1), np.nan_to_num(seen.scores).argmax(axis=1)
+        )
+        right.append(np.nanmean(np.take_along_axis(seen.correct, place[:, None], axis=1)))
+    return float(targets[int(np.argmax(right))])
