@@ -9,6 +9,7 @@ import numpy as np
 from data.candidates import Array, IntArray
 from predictor.beacon import Beacon
 from predictor.decision import Policy
+from predictor.families import BINS
 from predictor.policies import AnyPolicy, FixedN, OptScale, Predictive, Schedule, Value
 from predictor.policy_base import PolicyBase
 from predictor.prior import PriorBatch
@@ -81,9 +82,9 @@ def contenders(cap: int, selection: Selection, scores: Array | None) -> list[Con
     ]
     if scores is not None and selection.reads_scores:
         best = np.maximum.accumulate(np.nan_to_num(scores), axis=1)[:, min(3, cap - 1)]
-        targets = np.clip(np.quantile(best, SHARES), 0.005, 1).tolist()
+        targets = np.clip(np.round(np.quantile(best, SHARES) * BINS), 1, BINS - 1) / BINS
         for start, factor, last in _schedules(cap):
-            for share, target in zip(SHARES, targets, strict=True):
+            for share, target in zip(SHARES, targets.tolist(), strict=True):
                 schedule = Schedule(target=target, cap=last, start=start, factor=factor, selection=selection)
                 setting = f"start {start}, x{factor:g}, to {last}, until quantile {share:g}"
                 stop = partial(_hit_at, target=target, at=schedule.totals())

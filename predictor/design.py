@@ -192,8 +192,8 @@ def design(
     goal = goal.resolve(known)
     if goal.loss == "lost_accuracy" and not known:
         raise ConfigError(
-            f"goal.{goal.name} counts right answers, and the pool has no verdict: name goal.change, or import "
-            "verdicts or reference answers"
+            f"goal.{goal.name} counts right answers, and the pool has no verdict: name goal.change, or "
+            "import verdicts or reference answers"
         )
     if goal.loss == "lost_hit" and np.isnan(candidates.scores).all():
         raise ConfigError("goal.hit counts scores at a target, and the pool has none: name another goal")

@@ -58,8 +58,8 @@ from predictor.learned.states import FrozenStates
 from predictor.learned.store import load_predictor
 from predictor.prior import Prior, PriorBatch, fit_population, log_evidence
 from predictor.prior_value import PriorValue, measure_prior_value
-from predictor.scored_questions import ScoredQuestions
 from predictor.replay import bootstrap
+from predictor.scored_questions import ScoredQuestions
 from tests.helpers import fit_lora
 
 TARGET = 0.95

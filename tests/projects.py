@@ -81,10 +81,10 @@ def real(pool: str, goal: Goal, questions: int, projects: int, settings: Certify
         kept = [m.policy for m in made.sequence if np.nanmean(known[m.policy].loss) <= risk]
         best = min((known[policy].tokens.mean() / full for policy in kept), default=1.0)
         print(
-            f"half {half}: {len(rows)} to design on, {questions} of {len(others)} to certify on, selected by "
-            f"{made.judge.selection.kind}: spends {shares.mean():.3f} of the full cap in the mean (the cheapest "
-            f"tested that keeps the promise {best:.3f}); at most .55 in {np.mean(shares <= 0.55):.2f} of "
-            f"projects, half of the best saving in {np.mean(1 - shares >= (1 - best) / 2):.2f}; promise broken "
+            f"half {half}: {len(rows)} to design on, {questions} of {len(others)} to certify on, selected "
+            f"by {made.judge.selection.kind}: spends {shares.mean():.3f} of the full cap in the mean (the "
+            f"cheapest tested that keeps the promise {best:.3f}); at most .55 in "
+            f"{np.mean(shares <= 0.55):.2f} of projects, half of the best saving in {np.mean(1 - shares >= (1 - best) / 2):.2f}; promise broken "
             f"in {broken / projects:.3f}"
         )
 
