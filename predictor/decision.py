@@ -13,7 +13,7 @@ from data.errors import ConfigError, ScoreError
 from data.record import Record
 from predictor.families import get_family
 from predictor.prior import Prior, PriorBatch
-from predictor.selection import Selection
+from predictor.selection import Selection, number_answers
 from predictor.votes import Votes
 
 Array = NDArray[np.float64]
@@ -289,9 +289,7 @@ def decide(
     hopeless = nothing or (missed and (reason == Reason.HOPELESS or not feasible))
     selected = None
     if scored.size:
-        selected = (
-            int(state.count(policy.selection)[1].chosen[0, -1]) if keys is not None else int(scored.argmax())
-        )
+        selected = int(scored.argmax()) if keys is None else policy.selection.choose(keys, state.scores)
     return Decision(
         action="sample" if more else "give up" if hopeless else "accept",
         more=more,
@@ -308,9 +306,7 @@ def _number(answers: Sequence[str | None], scored: int, failed: int) -> IntArray
     """(1, n) answers as numbers, failed candidates without one."""
     if len(answers) != scored:
         raise ScoreError(f"{len(answers)} answers for {scored} scores; give one a score, null for none")
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(a for a in answers if a is not None))}
-    found = [-1 if key is None else numbers[key] for key in answers]
-    return np.array([[*found, *[-1] * failed]], dtype=np.int64)
+    return number_answers([*answers, *[None] * failed])
 
 
 def _require_candidates(

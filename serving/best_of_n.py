@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
+import numpy as np
+
 from data.answers import answer_key, extract_answer
 from data.contract import ScoreContract
 from data.errors import ModelError, ScoreError
@@ -22,11 +24,13 @@ from models.reward.base import StepScores
 from models.reward.http import AsyncHttpRewardModel
 from predictor.decision import Decision, decide
 from predictor.prior import Prior
+from predictor.selection import Selection, number_answers
 from serving import metrics
 from serving.draws import Answer, Ask, Draw, Ended
 from serving.priors import PriorSource
 
 SEEDS = 2**31
+MAJORITY = Selection(kind="majority")
 UNSCORED = StepScores(None, 1)  # it has steps, and no score of them came
 
 
@@ -84,6 +88,7 @@ class _Run(Answer):
         self.tasks: list[asyncio.Task[None]] = []  # one a draw; those of one request share theirs
         self.scored: dict[str, asyncio.Task[dict[str, StepScores]]] = {}  # of a text, the request with it
         self.scoring = True
+        self.selection = ask.policy.selection
 
     def end(self, ended: Ended, why: str) -> None:
         self.ended = ended
@@ -141,9 +146,11 @@ class _Run(Answer):
             return False
         seen = self.draws[: self.seen]
         if any(d.unscored for d in seen) and all(d.score is None for d in seen):
-            self.end("reward model", "the reward model gave no score")
-            await self._draw_voters()
-            return False
+            self.scoring = False
+            if self.ask.policy.reads_scores:
+                self.end("reward model", "the reward model gave no score")
+                await self._draw_voters()
+                return False
         return True
 
     def _decide(self) -> Decision:
@@ -151,7 +158,8 @@ class _Run(Answer):
         draws = self.draws[: self.seen]
         # A candidate without a score is a miss in its place: the score of 0 that replay gives it.
         scores = [draw.score or 0.0 for draw in draws]
-        self.decision = decide(self.ask.policy, scores, self.prior, tokens=[draw.tokens for draw in draws])
+        tokens, answers = [draw.tokens for draw in draws], [draw.answer for draw in draws]
+        self.decision = decide(self.ask.policy, scores, self.prior, tokens=tokens, answers=answers)
         self.decision_seconds += time.perf_counter() - started
         return self.decision
 
@@ -218,8 +226,11 @@ class _Run(Answer):
         except ModelError as error:
             self.error = error
             candidates = [draw.candidate._replace(status="failed") for draw in draws]
+        started = time.perf_counter()
         for draw, candidate in zip(draws, candidates, strict=True):
             draw.candidate = candidate
+            draw.answer = answer_key(extract_answer(draw.text) or "")
+        self.decision_seconds += time.perf_counter() - started
         complete = [draw for draw in draws if draw.complete]
         for draw in complete:
             if not draw.text.strip():
@@ -260,29 +271,31 @@ class _Run(Answer):
 
     async def _draw_voters(self) -> None:
         """Without scores: have as many candidates as the vote is among."""
-        self.scoring = False
         if self.owner.agreement is not None:
             missing = min(self.owner.agreement, self.ask.policy.cap) - self.seen
             if (missing := min(missing, self._affordable())) > 0:
                 await self._see(self.seen + missing)
 
     def _choose(self) -> Draw | None:
-        """The best-scored candidate, the first of equals; without scores, by agreement or what there is."""
+        """What the policy's selection takes; without scores that it needs, by agreement or what there is."""
         shown = self.shown
-        scored = [draw for draw in shown if draw.score is not None]
-        if scored:
-            return max(scored, key=lambda draw: draw.score or 0.0)
-        complete = [draw for draw in shown if draw.complete]
-        if any(draw.unscored for draw in complete):
-            return None if self.owner.agreement is None else self._vote(complete)
-        cut = [draw for draw in shown if draw.status == "cut" and draw.text]
-        return next(iter(complete or cut), None)
-
-    def _vote(self, complete: list[Draw]) -> Draw:
-        self.degraded.append("chosen by agreement among candidates, without scores")
-        answers = [answer_key(extract_answer(draw.text) or "") for draw in complete]
-        votes = [answers.count(answer) if answer else 0 for answer in answers]
-        return complete[votes.index(max(votes))]
+        if self.ask.policy.reads_scores and all(draw.score is None for draw in shown):
+            if any(draw.unscored for draw in shown):
+                if self.owner.agreement is None:
+                    return None
+                self.degraded.append("chosen by agreement among candidates, without scores")
+            self.selection = MAJORITY
+        if not shown:
+            return None
+        answers = number_answers([draw.answer for draw in shown])
+        scores = np.array([[draw.score or 0.0 for draw in shown]])
+        chosen = shown[self.selection.choose(answers, scores)]
+        if chosen.text.strip():
+            return chosen
+        # A replay counts what has no text as a miss like others; a client is owed a text.
+        whole = [draw for draw in shown if draw.complete]
+        cut = [draw for draw in shown if draw.candidate.status == "cut"]
+        return next(iter([d for d in whole if d.text.strip()] or [d for d in cut if d.text] or whole), None)
 
 
 def _failed(draw: Draw) -> bool:

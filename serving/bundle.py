@@ -31,7 +31,7 @@ class BundleCard(Record):
     certificate: Certificate | None = None
     """What is promised of the policy; its own policy is null where nothing could be."""
     correctness: Correctness | None = None
-    """Chance that the selected answer is right; None where the pool has no answers to tell it by."""
+    """Chance that the best-scored answer is right; None where the pool has no answers to tell it by."""
     model_version: str
     """Version of the registered predictor."""
     data_digest: str
@@ -41,8 +41,11 @@ class BundleCard(Record):
     """Generator and reward model behind the gateway; None: it only predicts and decides."""
 
     def chance_correct(self, score: float | None, drawn: int, prior: Prior) -> float | None:
-        """Chance that the best of ``drawn`` candidates is right; None without a score, or if not known."""
-        if self.correctness is None or score is None:
+        """Chance that the best of ``drawn`` candidates is right.
+
+        None without a score, if it is not known, or where another than the best-scored is delivered.
+        """
+        if self.correctness is None or score is None or self.policy.selection.kind != "best_score":
             return None
         return float(np.squeeze(self.correctness.predict(score, drawn, prior.moments()[0])))
 

@@ -167,6 +167,11 @@ class Explanation(BaseModel):
         description="decided, or what came first: deadline, token budget, generator, reward model."
     )
     degraded: list[str] = Field(description="What was away or cut short; empty in good order.")
+    selection: str = Field(
+        description="How the answer was chosen: best_score, majority or weighted_vote, as the policy says; "
+        "majority where that needs scores and there are none."
+    )
+    votes: int = Field(description="Candidates that gave the answer; 0 where none is read from its text.")
     score: float | None = Field(description="The answer's score.")
     target: float
     cap: int

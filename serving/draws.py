@@ -14,6 +14,7 @@ from models.reward.base import StepScores
 from predictor.decision import Decision
 from predictor.policies import AnyPolicy
 from predictor.prior import Prior
+from predictor.selection import Selection
 
 Ended = Literal["decided", "deadline", "token budget", "generator", "reward model", "disconnected"]
 
@@ -53,6 +54,7 @@ class Draw:
     ----------
     candidate : ``cancelled`` until the generator has given it, and of no tokens; where it never does, with
         the tokens that it had probably generated.
+    answer : key of its answer (`data.answers.answer_key`); None until there is one, and where it has none.
     step_scores : None until the reward model has answered.
     score : in [0, 1]; None until the reward model has given one that can be used.
     round : number of the round, from 0, after which the policy saw it.
@@ -61,6 +63,7 @@ class Draw:
     """
 
     candidate: Candidate
+    answer: str | None = None
     step_scores: StepScores | None = None
     score: float | None = None
     round: int = 0
@@ -123,6 +126,8 @@ class Answer:
     seen : how many of them, from the first, the decision rests on.
     rounds : how often the policy went on.
     chosen : None where there is nothing to answer with.
+    selection : how it was chosen: as the policy says, or by majority where there are none of the scores that
+        it needs.
     degraded : what was away or cut short, in words.
     error : the last thing that went wrong upstream.
     decision_seconds : time spent on deciding.
@@ -135,6 +140,7 @@ class Answer:
     seen: int = 0
     rounds: int = 0
     chosen: Draw | None = None
+    selection: Selection = field(init=False)
     ended: Ended = "decided"
     degraded: list[str] = field(default_factory=list)
     error: Exception | None = None
@@ -145,6 +151,12 @@ class Answer:
         """The candidates that the answer is chosen among."""
         of_all = self.ask.explore or self.ended in {"deadline", "disconnected"}
         return self.draws if of_all else self.draws[: self.seen]
+
+    @property
+    def votes(self) -> int:
+        """Candidates, of those that the answer is chosen among, that have its answer; 0 where it has none."""
+        key = self.chosen.answer if self.chosen else None
+        return 0 if key is None else sum(draw.answer == key for draw in self.shown)
 
     @property
     def tokens(self) -> Tokens:
@@ -164,11 +176,13 @@ def log_row(
 ) -> dict[str, Any]:
     """A request as a row of the decision log.
 
-    ``contract`` is the one that its candidates were sampled under; ``text`` logs messages and completions
-    too. The chance with which the request was explored is the row's inclusion probability where it was, its
-    complement where it was not.
+    ``contract`` is the one that its candidates were sampled under; ``text`` logs messages, completions and
+    answers too, where else answers are numbered. The chance with which the request was explored is the row's
+    inclusion probability where it was, its complement where it was not.
     """
     ask, share = answer.ask, answer.ask.explore_share
+    # Equal answers keep equal names, so that votes can be counted again without a text.
+    names = {key: f"#{n}" for n, key in enumerate(dict.fromkeys(draw.answer for draw in answer.draws)) if key}
     candidates = [
         {
             "round": draw.round,
@@ -181,6 +195,7 @@ def log_row(
             "seed": draw.candidate.seed,
             "seconds": draw.seconds,
             "completion": draw.candidate.text if text else None,
+            "answer_key": draw.answer if text or draw.answer is None else names[draw.answer],
         }
         for draw in answer.draws
     ]
@@ -199,6 +214,8 @@ def log_row(
         "seen": answer.seen,
         "rounds": answer.rounds,
         "chosen": next((n for n, draw in enumerate(answer.draws) if draw is answer.chosen), None),
+        "selection": answer.selection.kind,
+        "votes": answer.votes,
         "explored": ask.explore,
         "inclusion_probability": share if ask.explore else 1 - share,
         "seconds": seconds,

@@ -218,6 +218,8 @@ class Gateway:
             decision=answer.decision,
             ended=answer.ended,
             degraded=answer.degraded,
+            selection=answer.selection.kind,
+            votes=answer.votes,
             score=score,
             target=ask.policy.target,
             cap=ask.policy.cap,

@@ -10,9 +10,12 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
+from data.answers import answer_key, extract_answer
 from data.errors import ConfigError, ContractError
 from predictor.certificate import Certificate
+from predictor.policies import FixedN
 from predictor.prior import Prior
+from predictor.selection import Selection
 from serving import metrics
 from serving.auth import read_keys
 from serving.backend import Backend
@@ -21,6 +24,7 @@ from serving.routes import app
 from serving.settings import GatewaySettings, LogSettings, override
 from tests.serving.conftest import CONTRACT, POLICY, gateway_settings, make_card, with_middlewares
 from tests.serving.fuzz import fuzz
+from tests.serving.upstream import answer_of
 
 pytestmark = pytest.mark.slow
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Compute 1 + 1."}]}
@@ -64,9 +68,12 @@ class Population:
 def make_app(bundle, upstream, tokenizer):
     """The routes with other gateway settings, in this process."""
 
-    def make(keys=(), body_bytes=100_000, way="plain", reward_way="plain", predictor=None, **changes):
+    def make(
+        keys=(), body_bytes=100_000, way="plain", reward_way="plain", predictor=None, policy=POLICY, **changes
+    ):
         settings = gateway_settings(upstream.url(way), upstream.url(reward_way), tokenizer, **changes)
-        card = make_card().model_copy(update={"certificate": CERTIFICATE})
+        certificate = CERTIFICATE.model_copy(update={"policy": policy, "cap": policy.cap})
+        card = make_card(policy=policy).model_copy(update={"certificate": certificate})
         app.state.backend = Backend(Bundle(path=bundle, card=card), settings, predictor or Population())
         return with_middlewares(app, keys=keys, body_bytes=body_bytes)
 
@@ -166,6 +173,23 @@ def test_the_promise_is_given_where_it_was_certified(make_client):
     explanation = make_client(reward_way="error").post("/v1/chat/completions", json=BODY).json()["optscale"]
     assert explanation["degraded"]
     assert explanation["promise"] is None
+
+
+def test_an_answer_says_how_it_was_selected_and_with_how_many_votes(make_client):
+    policy = FixedN(target=0.9, cap=12, selection=Selection(kind="weighted_vote"))
+    client = make_client(way="answers", policy=policy)
+    found = client.post("/v1/chat/completions", json=BODY | {"seed": 5}).json()
+    explanation, text = found["optscale"], found["choices"][0]["message"]["content"]
+    given = [answer_key(extract_answer(answer_of("Compute 1 + 1.", 5 + k)) or "") for k in range(12)]
+    assert (explanation["selection"], explanation["drawn"]) == ("weighted_vote", 12)
+    assert explanation["votes"] == given.count(answer_key(extract_answer(text))) > 1
+    assert explanation["score"] < max(explanation["scores"])
+    # It is that of a best-scored answer.
+    assert explanation["chance_correct"] is None
+    assert explanation["promise"] == CERTIFICATE.statement
+    away = make_client(way="answers", reward_way="error", policy=policy)
+    explanation = away.post("/v1/chat/completions", json=BODY).json()["optscale"]
+    assert (explanation["selection"], explanation["promise"]) == ("majority", None)
 
 
 def test_only_plain_requests_are_explored_and_counted_if_whole(make_client, tmp_path):
