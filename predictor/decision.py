@@ -94,6 +94,7 @@ class State:
         self.cache = cache
         self.rows = rows
         self.answers = answers
+        self.counted: dict[Selection, Votes] = {}  # a rule and its selection ask for the same
 
     def __len__(self) -> int:
         return len(self.drawn)
@@ -125,7 +126,9 @@ class State:
         """
         if self.answers is None:
             raise ConfigError("this policy goes by the candidates' answers, and none were given")
-        return self.answers, selection.count(self.answers, self.scores)
+        if selection not in self.counted:
+            self.counted[selection] = selection.count(self.answers, self.scores)
+        return self.answers, self.counted[selection]
 
     def require_priors(self) -> PriorBatch:
         """The priors.
@@ -289,7 +292,9 @@ def decide(
     hopeless = nothing or (missed and (reason == Reason.HOPELESS or not feasible))
     selected = None
     if scored.size:
-        selected = int(scored.argmax()) if keys is None else policy.selection.choose(keys, state.scores)
+        by_score = keys is None or policy.selection.kind == "best_score"  # then no vote need be counted
+        votes = None if by_score else state.count(policy.selection)[1]
+        selected = int(scored.argmax()) if votes is None else int(votes.chosen[0, -1])
     return Decision(
         action="sample" if more else "give up" if hopeless else "accept",
         more=more,

@@ -35,7 +35,7 @@ class VotePolicy(PolicyBase):
         following = at[np.minimum(np.searchsorted(at, state.drawn, side="right"), len(at) - 1)]
         stops = np.zeros(len(state), bool)
         if (asked := np.flatnonzero(state.drawn)).size:
-            seen = state.select(asked)
+            seen = state if asked.size == len(state) else state.select(asked)
             stops[asked] = self.stops(seen, seen.count(self.selection)[1].at(seen.drawn[:, None] - 1))
         total = np.where(stops, state.drawn, following)
         return Proposal(total, total, np.ones(len(state), bool))

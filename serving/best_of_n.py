@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
-import numpy as np
-
 from data.answers import answer_key, extract_answer
 from data.contract import ScoreContract
 from data.errors import ModelError, ScoreError
@@ -24,9 +22,9 @@ from models.reward.base import StepScores
 from models.reward.http import AsyncHttpRewardModel
 from predictor.decision import Decision, decide
 from predictor.prior import Prior
-from predictor.selection import Selection, number_answers
+from predictor.selection import Selection
 from serving import metrics
-from serving.draws import Answer, Ask, Draw, Ended
+from serving.draws import Answer, Ask, Draw, Ended, select_draw
 from serving.priors import PriorSource
 
 SEEDS = 2**31
@@ -40,6 +38,8 @@ class BestOfN:
 
     Parameters
     ----------
+    reward_model : None where nothing scores candidates: then policies that read scores cannot be used.
+    prior_source : None where no prior is asked for.
     contract : how step scores become a score.
     population : prior where the prior source gives none within ``prior_timeout`` seconds.
     per_request : candidates a request to the generator; None: all of a round.
@@ -48,10 +48,10 @@ class BestOfN:
     """
 
     generator: AsyncHttpGenerator
-    reward_model: AsyncHttpRewardModel
-    prior_source: PriorSource
+    reward_model: AsyncHttpRewardModel | None
+    prior_source: PriorSource | None
     contract: ScoreContract
-    population: Prior
+    population: Prior | None
     per_request: int | None = 1
     agreement: int | None = None
     prior_timeout: float = 5.0
@@ -130,8 +130,9 @@ class _Run(Answer):
 
     async def _predict(self) -> None:
         try:
-            async with asyncio.timeout(self.owner.prior_timeout):
-                (self.prior,) = await self.owner.prior_source.priors([self.ask.question])
+            if (source := self.owner.prior_source) is not None:
+                async with asyncio.timeout(self.owner.prior_timeout):
+                    (self.prior,) = await source.priors([self.ask.question])
         except Exception as error:  # whatever is wrong with it, the population's prior serves
             self.error = error
             self.degraded.append("the predictor is away: the population's prior was used")
@@ -157,7 +158,7 @@ class _Run(Answer):
         started = time.perf_counter()
         draws = self.draws[: self.seen]
         # A candidate without a score is a miss in its place: the score of 0 that replay gives it.
-        scores = [draw.score or 0.0 for draw in draws]
+        scores = [] if self.owner.reward_model is None else [draw.score or 0.0 for draw in draws]
         tokens, answers = [draw.tokens for draw in draws], [draw.answer for draw in draws]
         self.decision = decide(self.ask.policy, scores, self.prior, tokens=tokens, answers=answers)
         self.decision_seconds += time.perf_counter() - started
@@ -205,7 +206,8 @@ class _Run(Answer):
         for at in range(0, count, size := per_request or max(count, 1)):
             first = self.ask.seed + len(self.draws)
             seeds = [(first + i) % SEEDS for i in range(min(size, count - at))]
-            draws = [Draw(Candidate(None, 0, 0, "cancelled", seed)) for seed in seeds]
+            judged = self.owner.reward_model is not None
+            draws = [Draw(Candidate(None, 0, 0, "cancelled", seed), judged=judged) for seed in seeds]
             task = asyncio.create_task(self._draw(draws))
             self.draws += draws
             self.tasks += [task] * len(draws)
@@ -231,6 +233,8 @@ class _Run(Answer):
             draw.candidate = candidate
             draw.answer = answer_key(extract_answer(draw.text) or "")
         self.decision_seconds += time.perf_counter() - started
+        if self.owner.reward_model is None:
+            return
         complete = [draw for draw in draws if draw.complete]
         for draw in complete:
             if not draw.text.strip():
@@ -257,10 +261,12 @@ class _Run(Answer):
                     self.error = error
 
     async def _score_texts(self, texts: list[str]) -> dict[str, StepScores]:
+        reward_model = self.owner.reward_model
+        assert reward_model is not None
         scores = [UNSCORED] * len(texts)
         items, observe = [(self.ask.question, text) for text in texts], partial(self._observe, "reward model")
         try:
-            scores = await self.owner.reward_model.score(items, observe)
+            scores = await reward_model.score(items, observe)
         except* ModelError as group:
             self.error = group.exceptions[0]
         return dict(zip(texts, scores, strict=True))
@@ -285,17 +291,7 @@ class _Run(Answer):
                     return None
                 self.degraded.append("chosen by agreement among candidates, without scores")
             self.selection = MAJORITY
-        if not shown:
-            return None
-        answers = number_answers([draw.answer for draw in shown])
-        scores = np.array([[draw.score or 0.0 for draw in shown]])
-        chosen = shown[self.selection.choose(answers, scores)]
-        if chosen.text.strip():
-            return chosen
-        # A replay counts what has no text as a miss like others; a client is owed a text.
-        whole = [draw for draw in shown if draw.complete]
-        cut = [draw for draw in shown if draw.candidate.status == "cut"]
-        return next(iter([d for d in whole if d.text.strip()] or [d for d in cut if d.text] or whole), None)
+        return select_draw(shown, self.selection)
 
 
 def _failed(draw: Draw) -> bool:

@@ -38,7 +38,7 @@ class BundleCard(Record):
     tokens_per_candidate: float = Field(ge=0)
     """Mean completion tokens of a candidate in the pool."""
     gateway: GatewaySettings | None = None
-    """Generator and reward model behind the gateway; None: it only predicts and decides."""
+    """Who answers and who scores behind the gateway; None: it only predicts and decides."""
 
     def chance_correct(self, score: float | None, drawn: int, prior: Prior) -> float | None:
         """Chance that the best of ``drawn`` candidates is right.
@@ -100,20 +100,22 @@ class Bundle(Record):
 
     def resolve(self, settings: GatewaySettings) -> GatewaySettings:
         """The settings with the tokenizer that the bundle carries, where they name it."""
-        if settings.reward.tokenizer != TOKENIZER:
+        if settings.reward is None or settings.reward.tokenizer != TOKENIZER:
             return settings
         reward = settings.reward.model_copy(update={"tokenizer": str(self.path / TOKENIZER)})
         return settings.model_copy(update={"reward": reward})
 
 
 def carry_tokenizer(bundle: Path, settings: GatewaySettings) -> GatewaySettings:
-    """Put the reward model's tokenizer into the bundle; the settings that name it there.
+    """Put the reward model's tokenizer, if there is one, into the bundle; the settings that name it there.
 
     Raises
     ------
     ModelError
         If there is no such tokenizer.
     """
+    if settings.reward is None:
+        return settings
     open_tokenizer(settings.reward.tokenizer).save_pretrained(bundle / TOKENIZER)
     reward = settings.reward.model_copy(update={"tokenizer": TOKENIZER})
     return settings.model_copy(update={"reward": reward})

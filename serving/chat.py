@@ -157,7 +157,9 @@ class Explanation(BaseModel):
     """The ``optscale`` field of an answer: what was drawn, and why it ended."""
 
     request_id: str
-    prior: Prior = Field(description="What was expected of the scores before the first candidate.")
+    prior: Prior | None = Field(
+        description="What was expected of the scores before the first candidate; null where none is scored."
+    )
     rounds: int = Field(description="Times that the policy was asked and went on.")
     drawn: int = Field(description="Candidates of the rounds that ended; what the decision rests on.")
     scores: list[float | None] = Field(description="Their scores, null where one has none.")

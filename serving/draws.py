@@ -1,10 +1,11 @@
 """What Best-of-N is asked, what it draws, and what it answers: plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, Field
 
 from data.contract import Sampling, ScoreContract
@@ -14,7 +15,7 @@ from models.reward.base import StepScores
 from predictor.decision import Decision
 from predictor.policies import AnyPolicy
 from predictor.prior import Prior
-from predictor.selection import Selection
+from predictor.selection import Selection, number_answers
 
 Ended = Literal["decided", "deadline", "token budget", "generator", "reward model", "disconnected"]
 
@@ -60,6 +61,7 @@ class Draw:
     round : number of the round, from 0, after which the policy saw it.
     seconds : with the generator; waiting for a place there is not counted.
     repeated : another candidate has the same text, which the reward model read once.
+    judged : there is a reward model to score it.
     """
 
     candidate: Candidate
@@ -69,6 +71,7 @@ class Draw:
     round: int = 0
     seconds: float = 0.0
     repeated: bool = False
+    judged: bool = True
 
     @property
     def given(self) -> bool:
@@ -92,9 +95,11 @@ class Draw:
 
     @property
     def status(self) -> Status:
-        """As in the pool, where a complete candidate is one that has a score."""
-        if not self.complete or self.score is not None:
+        """As in the pool, where a complete candidate has a score, or where none is scored a text."""
+        if not self.complete or self.score is not None or (not self.judged and self.text.strip()):
             return self.candidate.status
+        if not self.judged:
+            return "failed"
         if self.step_scores is None:
             return "cancelled"
         return "over-length" if self.step_scores.over_length else "failed"
@@ -103,7 +108,25 @@ class Draw:
     def unscored(self) -> bool:
         """It is complete and has steps, and yet the reward model gave no usable score."""
         scores = self.step_scores
-        return self.complete and (scores is None or (self.score is None and scores.tokens > 0))
+        return (
+            self.judged and self.complete and (scores is None or (self.score is None and scores.tokens > 0))
+        )
+
+
+def select_draw(draws: Sequence[Draw], selection: Selection) -> Draw | None:
+    """The candidate that a selection takes, as replay does; one with a text where that has none.
+
+    Replay counts a candidate that failed like any other miss, and may take it; a client is owed a text.
+    """
+    if not draws:
+        return None
+    scores = np.array([[draw.score or 0.0 for draw in draws]])
+    chosen = draws[selection.choose(number_answers([draw.answer for draw in draws]), scores)]
+    if chosen.text.strip():
+        return chosen
+    whole = [draw for draw in draws if draw.complete]
+    cut = [draw for draw in draws if draw.candidate.status == "cut" and draw.text]
+    return next(iter([draw for draw in whole if draw.text.strip()] or cut or whole), None)
 
 
 class Tokens(BaseModel):
@@ -121,6 +144,7 @@ class Answer:
 
     Parameters
     ----------
+    prior : what was expected of the scores; None where nothing scores candidates.
     decision : the last one that was taken.
     draws : all candidates in the order asked for, the cancelled ones too.
     seen : how many of them, from the first, the decision rests on.
@@ -134,7 +158,7 @@ class Answer:
     """
 
     ask: Ask
-    prior: Prior
+    prior: Prior | None
     decision: Decision = field(init=False)
     draws: list[Draw] = field(default_factory=list)
     seen: int = 0
@@ -206,7 +230,7 @@ def log_row(
         "messages": ask.question.as_chat() if text else None,
         "contract": contract.model_dump_json(),
         "policy": ask.policy.model_dump_json(),
-        "prior": answer.prior.model_dump_json(),
+        "prior": "null" if answer.prior is None else answer.prior.model_dump_json(),
         "action": answer.decision.action,
         "reason": answer.decision.reason,
         "ended": answer.ended,

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from data.contract import Sampling
+from data.contract import UNSCORED, Sampling
 from data.decision_log import _candidates
 from data.folds import FoldSettings
 from data.question import Question
@@ -42,7 +42,10 @@ def server(upstream):
 
 
 def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, in_flight=64, **options):
-    """Answers of the asks, all at once, on a loop of their own; nothing may be left on it."""
+    """Answers of the asks, all at once, on a loop of their own; nothing may be left on it.
+
+    ``reward_way=None``: there is no reward model, and nothing is foretold of scores.
+    """
     generator = HttpGeneratorSettings(
         base_url=server.url(way),
         model="m",
@@ -52,14 +55,20 @@ def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, 
         extra_body={"return_token_ids": True},
     )
     reward = HttpRewardSettings(
-        base_url=server.url(reward_way), model="m", retries=0, timeout=30, tokenizer=tokenizer
+        base_url=server.url(reward_way or "locked"), model="m", retries=0, timeout=30, tokenizer=tokenizer
     )
 
     async def main():
         sampler, scorer = AsyncHttpGenerator(generator), AsyncHttpRewardModel(reward)
-        prior_source = options.pop("prior_source", PriorSource())
-        contract = make_contract(aggregation="mean")
-        best_of_n = BestOfN(sampler, scorer, prior_source, contract, PRIOR, **options)
+        behind = (
+            scorer,
+            options.pop("prior_source", PriorSource()),
+            make_contract(aggregation="mean"),
+            PRIOR,
+        )
+        if reward_way is None:
+            behind = (None, None, make_contract(**UNSCORED), None)
+        best_of_n = BestOfN(sampler, *behind, **options)
         due = asyncio.get_running_loop().time() + seconds
         asked = [Ask(deadline=due, **({"seed": 0, "sampling": Sampling(max_tokens=20)} | a)) for a in asks]
         found = await asyncio.gather(*(best_of_n.answer(a) for a in asked), return_exceptions=True)
@@ -91,9 +100,10 @@ def test_it_stops_like_replay_and_answers_with_the_best(server, tokenizer):
 
 def as_logged(found, text):
     """The candidates as replay gets them from the decision log; first, as they were asked for."""
-    contract = make_contract(aggregation="mean")
+    scale = "none" if found.prior is None else "unit"
+    contract = make_contract(**UNSCORED) if found.prior is None else make_contract(aggregation="mean")
     row = log_row(found, contract, "r", 1.0, text)
-    return tabulate(_candidates(row, found.ask.question, contract), FoldSettings(), "log")
+    return tabulate(_candidates(row, found.ask.question, contract), FoldSettings(), "log", scale=scale)
 
 
 WEIGHTED = Selection(kind="weighted_vote", power=2)
@@ -157,6 +167,34 @@ def test_a_policy_by_answers_goes_on_without_the_reward_model(server, tokenizer)
         assert (one.decision.reason, one.seen) == (other.decision.reason, other.seen)
         assert one.chosen.candidate == other.chosen.candidate
         assert any("reward model" in why for why in other.degraded)
+
+
+@pytest.mark.parametrize(
+    "policy", [p for p in BY_ANSWERS if not p.reads_scores], ids=lambda policy: policy.kind
+)
+def test_where_nothing_scores_it_decides_and_delivers_by_answers_alone(server, tokenizer, policy):
+    asks = [{"question": q, "policy": policy, "explore": e} for q in ASKED for e in (False, True)]
+    scored, before = run(server, tokenizer, asks, "answers"), server.requests["locked"]
+    unscored = run(server, tokenizer, asks, "answers", None)
+    assert server.requests["locked"] == before
+    for one, other in zip(scored, unscored, strict=True):
+        assert (other.ended, other.degraded, other.prior) == ("decided", [], None)
+        assert other.decision == one.decision.model_copy(update={"best": None})
+        assert other.chosen.candidate == one.chosen.candidate
+        assert (other.tokens.reward, other.chosen.score, other.chosen.status) == (0, None, "complete")
+    for plain, whole in zip(unscored[::2], unscored[1::2], strict=True):
+        candidates = as_logged(whole, False).candidates(policy.cap)
+        assert np.isnan(candidates.scores).all()
+        again = replay(policy, candidates.scores, answers=candidates.answers)
+        assert plain.draws[again.chosen[0]] is plain.chosen
+        assert again.drawn.tolist() == [plain.seen]
+
+
+def test_an_empty_text_is_failed_where_nothing_scores(server, tokenizer):
+    asks = [{"question": ASKED[0], "policy": FixedN(cap=3, selection=MAJORITY)}]
+    (found,) = run(server, tokenizer, asks, "empty", None)
+    assert [draw.status for draw in found.draws] == ["failed"] * 3
+    assert (found.decision.action, found.votes) == ("give up", 0)
 
 
 @pytest.mark.parametrize("options", [{"ahead": 4}, {"ahead": 12}])

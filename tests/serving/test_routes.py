@@ -11,11 +11,19 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from data.answers import answer_key, extract_answer
+from data.contract import Sampling
+from data.decision_log import import_log
 from data.errors import ConfigError, ContractError
+from data.folds import FoldSettings
+from data.pool import Pool
+from data.question import Question
+from data.questions import write_questions
+from data.scores import load_scores
 from predictor.certificate import Certificate
 from predictor.policies import FixedN
 from predictor.prior import Prior
 from predictor.selection import Selection
+from predictor.vote_policies import Agreement
 from serving import metrics
 from serving.auth import read_keys
 from serving.backend import Backend
@@ -192,6 +200,44 @@ def test_an_answer_says_how_it_was_selected_and_with_how_many_votes(make_client)
     assert (explanation["selection"], explanation["promise"]) == ("majority", None)
 
 
+def test_without_a_reward_model_it_answers_by_majority(make_app, tmp_path):
+    policy = Agreement(cap=12, confidence=0.8)
+    log = LogSettings(folder=str(tmp_path / "log"), explore=0.999999)
+    with TestClient(make_app(way="answers", policy=policy, reward=None, log=log)) as client:
+        assert client.get("/health").json()["away"] == []
+        found = client.post("/v1/chat/completions", json=BODY).json()["optscale"]
+        refused = client.post("/v1/chat/completions", json=BODY | {"optscale": {"target": 0.5}})
+        assert client.post("/v1/chat/completions", json=BODY | {"n": 2}).json()["optscale"]["drawn"] <= 2
+    assert (found["selection"], found["score"], found["prior"], found["hit"]) == (
+        "majority",
+        None,
+        None,
+        False,
+    )
+    assert (found["decision"]["best"], found["tokens"]["reward"], found["degraded"]) == (None, 0, [])
+    assert found["contract"] == CONTRACT.unscored().fingerprint != CONTRACT.fingerprint
+    assert found["promise"] == CERTIFICATE.statement
+    assert refused.status_code == 400
+    assert "no target" in refused.json()["error"]["message"]
+    # What was drawn to the cap is a pool of answers.
+    questions = tmp_path / "q.jsonl"
+    write_questions([Question.ask(BODY["messages"][0]["content"])], questions)
+    added = import_log(tmp_path / "log", str(tmp_path / "pool"), questions)
+    assert (added["questions"], added["candidates"]) == (1, policy.cap)
+    table = load_scores(Pool.open(str(tmp_path / "pool")), FoldSettings())
+    assert table.scale == "none"
+    assert len(set(table.answers[0].tolist())) > 2
+
+
+def test_without_a_reward_model_a_policy_by_scores_does_not_start(make_client):
+    with pytest.raises(ConfigError, match="reads scores"):
+        make_client(reward=None)
+    other = gateway_settings("http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1", "t").generator
+    generator = other.model_copy(update={"sampling": Sampling(temperature=0.1)})
+    with pytest.raises(ContractError, match="gateway settings"):
+        make_client(reward=None, policy=Agreement(cap=4), generator=generator)
+
+
 def test_only_plain_requests_are_explored_and_counted_if_whole(make_client, tmp_path):
     log = LogSettings(folder=str(tmp_path), explore=0.999999)
     client = make_client(log=log)
@@ -230,7 +276,6 @@ def test_predict_and_decide_need_the_predictor(make_client):
 
 
 def test_settings_of_another_contract_do_not_start(make_client):
-    from data.contract import Sampling
     from tests.serving.conftest import gateway_settings as settings_of
 
     generator = settings_of("http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1", "t").generator
@@ -263,6 +308,11 @@ def test_settings_are_overridden_where_the_bundle_runs(upstream, tokenizer, monk
     assert isinstance(found, GatewaySettings)
     assert (found.generator.base_url, found.deadline) == ("http://other/v1", 7)
     assert found.reward == settings.reward
+    (tmp_path / "g.yaml").write_text("reward: null\n")
+    unscored = override(settings)
+    assert unscored.reward is None
+    (tmp_path / "g.yaml").write_text("reward: {base_url: 'http://other/v1', model: m, tokenizer: t}\n")
+    assert override(unscored).reward.model == "m"
     (tmp_path / "g.yaml").write_text("dedline: 7\n")
     with pytest.raises(ConfigError, match="dedline"):
         override(settings)
