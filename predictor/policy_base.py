@@ -60,6 +60,11 @@ class PolicyBase(Record):
         by_score = self.stop_on_hit or self.give_up > 0 or self.rule_reads_prior
         return by_score or self.selection.reads_scores
 
+    @property
+    def reads_answers(self) -> bool:
+        """Whether it decides or selects by the candidates' answers."""
+        return self.selection.kind != "best_score"
+
     def propose(self, state: State) -> Proposal:
         """Ask the rule alone."""
         raise NotImplementedError

@@ -25,6 +25,11 @@ class VotePolicy(PolicyBase):
     reasons: ClassVar[tuple[Reason, Reason]] = (Reason.VOTES_OPEN, Reason.VOTES_SETTLED)
     rule_reads_prior: ClassVar[bool] = False
 
+    @property
+    def reads_answers(self) -> bool:
+        """It goes by them."""
+        return True
+
     def stops(self, state: State, votes: Votes) -> BoolArray:
         """(questions,) whether the rule stops; votes (questions, 1) are of those drawn, at least one each."""
         raise NotImplementedError

@@ -40,6 +40,22 @@ class BundleCard(Record):
     gateway: GatewaySettings | None = None
     """Who answers and who scores behind the gateway; None: it only predicts and decides."""
 
+    @property
+    def promise(self) -> str | None:
+        """The certificate's statement; None where nothing is certified of the policy."""
+        certificate = self.certificate
+        return certificate.statement if certificate and certificate.policy == self.policy else None
+
+    @property
+    def says(self) -> str:
+        """In a sentence, what is promised; where nothing is, what is drawn all the same."""
+        policy, by = self.policy, self.policy.selection.kind.replace("_", " ")
+        if self.promise is not None:
+            return self.promise
+        if policy.kind == "fixed" and not policy.stop_on_hit and not policy.give_up:
+            return f"nothing is certified: the reference, all {policy.cap} candidates by {by}, is drawn"
+        return f"nothing is certified: the policy ({policy.kind}, by {by}) is used all the same"
+
     def chance_correct(self, score: float | None, drawn: int, prior: Prior) -> float | None:
         """Chance that the best of ``drawn`` candidates is right.
 

@@ -210,7 +210,7 @@ class Gateway:
         self, answer: Answer, sampled: ScoreContract, request_id: str, seconds: float
     ) -> Explanation:
         """The answer's ``optscale`` field; ``sampled`` is the contract that its candidates are of."""
-        ask, certificate = answer.ask, self.card.certificate
+        ask = answer.ask
         score = answer.chosen.score if answer.chosen else None
         # A token budget may shorten a round before it ends the drawing.
         as_certified = ask.policy == self.card.policy and sampled == self.contract
@@ -238,7 +238,7 @@ class Gateway:
             chance_correct=chance,
             explored=ask.explore,
             contract=sampled.fingerprint,
-            promise=certificate.statement if certificate and certificate.policy and as_certified else None,
+            promise=self.card.promise if as_certified else None,
             tokens=answer.tokens,
             seconds=seconds,
         )

@@ -77,6 +77,7 @@ class OptScale:
         log_as_json()
         bundle = Bundle.open(bundle_path())
         settings = override(bundle.card.gateway)
+        logging.getLogger("optscale").info("what is served: %s", bundle.card.says)
         provider = BentoMLContainer.tracer_provider.get()
         self.backend = Backend(bundle, settings, RemotePredictor(self.predictor), provider)
         app.state.backend = self.backend

@@ -79,8 +79,9 @@ def make_app(bundle, upstream, tokenizer):
     def make(
         keys=(), body_bytes=100_000, way="plain", reward_way="plain", predictor=None, policy=POLICY, **changes
     ):
+        certified = CERTIFICATE.model_copy(update={"policy": policy, "cap": policy.cap})
+        certificate = changes.pop("certificate", certified)
         settings = gateway_settings(upstream.url(way), upstream.url(reward_way), tokenizer, **changes)
-        certificate = CERTIFICATE.model_copy(update={"policy": policy, "cap": policy.cap})
         card = make_card(policy=policy).model_copy(update={"certificate": certificate})
         app.state.backend = Backend(Bundle(path=bundle, card=card), settings, predictor or Population())
         return with_middlewares(app, keys=keys, body_bytes=body_bytes)
@@ -227,6 +228,19 @@ def test_without_a_reward_model_it_answers_by_majority(make_app, tmp_path):
     table = load_scores(Pool.open(str(tmp_path / "pool")), FoldSettings())
     assert table.scale == "none"
     assert len(set(table.answers[0].tolist())) > 2
+
+
+def test_the_reference_is_drawn_where_nothing_is_certified(make_client):
+    policy = FixedN(target=0.9, cap=6, selection=Selection(kind="majority"))
+    client = make_client(way="answers", policy=policy, certificate=None)
+    told = client.post("/describe").json()
+    assert (told["promise"], told["policy"]["selection"]["kind"]) == (None, "majority")
+    assert told["says"] == "nothing is certified: the reference, all 6 candidates by majority, is drawn"
+    found = client.post("/v1/chat/completions", json=BODY).json()["optscale"]
+    assert (found["drawn"], found["selection"], found["promise"]) == (6, "majority", None)
+    decided = client.post("/decide", json={"request": {"question": "Compute 1 + 1."}}).json()
+    assert (decided["more"], decided["promise"]) == (6, None)
+    assert make_client().post("/describe").json()["says"] == CERTIFICATE.statement
 
 
 def test_without_a_reward_model_a_policy_by_scores_does_not_start(make_client):
