@@ -68,7 +68,7 @@ class Backend:
         if request.contract is not None:
             require_same_contract(self.fingerprint, request.contract, "decide")
         prior = request.prior or self.population
-        if question is not None:
+        if question is not None and self.population is not None:
             (prior,) = await self._priors([question])
         keys = None
         if request.answers is not None:
@@ -108,6 +108,8 @@ class Backend:
 
     async def _priors(self, questions: Sequence[Question]) -> list[Prior]:
         """The predictor's answer; unlike an answer to a chat there is nothing to give in its place."""
+        if self.population is None:
+            raise ConfigError("this bundle has no predictor, so it foretells no scores: ask /decide")
         try:
             async with asyncio.timeout(self.timeout):
                 return await self.predictor.priors(questions)
@@ -121,7 +123,7 @@ class Backend:
         self,
         request: DecideRequest,
         question: Question | None,
-        prior: Prior,
+        prior: Prior | None,
         keys: Sequence[str | None] | None,
     ) -> str | None:
         """The certificate's statement, where the policy stands as it did on calibration questions.
@@ -142,7 +144,8 @@ class Backend:
             tokens = None if request.tokens is None else np.array([request.tokens], float)
             scores = np.array([request.scores or [np.nan] * drawn])
             answers = None if keys is None else number_answers(keys)
-            if drawn not in round_ends(policy, scores, PriorBatch.of([prior]), tokens, answers):
+            priors = None if prior is None else PriorBatch.of([prior])
+            if drawn not in round_ends(policy, scores, priors, tokens, answers):
                 return None
         return self.card.promise
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from data.contract import ScoreContract
 from data.errors import BundleError, ConfigError
@@ -32,13 +32,22 @@ class BundleCard(Record):
     """What is promised of the policy; its own policy is null where nothing could be."""
     correctness: Correctness | None = None
     """Chance that the best-scored answer is right; None where the pool has no answers to tell it by."""
-    model_version: str
-    """Version of the registered predictor."""
+    model_version: str | None
+    """Version of the registered predictor; None: there is none, and the policy reads no prior."""
     data_digest: str
     tokens_per_candidate: float = Field(ge=0)
     """Mean completion tokens of a candidate in the pool."""
     gateway: GatewaySettings | None = None
     """Who answers and who scores behind the gateway; None: it only predicts and decides."""
+
+    @model_validator(mode="after")
+    def _predictor_where_one_is_read(self) -> Self:
+        if self.model_version is None and (self.policy.reads_prior or self.policy.give_up):
+            raise ValueError(
+                f"model_version is null, so there is no predictor, but the policy, {self.policy.kind}, reads "
+                "a prior: take one by answers, fixed or schedule, without give_up"
+            )
+        return self
 
     @property
     def promise(self) -> str | None:
@@ -56,12 +65,14 @@ class BundleCard(Record):
             return f"nothing is certified: the reference, all {policy.cap} candidates by {by}, is drawn"
         return f"nothing is certified: the policy ({policy.kind}, by {by}) is used all the same"
 
-    def chance_correct(self, score: float | None, drawn: int, prior: Prior) -> float | None:
+    def chance_correct(self, score: float | None, drawn: int, prior: Prior | None) -> float | None:
         """Chance that the best of ``drawn`` candidates is right.
 
-        None without a score, if it is not known, or where another than the best-scored is delivered.
+        None without a score or prior, if not known, or where another than the best-scored is delivered.
         """
-        if self.correctness is None or score is None or self.policy.selection.kind != "best_score":
+        if self.policy.selection.kind != "best_score":
+            return None
+        if self.correctness is None or score is None or prior is None:
             return None
         return float(np.squeeze(self.correctness.predict(score, drawn, prior.moments()[0])))
 
@@ -100,14 +111,16 @@ class Bundle(Record):
             card.certificate.require_contract(card.contract.fingerprint)
         return cls(path=Path(path), card=card)
 
-    def population(self) -> Prior:
-        """The population's prior, as the predictor's card has it.
+    def population(self) -> Prior | None:
+        """The population's prior, as the predictor's card has it; None in a bundle without a predictor.
 
         Raises
         ------
         BundleError
-            If the bundle has no predictor.
+            If its predictor is not there.
         """
+        if self.card.model_version is None:
+            return None
         file = self.path / "predictor.json"
         try:
             return Prior.model_validate(json.loads(file.read_bytes())["population"])

@@ -216,7 +216,7 @@ class Gateway:
         as_certified = ask.policy == self.card.policy and sampled == self.contract
         as_certified &= ask.token_budget is None and not answer.degraded
         chance = None
-        if score is not None and answer.prior is not None and sampled == self.contract:
+        if score is not None and sampled == self.contract:
             drawn = sum(draw.given for draw in answer.shown)
             chance = self.card.chance_correct(score, drawn, answer.prior)
         return Explanation(

@@ -42,6 +42,8 @@ class Predictor:
 
     def __init__(self) -> None:
         def load() -> Any:
+            if Bundle.open(bundle_path()).card.model_version is None:
+                return None  # and nobody asks
             network = load_predictor(bundle_path())
             network.predict([Question.ask(EXAMPLE)])  # the first pass is the slow one
             return network
