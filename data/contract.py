@@ -6,7 +6,7 @@ Scores of two contracts are never mixed: a threshold learnt under one says nothi
 import json
 from collections.abc import Callable
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,6 +26,12 @@ _RULES: dict[str, Callable[[np.ndarray], float]] = {
     "last": lambda steps: steps[-1],
     "product": np.prod,
 }
+
+UNSCORED: dict[str, Any] = {
+    **{"reward_model": None, "reward_revision": "none", "markup": "none", "span": "all"},
+    **{"aggregation": "given", "decimals": 4, "scale": "unit"},
+}
+"""What a contract says of scores where nothing scores the candidates."""
 
 
 class Sampling(Record):
@@ -74,6 +80,11 @@ class ScoreContract(Record):
             {"scale"} if self.scale == "unit" else set()
         )  # contracts had none before: they keep their name
         return short_digest(json.dumps(self.model_dump(mode="json", exclude=later), sort_keys=True))
+
+    def unscored(self) -> Self:
+        """The contract of the same candidates where nothing scores them."""
+        # A copy would keep the cached fingerprint of the original.
+        return self.model_validate(self.model_dump() | UNSCORED)
 
     def score(self, steps: ArrayLike) -> float:
         """Aggregate step scores, and round those in [0, 1].

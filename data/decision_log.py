@@ -57,6 +57,8 @@ SCHEMA = pa.schema(
         pa.field("seen", pa.int32(), nullable=False),
         pa.field("rounds", pa.int32(), nullable=False),
         pa.field("chosen", pa.int32()),
+        pa.field("selection", pa.string()),
+        pa.field("votes", pa.int32()),
         pa.field("explored", pa.bool_(), nullable=False),
         pa.field("inclusion_probability", pa.float64(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),

@@ -1,4 +1,4 @@
-"""Collect: candidates of new questions, scored, into the pool."""
+"""Collect: candidates of new questions, scored where there is a reward model, into the pool."""
 
 import operator
 import time
@@ -19,7 +19,7 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 
 from data.answers import is_correct
-from data.contract import ScoreContract, require_scores
+from data.contract import UNSCORED, ScoreContract, require_scores
 from data.errors import CollectError, PoolError, ScoreError
 from data.pool import Pool, pending
 from data.question import Question, require_distinct
@@ -31,6 +31,9 @@ from models.generator.base import Candidate, Generator
 from models.load import load_generator, load_reward_model
 from models.reward.base import RewardModel, StepScores
 
+UNJUDGED = StepScores(None, 0)
+"""Of a completion where there is no reward model."""
+
 
 class Collected(NamedTuple):
     """What a collection added."""
@@ -39,18 +42,26 @@ class Collected(NamedTuple):
     candidates: int
     tokens: int
     failed: int
-    """Candidates without a score: cut, failed, or too long for the reward model."""
+    """Candidates that are misses: cut, failed, or too long for the reward model."""
     seconds: float
 
 
-def make_contract(generator: Generator, reward: RewardModel) -> ScoreContract:
-    """The score contract of a generator and a reward model."""
-    return ScoreContract(
-        **generator.identity,
-        **reward.identity,
-        sampling=generator.sampling,
-        aggregation=reward.aggregation,
-    )
+def make_contract(generator: Generator, reward: RewardModel | None) -> ScoreContract:
+    """The score contract of a generator and a reward model; without one it is of no scores."""
+    scored: dict[str, Any] = UNSCORED
+    if reward is not None:
+        scored = {**reward.identity, "aggregation": reward.aggregation}
+    return ScoreContract(**generator.identity, sampling=generator.sampling, **scored)
+
+
+def require_reward_model(named: object, where: str) -> None:
+    """Raise ScoreError if none is named: then there are no scores that a predictor could be fitted to."""
+    if named is None:
+        raise ScoreError(
+            f"{where}: nothing scores candidates, and a predictor foretells the law of scores, so there is "
+            "none to train. `optscale compare` tells what policies by answers are worth without scores; or "
+            "name a reward model under reward, and collect a pool with it"
+        )
 
 
 def read_all_questions(config: Config) -> list[Question]:
@@ -65,10 +76,10 @@ def sample_and_score(
     n: int,
     seed: int,
     generator: Generator,
-    reward: RewardModel,
+    reward: RewardModel | None,
     contract: ScoreContract,
 ) -> list[Row]:
-    """``n`` scored candidates of each question, as rows of the pool.
+    """``n`` candidates of each question, scored where there is a reward model, as rows of the pool.
 
     A candidate whose text is empty or whose step scores are no probabilities is kept as failed: it
     cost its tokens, and it is a miss. ``reward_tokens`` are what scoring it alone takes.
@@ -82,7 +93,8 @@ def sample_and_score(
     }
     # Candidates of an easy question are often the same to the letter: score each text once.
     distinct = list({(q.id, text): (q, text) for q, text in whole.values()}.values())
-    scores = {(q.id, text): found for (q, text), found in zip(distinct, reward.score(distinct), strict=True)}
+    judged = [UNJUDGED] * len(distinct) if reward is None else reward.score(distinct)
+    scores = {(q.id, text): found for (q, text), found in zip(distinct, judged, strict=True)}
     scored = {key: scores[q.id, text] for key, (q, text) in whole.items()}
     return [
         _row(question, contract, number, candidate, scored.get((place, number)))
@@ -99,12 +111,12 @@ def _row(
     found: StepScores | None,
 ) -> Row:
     steps, status = None, candidate.status
-    if found is not None:
+    if found is not None and found is not UNJUDGED:
         try:
             steps = require_scores(found.steps if found.steps else [np.nan], "step scores")
         except ScoreError:
             status = "over-length" if found.over_length else "failed"
-    elif status == "complete":
+    elif status == "complete" and found is None:
         status = "failed"
     return make_row(
         question,
@@ -148,7 +160,7 @@ def estimate(config: Config) -> dict[str, Any]:
 
     generated = candidates * mean("completion_tokens", limit)
     prompt = len(new) * mean("prompt_tokens", 100)
-    judged = candidates * mean("reward_tokens", limit + 100)
+    judged = candidates * mean("reward_tokens", limit + 100) if config.reward else 0
     # Parts in flight share the time that each of them took.
     seconds = sum(p.seconds for p in pool.manifest.parts) / config.collect.parts_in_flight if pool else 0.0
     rate = sum(sampled["completion_tokens"]) / seconds if seconds else None
@@ -177,7 +189,7 @@ def collect_part(
     seed: int,
     settings: CollectSettings,
     generator: Generator,
-    reward: RewardModel,
+    reward: RewardModel | None,
     pool: Pool,
 ) -> Collected:
     """Sample, score and append one part; all of it is in the pool when this returns.
@@ -201,9 +213,9 @@ def collect_part(
             f"collect.failed_share allows; the part is not kept. Is the generator or reward model in order?"
         )
     pool.append(rows, seconds=seconds)
-    unscored = sum(row["score"] is None for row in rows)
+    missed = sum(row["status"] != "complete" for row in rows)
     tokens = sum(row["completion_tokens"] for row in rows)
-    return Collected(len(questions), len(rows), tokens, unscored, seconds)
+    return Collected(len(questions), len(rows), tokens, missed, seconds)
 
 
 def may_try_again(task: Any, run: Any, state: Any) -> bool:
@@ -215,6 +227,8 @@ def computed_in(config: Config) -> dict[str, str]:
     """What generator and reward model compute in: scores differ a little between kinds of arithmetic."""
     found = {}
     for name, settings in (("generator", config.generator), ("reward model", config.reward)):
+        if settings is None:
+            continue
         if settings.kind == "local":
             from models import backbone  # with torch, which models over HTTP do without
 
@@ -231,7 +245,7 @@ def collect(config: Config) -> Collected:
     logger = get_run_logger()
     questions = read_all_questions(config)
     generator = load_generator(config.generator)
-    reward = load_reward_model(config.reward)
+    reward = None if config.reward is None else load_reward_model(config.reward)
     pool = Pool.create(config.pool_location, make_contract(generator, reward))
     new, size = pending(questions, pool)[: config.collect.limit], config.collect.part_questions
     parts = [new[start : start + size] for start in range(0, len(new), size)]

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -146,8 +146,8 @@ class Config(Record):
     """Location of the pool, a path or URI; null: ``pool`` in the state folder."""
     generator: GeneratorSettings = LocalGeneratorSettings()
     """The model that answers."""
-    reward: RewardSettings = LocalRewardSettings()
-    """The process reward model."""
+    reward: RewardSettings | None = LocalRewardSettings()
+    """The process reward model; null: candidates are collected without scores."""
     collect: CollectSettings = CollectSettings()
     """Questions, candidates, parts and retries of a collection."""
     folds: FoldSettings = FoldSettings()
@@ -171,6 +171,12 @@ class Config(Record):
     """The service."""
     gateway: GatewaySettings | None = None
     """The gateway that the bundle is shipped with; null: the bundle only predicts and decides."""
+
+    @model_validator(mode="after")
+    def _gateway_gives_what_the_policy_reads(self) -> Self:
+        if self.gateway is not None:
+            self.gateway.require_usable(self.policy)
+        return self
 
     @property
     def pool_location(self) -> str:

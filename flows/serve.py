@@ -105,19 +105,27 @@ def serve_models(config: Config, port: int, file: Path) -> None:
 
     from models.server import ModelServer
 
-    if (
-        config.generator.kind != "local"
-        or config.reward.kind != "local"
-        or config.reward.convention != "lines"
+    generator, reward = config.generator, config.reward
+    if generator.kind != "local" or not (
+        reward is None or (reward.kind == "local" and reward.convention == "lines")
     ):
         raise ConfigError(
             "only models of this process can be served with the bundle, the reward model by the convention "
             "lines; name the servers of others under gateway"
         )
-    server = ModelServer(config.generator, config.reward)
-    identity, url = server.generator.identity | server.reward.identity, f"http://127.0.0.1:{port}/v1"
-    tokenizer = file.with_suffix(".tokenizer")
-    server.reward.tokenizer.save_pretrained(tokenizer)
+    server = ModelServer(generator, reward)
+    identity, url, scoring = server.generator.identity, f"http://127.0.0.1:{port}/v1", None
+    if reward is not None and server.reward is not None:
+        tokenizer = file.with_suffix(".tokenizer")
+        server.reward.tokenizer.save_pretrained(tokenizer)
+        scoring = HttpRewardSettings(
+            base_url=url,
+            model=server.reward.identity["reward_model"],
+            revision=server.reward.identity["reward_revision"],
+            tokenizer=str(tokenizer),
+            positions=server.reward.positions,
+            **reward.model_dump(include={"convention", "span", "aggregation"}),
+        )
     settings = GatewaySettings(
         generator=HttpGeneratorSettings(
             base_url=url,
@@ -125,17 +133,10 @@ def serve_models(config: Config, port: int, file: Path) -> None:
             revision=identity["generator_revision"],
             prompt_template=identity["prompt_template"],
             seeds=False,
-            sampling=config.generator.sampling,
-            in_flight=config.generator.batch_size,
+            sampling=generator.sampling,
+            in_flight=generator.batch_size,
         ),
-        reward=HttpRewardSettings(
-            base_url=url,
-            model=identity["reward_model"],
-            revision=identity["reward_revision"],
-            tokenizer=str(tokenizer),
-            positions=server.reward.positions,
-            **config.reward.model_dump(include={"convention", "span", "aggregation"}),
-        ),
+        reward=scoring,
     )
     file.write_text(settings.model_dump_json(indent=1))
     uvicorn.run(server.app, port=port, log_level="warning")

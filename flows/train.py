@@ -15,6 +15,7 @@ from prefect.logging import get_run_logger
 from data.errors import ConfigError
 from data.pool import Pool
 from data.scores import ScoreTable, load_scores
+from flows.collect import require_reward_model
 from flows.config import ROOT, Config
 from flows.model_card import model_card
 from flows.progress import counted
@@ -199,7 +200,9 @@ def train(config: Config, output: Path | None = None) -> Trained:
     """Fit and register a challenger; ``output`` also gets it as plain files."""
     if output is not None:
         require_replaceable(output)
-    digest = Pool.open(config.pool_location).manifest.digest
+    manifest = Pool.open(config.pool_location).manifest
+    require_reward_model(manifest.contract.reward_model, f"pool {config.pool_location}")
+    digest = manifest.digest
     tracking = Tracking(config)
     run_id, version = fit_cached(config, digest)
     # Removed; or a new registry has given its number again; or its files are lost.

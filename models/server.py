@@ -93,19 +93,22 @@ class PoolingBody(Record):
 
 
 class ModelServer:
-    """``/v1/models``, ``/v1/chat/completions`` and ``/pooling`` of a generator and a reward model.
+    """``/v1/models``, ``/v1/chat/completions`` and, where there is a reward model, ``/pooling``.
 
     One thread loads and computes: two models would slow each other down, and torch is slower in a second
     thread than in the first that computes.
     """
 
-    def __init__(self, generator: LocalGeneratorSettings, reward: LocalRewardSettings) -> None:
+    def __init__(self, generator: LocalGeneratorSettings, reward: LocalRewardSettings | None) -> None:
         thread = ThreadPoolExecutor(1)
         self.generator = thread.submit(LocalGenerator, generator).result()
-        self.reward = thread.submit(LocalRewardModel, reward).result()
         self.chats: Batches[Question, list[Candidate]] = Batches(self._sample, thread)
-        self.poolings: Batches[list[Example], list[list[float]]] = Batches(self._score, thread)
         self.chance = random.SystemRandom()
+        self.reward: LocalRewardModel | None = None
+        if reward is None:
+            return
+        self.reward = thread.submit(LocalRewardModel, reward).result()
+        self.poolings: Batches[list[Example], list[list[float]]] = Batches(self._score, thread)
         coder, turn = self.reward.tokenizer, Question.ask("?").as_chat()
         asked = coder.apply_chat_template(turn, tokenize=False)
         opened = coder.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
@@ -118,13 +121,16 @@ class ModelServer:
         routes = [
             Route("/v1/models", self.models),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
-            Route("/pooling", self.pooling, methods=["POST"]),
         ]
+        if self.reward is not None:
+            routes.append(Route("/pooling", self.pooling, methods=["POST"]))
         return Starlette(routes=routes, exception_handlers={ValueError: _on_invalid, ModelError: _on_invalid})
 
     async def models(self, request: Request) -> Response:
-        """The names of both."""
-        names = (self.generator.identity["generator"], self.reward.identity["reward_model"])
+        """The names of all that are there."""
+        names = [self.generator.identity["generator"]]
+        if self.reward is not None:
+            names.append(self.reward.identity["reward_model"])
         return JSONResponse({"object": "list", "data": [{"id": n, "object": "model"} for n in names]})
 
     async def chat(self, request: Request) -> Response:
@@ -165,6 +171,7 @@ class ModelServer:
         return self.generator.sample(asked, n, self.chance.randrange(2**31))
 
     def _score(self, key: None, asked: list[list[Example]]) -> list[list[list[float]]]:
+        assert self.reward is not None
         examples = [example for own in asked for example in own]
         size, pad = self.reward.settings.batch_size, self.reward.tokenizer.pad_token_id
         steps = iter(step_probabilities(self.reward.model, pad, examples, size))

@@ -13,7 +13,7 @@ from data.errors import ConfigError, ScoreError
 from data.record import Record
 from predictor.families import get_family
 from predictor.prior import Prior, PriorBatch
-from predictor.selection import Selection
+from predictor.selection import Selection, number_answers
 from predictor.votes import Votes
 
 Array = NDArray[np.float64]
@@ -94,6 +94,7 @@ class State:
         self.cache = cache
         self.rows = rows
         self.answers = answers
+        self.counted: dict[Selection, Votes] = {}  # a rule and its selection ask for the same
 
     def __len__(self) -> int:
         return len(self.drawn)
@@ -125,7 +126,9 @@ class State:
         """
         if self.answers is None:
             raise ConfigError("this policy goes by the candidates' answers, and none were given")
-        return self.answers, selection.count(self.answers, self.scores)
+        if selection not in self.counted:
+            self.counted[selection] = selection.count(self.answers, self.scores)
+        return self.answers, self.counted[selection]
 
     def require_priors(self) -> PriorBatch:
         """The priors.
@@ -289,9 +292,9 @@ def decide(
     hopeless = nothing or (missed and (reason == Reason.HOPELESS or not feasible))
     selected = None
     if scored.size:
-        selected = (
-            int(state.count(policy.selection)[1].chosen[0, -1]) if keys is not None else int(scored.argmax())
-        )
+        by_score = keys is None or policy.selection.kind == "best_score"  # then no vote need be counted
+        votes = None if by_score else state.count(policy.selection)[1]
+        selected = int(scored.argmax()) if votes is None else int(votes.chosen[0, -1])
     return Decision(
         action="sample" if more else "give up" if hopeless else "accept",
         more=more,
@@ -308,9 +311,7 @@ def _number(answers: Sequence[str | None], scored: int, failed: int) -> IntArray
     """(1, n) answers as numbers, failed candidates without one."""
     if len(answers) != scored:
         raise ScoreError(f"{len(answers)} answers for {scored} scores; give one a score, null for none")
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(a for a in answers if a is not None))}
-    found = [-1 if key is None else numbers[key] for key in answers]
-    return np.array([[*found, *[-1] * failed]], dtype=np.int64)
+    return number_answers([*answers, *[None] * failed])
 
 
 def _require_candidates(

@@ -54,6 +54,17 @@ class PolicyBase(Record):
         """Whether it decides by the question's prior, which someone had to pay for."""
         return self.rule_reads_prior
 
+    @property
+    def reads_scores(self) -> bool:
+        """Whether it decides or selects by scores: without a verifier only those that do not can be used."""
+        by_score = self.stop_on_hit or self.give_up > 0 or self.rule_reads_prior
+        return by_score or self.selection.reads_scores
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether it decides or selects by the candidates' answers."""
+        return self.selection.kind != "best_score"
+
     def propose(self, state: State) -> Proposal:
         """Ask the rule alone."""
         raise NotImplementedError

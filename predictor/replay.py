@@ -87,13 +87,14 @@ def round_ends(
     tokens: Array | None = None,
     answers: IntArray | None = None,
 ) -> list[int]:
-    """Candidates drawn at the end of each round of one question; all (1, n) in the order drawn.
+    """Candidates drawn at the end of each round of one question; arrays (1, n) in the order drawn.
 
     The last may be more than n: then the policy asks for candidates that are not there.
     """
     ends, drawn = list[int](), 0
     while drawn < scores.shape[1]:
-        more = int(policy.plan(State(scores, np.array([drawn]), priors, tokens, answers=answers)).more[0])
+        state = State(scores, np.array([drawn]), priors, tokens, answers=answers)
+        more = int(policy.plan(state).more[0])
         if not more:
             break
         drawn += more

@@ -1,5 +1,6 @@
 """Selection: which of the candidates drawn is the answer."""
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -63,6 +64,12 @@ class Selection(Record):
         chosen = _best_so_far(scores)
         return votes._replace(chosen=chosen, answer=np.take_along_axis(answers, chosen, axis=1))
 
+    def choose(self, answers: IntArray, scores: Array | None) -> int:
+        """Place of the candidate that is delivered of one question's, both (1, n) as `count` takes them."""
+        if self.kind == "best_score" and scores is not None and not np.isnan(scores).all():
+            return int(np.nan_to_num(scores).argmax())  # no vote needs to be counted
+        return int(self.count(answers, scores).chosen[0, -1])
+
     def weigh(self, scores: Array) -> Array:
         """Weights of votes, at least 0, of scores in [0, 1]."""
         if self.weights is None:
@@ -77,6 +84,12 @@ def _best_so_far(scores: Array) -> IntArray:
         axis=1,
     )
     return np.maximum.accumulate(np.where(rises, np.arange(scores.shape[1]), 0), axis=1)
+
+
+def number_answers(keys: Sequence[str | None]) -> IntArray:
+    """(1, n) equal numbers for equal keys of one question's answers, -1 for None."""
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys)) if key is not None}
+    return np.array([[-1 if key is None else numbers[key] for key in keys]], dtype=np.int64)
 
 
 def choose_weights(candidates: Candidates) -> Selection:

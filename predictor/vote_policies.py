@@ -25,6 +25,11 @@ class VotePolicy(PolicyBase):
     reasons: ClassVar[tuple[Reason, Reason]] = (Reason.VOTES_OPEN, Reason.VOTES_SETTLED)
     rule_reads_prior: ClassVar[bool] = False
 
+    @property
+    def reads_answers(self) -> bool:
+        """It goes by them."""
+        return True
+
     def stops(self, state: State, votes: Votes) -> BoolArray:
         """(questions,) whether the rule stops; votes (questions, 1) are of those drawn, at least one each."""
         raise NotImplementedError
@@ -35,7 +40,7 @@ class VotePolicy(PolicyBase):
         following = at[np.minimum(np.searchsorted(at, state.drawn, side="right"), len(at) - 1)]
         stops = np.zeros(len(state), bool)
         if (asked := np.flatnonzero(state.drawn)).size:
-            seen = state.select(asked)
+            seen = state if asked.size == len(state) else state.select(asked)
             stops[asked] = self.stops(seen, seen.count(self.selection)[1].at(seen.drawn[:, None] - 1))
         total = np.where(stops, state.drawn, following)
         return Proposal(total, total, np.ones(len(state), bool))

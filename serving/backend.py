@@ -15,6 +15,7 @@ from predictor.decision import decide
 from predictor.policies import Predictive, Value
 from predictor.prior import Prior, PriorBatch
 from predictor.replay import round_ends
+from predictor.selection import number_answers
 from serving import metrics
 from serving.bundle import Bundle
 from serving.errors import RequestError
@@ -67,7 +68,7 @@ class Backend:
         if request.contract is not None:
             require_same_contract(self.fingerprint, request.contract, "decide")
         prior = request.prior or self.population
-        if question is not None:
+        if question is not None and self.population is not None:
             (prior,) = await self._priors([question])
         keys = None
         if request.answers is not None:
@@ -80,12 +81,15 @@ class Backend:
             prior=prior,
             contract=self.fingerprint,
             chance_correct=self.card.chance_correct(decision.best, decision.drawn, prior),
-            promise=self._promise(request, question, prior),
+            promise=self._promise(request, question, prior, keys),
         )
 
     def describe(self) -> Description:
         """Contract, policy, certificate and versions of the bundle."""
-        return Description(**self.card.model_dump(mode="json"), fingerprint=self.fingerprint)
+        card = self.card
+        return Description(
+            **card.model_dump(mode="json"), fingerprint=self.fingerprint, promise=card.promise, says=card.says
+        )
 
     async def health(self) -> Health:
         """What is there and what is away."""
@@ -104,6 +108,8 @@ class Backend:
 
     async def _priors(self, questions: Sequence[Question]) -> list[Prior]:
         """The predictor's answer; unlike an answer to a chat there is nothing to give in its place."""
+        if self.population is None:
+            raise ConfigError("this bundle has no predictor, so it foretells no scores: ask /decide")
         try:
             async with asyncio.timeout(self.timeout):
                 return await self.predictor.priors(questions)
@@ -113,26 +119,35 @@ class Backend:
             message = f"the predictor does not answer: {error!r}"
             raise RequestError(503, message, "upstream_error") from error
 
-    def _promise(self, request: DecideRequest, question: Question | None, prior: Prior) -> str | None:
+    def _promise(
+        self,
+        request: DecideRequest,
+        question: Question | None,
+        prior: Prior | None,
+        keys: Sequence[str | None] | None,
+    ) -> str | None:
         """The certificate's statement, where the policy stands as it did on calibration questions.
 
-        There it had the predictor's own prior, scores of the contract in the order drawn, failed candidates
-        in their place, token counts where the pool has them, and as many candidates as it had asked for.
+        There it had the predictor's own prior, scores of the contract and answers that it reads in the order
+        drawn, failed candidates in their place, token counts where the pool has them, and as many candidates
+        as it had asked for.
         """
-        certificate, policy = self.card.certificate, self.card.policy
-        if certificate is None or certificate.policy != policy:
+        policy, drawn = self.card.policy, max(len(request.scores), len(keys or ()))
+        if self.card.promise is None or question is None or request.contract is None or request.failed:
             return None
-        if question is None or request.contract is None or request.failed or request.answers is not None:
-            return None
-        if request.scores:
+        if drawn:
+            if (keys is not None) != policy.reads_answers or (policy.reads_scores and not request.scores):
+                return None
             counted = self.card.tokens_per_candidate > 0
             if isinstance(policy, Value) and (request.tokens is not None) != counted:
                 return None
             tokens = None if request.tokens is None else np.array([request.tokens], float)
-            ends = round_ends(policy, np.array([request.scores]), PriorBatch.of([prior]), tokens)
-            if len(request.scores) not in ends:
+            scores = np.array([request.scores or [np.nan] * drawn])
+            answers = None if keys is None else number_answers(keys)
+            priors = None if prior is None else PriorBatch.of([prior])
+            if drawn not in round_ends(policy, scores, priors, tokens, answers):
                 return None
-        return certificate.statement
+        return self.card.promise
 
     def _prediction(self, prior: Prior) -> Prediction:
         policy, (mean, std) = self.card.policy, prior.moments()

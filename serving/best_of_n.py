@@ -22,11 +22,13 @@ from models.reward.base import StepScores
 from models.reward.http import AsyncHttpRewardModel
 from predictor.decision import Decision, decide
 from predictor.prior import Prior
+from predictor.selection import Selection
 from serving import metrics
-from serving.draws import Answer, Ask, Draw, Ended
+from serving.draws import Answer, Ask, Draw, Ended, select_draw
 from serving.priors import PriorSource
 
 SEEDS = 2**31
+MAJORITY = Selection(kind="majority")
 UNSCORED = StepScores(None, 1)  # it has steps, and no score of them came
 
 
@@ -36,6 +38,8 @@ class BestOfN:
 
     Parameters
     ----------
+    reward_model : None where nothing scores candidates: then policies that read scores cannot be used.
+    prior_source : None where no prior is asked for.
     contract : how step scores become a score.
     population : prior where the prior source gives none within ``prior_timeout`` seconds.
     per_request : candidates a request to the generator; None: all of a round.
@@ -44,10 +48,10 @@ class BestOfN:
     """
 
     generator: AsyncHttpGenerator
-    reward_model: AsyncHttpRewardModel
-    prior_source: PriorSource
+    reward_model: AsyncHttpRewardModel | None
+    prior_source: PriorSource | None
     contract: ScoreContract
-    population: Prior
+    population: Prior | None
     per_request: int | None = 1
     agreement: int | None = None
     prior_timeout: float = 5.0
@@ -84,6 +88,7 @@ class _Run(Answer):
         self.tasks: list[asyncio.Task[None]] = []  # one a draw; those of one request share theirs
         self.scored: dict[str, asyncio.Task[dict[str, StepScores]]] = {}  # of a text, the request with it
         self.scoring = True
+        self.selection = ask.policy.selection
 
     def end(self, ended: Ended, why: str) -> None:
         self.ended = ended
@@ -125,8 +130,9 @@ class _Run(Answer):
 
     async def _predict(self) -> None:
         try:
-            async with asyncio.timeout(self.owner.prior_timeout):
-                (self.prior,) = await self.owner.prior_source.priors([self.ask.question])
+            if (source := self.owner.prior_source) is not None:
+                async with asyncio.timeout(self.owner.prior_timeout):
+                    (self.prior,) = await source.priors([self.ask.question])
         except Exception as error:  # whatever is wrong with it, the population's prior serves
             self.error = error
             self.degraded.append("the predictor is away: the population's prior was used")
@@ -141,17 +147,20 @@ class _Run(Answer):
             return False
         seen = self.draws[: self.seen]
         if any(d.unscored for d in seen) and all(d.score is None for d in seen):
-            self.end("reward model", "the reward model gave no score")
-            await self._draw_voters()
-            return False
+            self.scoring = False
+            if self.ask.policy.reads_scores:
+                self.end("reward model", "the reward model gave no score")
+                await self._draw_voters()
+                return False
         return True
 
     def _decide(self) -> Decision:
         started = time.perf_counter()
         draws = self.draws[: self.seen]
         # A candidate without a score is a miss in its place: the score of 0 that replay gives it.
-        scores = [draw.score or 0.0 for draw in draws]
-        self.decision = decide(self.ask.policy, scores, self.prior, tokens=[draw.tokens for draw in draws])
+        scores = [] if self.owner.reward_model is None else [draw.score or 0.0 for draw in draws]
+        tokens, answers = [draw.tokens for draw in draws], [draw.answer for draw in draws]
+        self.decision = decide(self.ask.policy, scores, self.prior, tokens=tokens, answers=answers)
         self.decision_seconds += time.perf_counter() - started
         return self.decision
 
@@ -197,7 +206,8 @@ class _Run(Answer):
         for at in range(0, count, size := per_request or max(count, 1)):
             first = self.ask.seed + len(self.draws)
             seeds = [(first + i) % SEEDS for i in range(min(size, count - at))]
-            draws = [Draw(Candidate(None, 0, 0, "cancelled", seed)) for seed in seeds]
+            judged = self.owner.reward_model is not None
+            draws = [Draw(Candidate(None, 0, 0, "cancelled", seed), judged=judged) for seed in seeds]
             task = asyncio.create_task(self._draw(draws))
             self.draws += draws
             self.tasks += [task] * len(draws)
@@ -218,8 +228,13 @@ class _Run(Answer):
         except ModelError as error:
             self.error = error
             candidates = [draw.candidate._replace(status="failed") for draw in draws]
+        started = time.perf_counter()
         for draw, candidate in zip(draws, candidates, strict=True):
             draw.candidate = candidate
+            draw.answer = answer_key(extract_answer(draw.text) or "")
+        self.decision_seconds += time.perf_counter() - started
+        if self.owner.reward_model is None:
+            return
         complete = [draw for draw in draws if draw.complete]
         for draw in complete:
             if not draw.text.strip():
@@ -246,10 +261,12 @@ class _Run(Answer):
                     self.error = error
 
     async def _score_texts(self, texts: list[str]) -> dict[str, StepScores]:
+        reward_model = self.owner.reward_model
+        assert reward_model is not None
         scores = [UNSCORED] * len(texts)
         items, observe = [(self.ask.question, text) for text in texts], partial(self._observe, "reward model")
         try:
-            scores = await self.owner.reward_model.score(items, observe)
+            scores = await reward_model.score(items, observe)
         except* ModelError as group:
             self.error = group.exceptions[0]
         return dict(zip(texts, scores, strict=True))
@@ -260,29 +277,21 @@ class _Run(Answer):
 
     async def _draw_voters(self) -> None:
         """Without scores: have as many candidates as the vote is among."""
-        self.scoring = False
         if self.owner.agreement is not None:
             missing = min(self.owner.agreement, self.ask.policy.cap) - self.seen
             if (missing := min(missing, self._affordable())) > 0:
                 await self._see(self.seen + missing)
 
     def _choose(self) -> Draw | None:
-        """The best-scored candidate, the first of equals; without scores, by agreement or what there is."""
+        """What the policy's selection takes; without scores that it needs, by agreement or what there is."""
         shown = self.shown
-        scored = [draw for draw in shown if draw.score is not None]
-        if scored:
-            return max(scored, key=lambda draw: draw.score or 0.0)
-        complete = [draw for draw in shown if draw.complete]
-        if any(draw.unscored for draw in complete):
-            return None if self.owner.agreement is None else self._vote(complete)
-        cut = [draw for draw in shown if draw.status == "cut" and draw.text]
-        return next(iter(complete or cut), None)
-
-    def _vote(self, complete: list[Draw]) -> Draw:
-        self.degraded.append("chosen by agreement among candidates, without scores")
-        answers = [answer_key(extract_answer(draw.text) or "") for draw in complete]
-        votes = [answers.count(answer) if answer else 0 for answer in answers]
-        return complete[votes.index(max(votes))]
+        if self.ask.policy.reads_scores and all(draw.score is None for draw in shown):
+            if any(draw.unscored for draw in shown):
+                if self.owner.agreement is None:
+                    return None
+                self.degraded.append("chosen by agreement among candidates, without scores")
+            self.selection = MAJORITY
+        return select_draw(shown, self.selection)
 
 
 def _failed(draw: Draw) -> bool:

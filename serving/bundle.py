@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from data.contract import ScoreContract
 from data.errors import BundleError, ConfigError
@@ -31,18 +31,48 @@ class BundleCard(Record):
     certificate: Certificate | None = None
     """What is promised of the policy; its own policy is null where nothing could be."""
     correctness: Correctness | None = None
-    """Chance that the selected answer is right; None where the pool has no answers to tell it by."""
-    model_version: str
-    """Version of the registered predictor."""
+    """Chance that the best-scored answer is right; None where the pool has no answers to tell it by."""
+    model_version: str | None
+    """Version of the registered predictor; None: there is none, and the policy reads no prior."""
     data_digest: str
     tokens_per_candidate: float = Field(ge=0)
     """Mean completion tokens of a candidate in the pool."""
     gateway: GatewaySettings | None = None
-    """Generator and reward model behind the gateway; None: it only predicts and decides."""
+    """Who answers and who scores behind the gateway; None: it only predicts and decides."""
 
-    def chance_correct(self, score: float | None, drawn: int, prior: Prior) -> float | None:
-        """Chance that the best of ``drawn`` candidates is right; None without a score, or if not known."""
-        if self.correctness is None or score is None:
+    @model_validator(mode="after")
+    def _predictor_where_one_is_read(self) -> Self:
+        if self.model_version is None and (self.policy.reads_prior or self.policy.give_up):
+            raise ValueError(
+                f"model_version is null, so there is no predictor, but the policy, {self.policy.kind}, reads "
+                "a prior: take one by answers, fixed or schedule, without give_up"
+            )
+        return self
+
+    @property
+    def promise(self) -> str | None:
+        """The certificate's statement; None where nothing is certified of the policy."""
+        certificate = self.certificate
+        return certificate.statement if certificate and certificate.policy == self.policy else None
+
+    @property
+    def says(self) -> str:
+        """In a sentence, what is promised; where nothing is, what is drawn all the same."""
+        policy, by = self.policy, self.policy.selection.kind.replace("_", " ")
+        if self.promise is not None:
+            return self.promise
+        if policy.kind == "fixed" and not policy.stop_on_hit and not policy.give_up:
+            return f"nothing is certified: the reference, all {policy.cap} candidates by {by}, is drawn"
+        return f"nothing is certified: the policy ({policy.kind}, by {by}) is used all the same"
+
+    def chance_correct(self, score: float | None, drawn: int, prior: Prior | None) -> float | None:
+        """Chance that the best of ``drawn`` candidates is right.
+
+        None without a score or prior, if not known, or where another than the best-scored is delivered.
+        """
+        if self.policy.selection.kind != "best_score":
+            return None
+        if self.correctness is None or score is None or prior is None:
             return None
         return float(np.squeeze(self.correctness.predict(score, drawn, prior.moments()[0])))
 
@@ -81,14 +111,16 @@ class Bundle(Record):
             card.certificate.require_contract(card.contract.fingerprint)
         return cls(path=Path(path), card=card)
 
-    def population(self) -> Prior:
-        """The population's prior, as the predictor's card has it.
+    def population(self) -> Prior | None:
+        """The population's prior, as the predictor's card has it; None in a bundle without a predictor.
 
         Raises
         ------
         BundleError
-            If the bundle has no predictor.
+            If its predictor is not there.
         """
+        if self.card.model_version is None:
+            return None
         file = self.path / "predictor.json"
         try:
             return Prior.model_validate(json.loads(file.read_bytes())["population"])
@@ -97,20 +129,22 @@ class Bundle(Record):
 
     def resolve(self, settings: GatewaySettings) -> GatewaySettings:
         """The settings with the tokenizer that the bundle carries, where they name it."""
-        if settings.reward.tokenizer != TOKENIZER:
+        if settings.reward is None or settings.reward.tokenizer != TOKENIZER:
             return settings
         reward = settings.reward.model_copy(update={"tokenizer": str(self.path / TOKENIZER)})
         return settings.model_copy(update={"reward": reward})
 
 
 def carry_tokenizer(bundle: Path, settings: GatewaySettings) -> GatewaySettings:
-    """Put the reward model's tokenizer into the bundle; the settings that name it there.
+    """Put the reward model's tokenizer, if there is one, into the bundle; the settings that name it there.
 
     Raises
     ------
     ModelError
         If there is no such tokenizer.
     """
+    if settings.reward is None:
+        return settings
     open_tokenizer(settings.reward.tokenizer).save_pretrained(bundle / TOKENIZER)
     reward = settings.reward.model_copy(update={"tokenizer": TOKENIZER})
     return settings.model_copy(update={"reward": reward})

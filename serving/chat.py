@@ -157,7 +157,9 @@ class Explanation(BaseModel):
     """The ``optscale`` field of an answer: what was drawn, and why it ended."""
 
     request_id: str
-    prior: Prior = Field(description="What was expected of the scores before the first candidate.")
+    prior: Prior | None = Field(
+        description="What was expected of the scores before the first candidate; null where none is scored."
+    )
     rounds: int = Field(description="Times that the policy was asked and went on.")
     drawn: int = Field(description="Candidates of the rounds that ended; what the decision rests on.")
     scores: list[float | None] = Field(description="Their scores, null where one has none.")
@@ -167,6 +169,11 @@ class Explanation(BaseModel):
         description="decided, or what came first: deadline, token budget, generator, reward model."
     )
     degraded: list[str] = Field(description="What was away or cut short; empty in good order.")
+    selection: str = Field(
+        description="How the answer was chosen: best_score, majority or weighted_vote, as the policy says; "
+        "majority where that needs scores and there are none."
+    )
+    votes: int = Field(description="Candidates that gave the answer; 0 where none is read from its text.")
     score: float | None = Field(description="The answer's score.")
     target: float
     cap: int

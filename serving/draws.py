@@ -1,10 +1,11 @@
 """What Best-of-N is asked, what it draws, and what it answers: plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, Field
 
 from data.contract import Sampling, ScoreContract
@@ -14,6 +15,7 @@ from models.reward.base import StepScores
 from predictor.decision import Decision
 from predictor.policies import AnyPolicy
 from predictor.prior import Prior
+from predictor.selection import Selection, number_answers
 
 Ended = Literal["decided", "deadline", "token budget", "generator", "reward model", "disconnected"]
 
@@ -53,19 +55,23 @@ class Draw:
     ----------
     candidate : ``cancelled`` until the generator has given it, and of no tokens; where it never does, with
         the tokens that it had probably generated.
+    answer : key of its answer (`data.answers.answer_key`); None until there is one, and where it has none.
     step_scores : None until the reward model has answered.
     score : in [0, 1]; None until the reward model has given one that can be used.
     round : number of the round, from 0, after which the policy saw it.
     seconds : with the generator; waiting for a place there is not counted.
     repeated : another candidate has the same text, which the reward model read once.
+    judged : there is a reward model to score it.
     """
 
     candidate: Candidate
+    answer: str | None = None
     step_scores: StepScores | None = None
     score: float | None = None
     round: int = 0
     seconds: float = 0.0
     repeated: bool = False
+    judged: bool = True
 
     @property
     def given(self) -> bool:
@@ -89,9 +95,11 @@ class Draw:
 
     @property
     def status(self) -> Status:
-        """As in the pool, where a complete candidate is one that has a score."""
-        if not self.complete or self.score is not None:
+        """As in the pool, where a complete candidate has a score, or where none is scored a text."""
+        if not self.complete or self.score is not None or (not self.judged and self.text.strip()):
             return self.candidate.status
+        if not self.judged:
+            return "failed"
         if self.step_scores is None:
             return "cancelled"
         return "over-length" if self.step_scores.over_length else "failed"
@@ -100,7 +108,25 @@ class Draw:
     def unscored(self) -> bool:
         """It is complete and has steps, and yet the reward model gave no usable score."""
         scores = self.step_scores
-        return self.complete and (scores is None or (self.score is None and scores.tokens > 0))
+        return (
+            self.judged and self.complete and (scores is None or (self.score is None and scores.tokens > 0))
+        )
+
+
+def select_draw(draws: Sequence[Draw], selection: Selection) -> Draw | None:
+    """The candidate that a selection takes, as replay does; one with a text where that has none.
+
+    Replay counts a candidate that failed like any other miss, and may take it; a client is owed a text.
+    """
+    if not draws:
+        return None
+    scores = np.array([[draw.score or 0.0 for draw in draws]])
+    chosen = draws[selection.choose(number_answers([draw.answer for draw in draws]), scores)]
+    if chosen.text.strip():
+        return chosen
+    whole = [draw for draw in draws if draw.complete]
+    cut = [draw for draw in draws if draw.candidate.status == "cut" and draw.text]
+    return next(iter([draw for draw in whole if draw.text.strip()] or cut or whole), None)
 
 
 class Tokens(BaseModel):
@@ -118,23 +144,27 @@ class Answer:
 
     Parameters
     ----------
+    prior : what was expected of the scores; None where nothing scores candidates.
     decision : the last one that was taken.
     draws : all candidates in the order asked for, the cancelled ones too.
     seen : how many of them, from the first, the decision rests on.
     rounds : how often the policy went on.
     chosen : None where there is nothing to answer with.
+    selection : how it was chosen: as the policy says, or by majority where there are none of the scores that
+        it needs.
     degraded : what was away or cut short, in words.
     error : the last thing that went wrong upstream.
     decision_seconds : time spent on deciding.
     """
 
     ask: Ask
-    prior: Prior
+    prior: Prior | None
     decision: Decision = field(init=False)
     draws: list[Draw] = field(default_factory=list)
     seen: int = 0
     rounds: int = 0
     chosen: Draw | None = None
+    selection: Selection = field(init=False)
     ended: Ended = "decided"
     degraded: list[str] = field(default_factory=list)
     error: Exception | None = None
@@ -145,6 +175,12 @@ class Answer:
         """The candidates that the answer is chosen among."""
         of_all = self.ask.explore or self.ended in {"deadline", "disconnected"}
         return self.draws if of_all else self.draws[: self.seen]
+
+    @property
+    def votes(self) -> int:
+        """Candidates, of those that the answer is chosen among, that have its answer; 0 where it has none."""
+        key = self.chosen.answer if self.chosen else None
+        return 0 if key is None else sum(draw.answer == key for draw in self.shown)
 
     @property
     def tokens(self) -> Tokens:
@@ -164,11 +200,13 @@ def log_row(
 ) -> dict[str, Any]:
     """A request as a row of the decision log.
 
-    ``contract`` is the one that its candidates were sampled under; ``text`` logs messages and completions
-    too. The chance with which the request was explored is the row's inclusion probability where it was, its
-    complement where it was not.
+    ``contract`` is the one that its candidates were sampled under; ``text`` logs messages, completions and
+    answers too, where else answers are numbered. The chance with which the request was explored is the row's
+    inclusion probability where it was, its complement where it was not.
     """
     ask, share = answer.ask, answer.ask.explore_share
+    # Equal answers keep equal names, so that votes can be counted again without a text.
+    names = {key: f"#{n}" for n, key in enumerate(dict.fromkeys(draw.answer for draw in answer.draws)) if key}
     candidates = [
         {
             "round": draw.round,
@@ -181,6 +219,7 @@ def log_row(
             "seed": draw.candidate.seed,
             "seconds": draw.seconds,
             "completion": draw.candidate.text if text else None,
+            "answer_key": draw.answer if text or draw.answer is None else names[draw.answer],
         }
         for draw in answer.draws
     ]
@@ -191,7 +230,7 @@ def log_row(
         "messages": ask.question.as_chat() if text else None,
         "contract": contract.model_dump_json(),
         "policy": ask.policy.model_dump_json(),
-        "prior": answer.prior.model_dump_json(),
+        "prior": "null" if answer.prior is None else answer.prior.model_dump_json(),
         "action": answer.decision.action,
         "reason": answer.decision.reason,
         "ended": answer.ended,
@@ -199,6 +238,8 @@ def log_row(
         "seen": answer.seen,
         "rounds": answer.rounds,
         "chosen": next((n for n, draw in enumerate(answer.draws) if draw is answer.chosen), None),
+        "selection": answer.selection.kind,
+        "votes": answer.votes,
         "explored": ask.explore,
         "inclusion_probability": share if ask.explore else 1 - share,
         "seconds": seconds,

@@ -15,7 +15,7 @@ from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
 from opentelemetry.trace import TracerProvider
 from pydantic import TypeAdapter, ValidationError
 
-from data.contract import ScoreContract, require_same_contract
+from data.contract import UNSCORED, ScoreContract, require_same_contract
 from data.decision_log import DecisionLog
 from data.errors import ConfigError, OptScaleError
 from data.validation import explain
@@ -41,22 +41,25 @@ class Gateway:
 
     def __init__(self, bundle: Bundle, settings: GatewaySettings, prior_source: PriorSource) -> None:
         self.card, self.settings = bundle.card, bundle.resolve(settings)
+        settings.require_usable(self.card.policy)
         self.generator = AsyncHttpGenerator(self.settings.generator)
-        self.reward_model = AsyncHttpRewardModel(self.settings.reward)
+        self.reward_model: AsyncHttpRewardModel | None = None
+        scored, expected, population = UNSCORED, self.card.contract.unscored(), None
+        if (reward := self.settings.reward) is not None:
+            self.reward_model = AsyncHttpRewardModel(reward)
+            scored = {**self.reward_model.identity, "aggregation": reward.aggregation}
+            scored["decimals"] = self.card.contract.decimals
+            expected, population = self.card.contract, bundle.population()
         self.contract = ScoreContract(
-            **self.generator.identity,
-            **self.reward_model.identity,
-            sampling=settings.generator.sampling,
-            aggregation=settings.reward.aggregation,
-            decimals=self.card.contract.decimals,
+            **self.generator.identity, sampling=settings.generator.sampling, **scored
         )
-        require_same_contract(self.card.contract.fingerprint, self.contract.fingerprint, "gateway settings")
+        require_same_contract(expected.fingerprint, self.contract.fingerprint, "gateway settings")
         self.best_of_n = BestOfN(
             self.generator,
             self.reward_model,
-            prior_source,
+            None if population is None else prior_source,
             self.contract,
-            bundle.population(),
+            population,
             per_request=settings.per_request,
             agreement=settings.agreement if settings.without_reward == "agreement" else None,
             prior_timeout=settings.predictor_timeout,
@@ -70,19 +73,25 @@ class Gateway:
         self.chance = random.SystemRandom()
         if self.card.certificate is not None and self.card.certificate.policy is not None:
             metrics.PROMISED_LOSS.set(self.card.certificate.epsilon.get("lost_hit", 1.0))
-        decide(self.card.policy, [], self.best_of_n.population)  # fills the tables that every decision reads
+        decide(self.card.policy, [], population)  # fills the tables that every decision reads
 
     @contextlib.asynccontextmanager
     async def running(self, tracer_provider: TracerProvider | None = None) -> AsyncIterator[None]:
         """Trace the upstream clients and write the log until the block ends; then close them."""
         async with contextlib.AsyncExitStack() as stack:
-            for client in (self.generator.client, self.reward_model.client):
+            for _, model in self._upstreams():
+                client = model.client
                 http: Any = client._client  # of OpenAI's client it is what can be traced
                 HTTPX2ClientInstrumentor.instrument_client(http, tracer_provider)
                 stack.push_async_callback(client.close)
             if self.log is not None:
                 await stack.enter_async_context(self.log.running())
             yield
+
+    def _upstreams(self) -> list[tuple[str, AsyncHttpGenerator | AsyncHttpRewardModel]]:
+        """The servers that are asked, by what they are called."""
+        reward = [] if self.reward_model is None else [("reward model", self.reward_model)]
+        return [("generator", self.generator), *reward]
 
     async def away(self) -> list[str]:
         """What does not answer now, in words; empty where all is in order.
@@ -92,8 +101,7 @@ class Gateway:
         async with self.asking:
             away = self.known_away.get("now")
             if away is None:
-                asked = (("generator", self.generator), ("reward model", self.reward_model))
-                answers = await asyncio.gather(*(_why_away(*one) for one in asked))
+                answers = await asyncio.gather(*(_why_away(*one) for one in self._upstreams()))
                 away = self.known_away["now"] = [why for why in answers if why]
             return away
 
@@ -180,6 +188,8 @@ class Gateway:
         """The bundle's policy with what the request says of it."""
         policy = self.card.policy
         changes = options.model_dump(include={"target", "confidence"}, exclude_none=True)
+        if "target" in changes and self.reward_model is None:
+            raise _bad("nothing scores candidates here, so there is no target", "optscale.target")
         if "confidence" in changes and not policy.has_confidence:
             raise _bad(f"the policy here, {policy.kind}, has no confidence", "optscale.confidence")
         if request.n is not None:
@@ -190,7 +200,8 @@ class Gateway:
             return policy
         try:
             changed = _POLICY.validate_python(policy.model_dump() | changes)
-            metrics.chance_of_hit(changed, self.best_of_n.population)  # the family knows no other targets
+            if (population := self.best_of_n.population) is not None:
+                metrics.chance_of_hit(changed, population)  # the family knows no other targets
             return changed
         except (ValidationError, ConfigError) as error:
             raise _bad(_first_line(error), "optscale") from error
@@ -199,7 +210,7 @@ class Gateway:
         self, answer: Answer, sampled: ScoreContract, request_id: str, seconds: float
     ) -> Explanation:
         """The answer's ``optscale`` field; ``sampled`` is the contract that its candidates are of."""
-        ask, certificate = answer.ask, self.card.certificate
+        ask = answer.ask
         score = answer.chosen.score if answer.chosen else None
         # A token budget may shorten a round before it ends the drawing.
         as_certified = ask.policy == self.card.policy and sampled == self.contract
@@ -218,6 +229,8 @@ class Gateway:
             decision=answer.decision,
             ended=answer.ended,
             degraded=answer.degraded,
+            selection=answer.selection.kind,
+            votes=answer.votes,
             score=score,
             target=ask.policy.target,
             cap=ask.policy.cap,
@@ -225,7 +238,7 @@ class Gateway:
             chance_correct=chance,
             explored=ask.explore,
             contract=sampled.fingerprint,
-            promise=certificate.statement if certificate and certificate.policy and as_certified else None,
+            promise=self.card.promise if as_certified else None,
             tokens=answer.tokens,
             seconds=seconds,
         )

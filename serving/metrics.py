@@ -62,7 +62,8 @@ def count_answer(answer: Answer, promised: float) -> None:
     TOKENS.labels("cancelled").inc(tokens.cancelled_estimate)
     TOKENS.labels("reward").inc(tokens.reward)
     TOKENS.labels("saved").inc(tokens.generated / max(drawn, 1) * (policy.cap - drawn))
-    EXPECTED_HITS.inc(chance_of_hit(policy, answer.prior))
+    if answer.prior is not None:
+        EXPECTED_HITS.inc(chance_of_hit(policy, answer.prior))
     best = max((draw.score or 0.0 for draw in answer.draws[: answer.seen]), default=0.0)
     if best >= policy.target:
         HITS.inc()

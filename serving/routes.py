@@ -43,7 +43,7 @@ async def _running(app: FastAPI) -> AsyncIterator[None]:
 
 app = FastAPI(
     title="OptScale",
-    summary="Adaptive Best-of-N next to a generator and a reward model.",
+    summary="Adaptive Best-of-N next to a generator and, if there is one, a reward model.",
     version="0.1.0",
     openapi_url="/docs.json",
     docs_url=None,
@@ -142,7 +142,7 @@ def _backend(request: Request) -> Backend:
 def _gateway(request: Request) -> Gateway:
     gateway = _backend(request).gateway
     if gateway is None:
-        missing = "this bundle has no generator and reward model: ship it with gateway settings"
+        missing = "this bundle has no generator: ship it with gateway settings"
         raise RequestError(503, missing, "not_configured")
     return gateway
 

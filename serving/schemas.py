@@ -134,8 +134,9 @@ class DecideResponse(Decision):
     promise: str | None = Field(
         None,
         description="What the certificate says of the policy; null where this request is not what was "
-        "certified: a prior of the client's own, no question, no contract, `failed` above 0, answers, no "
-        "tokens for a policy that weighs them, or candidates that it had not asked for.",
+        "certified: a prior of the client's own, no question, no contract, `failed` above 0, no answers or "
+        "scores or tokens for a policy that reads them, answers for one that does not, or candidates that it "
+        "had not asked for.",
     )
 
 
@@ -145,6 +146,8 @@ class Description(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     fingerprint: str = Field(description="Of the score contract.")
+    promise: str | None = Field(description="What is certified of the policy; null where nothing is.")
+    says: str = Field(description="The promise; where there is none, that, and what is drawn all the same.")
 
 
 class Health(BaseModel):

@@ -42,6 +42,8 @@ class Predictor:
 
     def __init__(self) -> None:
         def load() -> Any:
+            if Bundle.open(bundle_path()).card.model_version is None:
+                return None  # and nobody asks
             network = load_predictor(bundle_path())
             network.predict([Question.ask(EXAMPLE)])  # the first pass is the slow one
             return network
@@ -77,6 +79,7 @@ class OptScale:
         log_as_json()
         bundle = Bundle.open(bundle_path())
         settings = override(bundle.card.gateway)
+        logging.getLogger("optscale").info("what is served: %s", bundle.card.says)
         provider = BentoMLContainer.tracer_provider.get()
         self.backend = Backend(bundle, settings, RemotePredictor(self.predictor), provider)
         app.state.backend = self.backend

@@ -12,6 +12,7 @@ from data.home import HOME, state_home
 from data.record import Record
 from data.validation import explain
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
+from predictor.policies import AnyPolicy
 
 KEYS, KEYS_FILE = "OPTSCALE_API_KEYS", "OPTSCALE_API_KEYS_FILE"
 """Environment variables with API keys, commas between, and with the name of a file of them."""
@@ -47,8 +48,8 @@ class GatewaySettings(Record):
 
     generator: HttpGeneratorSettings
     """The server that answers; requests for its ``model`` are served."""
-    reward: HttpRewardSettings
-    """The server that scores."""
+    reward: HttpRewardSettings | None
+    """The server that scores; null: nothing scores candidates, and the policy must go by answers alone."""
     per_request: int | None = Field(1, ge=1)
     """Candidates that one request asks the generator for. 1 lets the deadline keep those that have ended;
     null asks for a whole round at once, which is less work for the gateway."""
@@ -79,6 +80,16 @@ class GatewaySettings(Record):
             )
         return self
 
+    def require_usable(self, policy: AnyPolicy) -> None:
+        """Raise ConfigError if the policy reads scores, and there is no reward model to give them."""
+        if self.reward is None and policy.reads_scores:
+            raise ConfigError(
+                f"gateway.reward is null, so nothing scores candidates, but the policy ({policy.kind}, "
+                f"{policy.selection.kind}) reads scores: take one by answers, such as policy: {{kind: "
+                f"agreement, cap: {policy.cap}}} or {{kind: fixed, cap: {policy.cap}, selection: {{kind: "
+                "majority}}, or name a reward model"
+            )
+
 
 def override(settings: GatewaySettings | None) -> GatewaySettings | None:
     """The settings with those of ``$OPTSCALE_GATEWAY`` in their place.
@@ -101,5 +112,9 @@ def override(settings: GatewaySettings | None) -> GatewaySettings | None:
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    both = {k: _merge(base[k], v) for k, v in changes.items() if isinstance(v, dict) and k in base}
+    both = {
+        k: _merge(base[k], v)
+        for k, v in changes.items()
+        if isinstance(v, dict) and isinstance(base.get(k), dict)
+    }
     return {**base, **changes, **both}

@@ -84,8 +84,8 @@ def real(pool: str, goal: Goal, questions: int, projects: int, settings: Certify
             f"half {half}: {len(rows)} to design on, {questions} of {len(others)} to certify on, selected "
             f"by {made.judge.selection.kind}: spends {shares.mean():.3f} of the full cap in the mean (the "
             f"cheapest tested that keeps the promise {best:.3f}); at most .55 in "
-            f"{np.mean(shares <= 0.55):.2f} of projects, half of the best saving in {np.mean(1 - shares >= (1 - best) / 2):.2f}; promise broken "
-            f"in {broken / projects:.3f}"
+            f"{np.mean(shares <= 0.55):.2f} of projects, half of the best saving in "
+            f"{np.mean(1 - shares >= (1 - best) / 2):.2f}; promise broken in {broken / projects:.3f}"
         )
 
 

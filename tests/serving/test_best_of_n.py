@@ -2,18 +2,25 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 
-from data.contract import Sampling
+from data.contract import UNSCORED, Sampling
+from data.decision_log import _candidates
+from data.folds import FoldSettings
 from data.question import Question
+from data.scores import tabulate
 from models.generator.base import Candidate
 from models.generator.http import AsyncHttpGenerator
 from models.reward.http import AsyncHttpRewardModel
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
 from predictor.policies import FixedN, Schedule, Value
-from predictor.prior import Prior
+from predictor.prior import Prior, PriorBatch
+from predictor.replay import replay, select
+from predictor.selection import Selection
+from predictor.vote_policies import Agreement, Lead, Learned
 from serving.best_of_n import BestOfN
-from serving.draws import Ask
+from serving.draws import Ask, log_row
 from tests.helpers import make_contract
 from tests.serving.upstream import score_of
 
@@ -35,7 +42,10 @@ def server(upstream):
 
 
 def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, in_flight=64, **options):
-    """Answers of the asks, all at once, on a loop of their own; nothing may be left on it."""
+    """Answers of the asks, all at once, on a loop of their own; nothing may be left on it.
+
+    ``reward_way=None``: there is no reward model, and nothing is foretold of scores.
+    """
     generator = HttpGeneratorSettings(
         base_url=server.url(way),
         model="m",
@@ -45,14 +55,20 @@ def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, 
         extra_body={"return_token_ids": True},
     )
     reward = HttpRewardSettings(
-        base_url=server.url(reward_way), model="m", retries=0, timeout=30, tokenizer=tokenizer
+        base_url=server.url(reward_way or "locked"), model="m", retries=0, timeout=30, tokenizer=tokenizer
     )
 
     async def main():
         sampler, scorer = AsyncHttpGenerator(generator), AsyncHttpRewardModel(reward)
-        prior_source = options.pop("prior_source", PriorSource())
-        contract = make_contract(aggregation="mean")
-        best_of_n = BestOfN(sampler, scorer, prior_source, contract, PRIOR, **options)
+        behind = (
+            scorer,
+            options.pop("prior_source", PriorSource()),
+            make_contract(aggregation="mean"),
+            PRIOR,
+        )
+        if reward_way is None:
+            behind = (None, None, make_contract(**UNSCORED), None)
+        best_of_n = BestOfN(sampler, *behind, **options)
         due = asyncio.get_running_loop().time() + seconds
         asked = [Ask(deadline=due, **({"seed": 0, "sampling": Sampling(max_tokens=20)} | a)) for a in asks]
         found = await asyncio.gather(*(best_of_n.answer(a) for a in asked), return_exceptions=True)
@@ -80,6 +96,105 @@ def test_it_stops_like_replay_and_answers_with_the_best(server, tokenizer):
         assert (found.decision, found.ended, found.degraded) == (decision, "decided", [])
         assert found.chosen.score == max(scores[:drawn])
         assert found.chosen.candidate.text.endswith(f"{max(scores[:drawn]):.3f}")
+
+
+def as_logged(found, text):
+    """The candidates as replay gets them from the decision log; first, as they were asked for."""
+    scale = "none" if found.prior is None else "unit"
+    contract = make_contract(**UNSCORED) if found.prior is None else make_contract(aggregation="mean")
+    row = log_row(found, contract, "r", 1.0, text)
+    return tabulate(_candidates(row, found.ask.question, contract), FoldSettings(), "log", scale=scale)
+
+
+WEIGHTED = Selection(kind="weighted_vote", power=2)
+MAJORITY = Selection(kind="majority")
+BY_ANSWERS = [
+    POLICY.model_copy(update={"selection": WEIGHTED}),
+    FixedN(cap=9, selection=MAJORITY),
+    FixedN(cap=9, selection=WEIGHTED),
+    Schedule(target=0.9, cap=12, start=2, selection=MAJORITY),
+    Schedule(target=0.9, cap=12, start=2, selection=Selection(kind="weighted_vote", weights=(0.1, 0.2, 3))),
+    Agreement(cap=12, confidence=0.8),
+    Agreement(cap=12, confidence=0.8, selection=WEIGHTED),
+    Lead(cap=12, share=0.3),
+    Learned(cap=12, selection=Selection()),
+]
+
+
+@pytest.mark.parametrize("policy", BY_ANSWERS, ids=lambda policy: f"{policy.kind} {policy.selection.kind}")
+def test_it_delivers_what_a_replay_of_the_logged_candidates_selects(server, tokenizer, policy):
+    asks = [{"question": q, "policy": policy, "explore": e} for q in ASKED for e in (False, True)]
+    found = run(server, tokenizer, asks, way="answers")
+    for plain, whole in zip(found[::2], found[1::2], strict=True):
+        for text in (True, False):
+            table = as_logged(whole, text)
+            candidates = table.candidates(policy.cap)
+            priors = PriorBatch.of([PRIOR])
+            again = replay(policy, candidates.scores, priors, candidates.tokens, answers=candidates.answers)
+            assert (again.drawn.tolist(), again.rounds.tolist()) == ([plain.seen], [plain.rounds])
+            assert plain.draws[again.chosen[0]] is plain.chosen
+            assert plain.decision.selected == whole.decision.selected == again.chosen[0]
+            (of_all,) = select(policy.selection, candidates.scores, candidates.answers)
+            assert whole.draws[of_all] is whole.chosen
+        same = [draw.answer == plain.chosen.answer for draw in plain.draws[: plain.seen]]
+        assert plain.votes == (sum(same) if plain.chosen.answer else 0)
+        assert plain.selection == policy.selection
+    if policy.selection.kind != "best_score":
+        best = [max(one.shown, key=lambda draw: draw.score) for one in found]
+        assert any(one.chosen is not top for one, top in zip(found, best, strict=True))
+
+
+@pytest.mark.parametrize("selection", [Selection(), MAJORITY, WEIGHTED], ids=lambda s: s.kind)
+def test_what_failed_is_no_vote_and_nothing_without_a_text_is_delivered(server, tokenizer, selection):
+    asks = [{"question": q, "policy": FixedN(cap=8, selection=selection)} for q in ASKED]
+    server.chance.seed(1)
+    found = run(server, tokenizer, asks, "mixed-0.4-answers", "mixed-0.2", seconds=3.0, agreement=5)
+    assert any("generator failed" in why for one in found for why in one.degraded)
+    for one in found:
+        table = as_logged(one, True)
+        taken = MAJORITY if (table.scores == 0).all() else selection
+        column = select(taken, table.scores, table.answers, np.array([len(one.shown)]))[0]
+        assert one.chosen.text.strip()
+        assert one.chosen is one.draws[column] or not one.draws[column].text.strip()
+
+
+def test_a_policy_by_answers_goes_on_without_the_reward_model(server, tokenizer):
+    policy = Agreement(cap=12, confidence=0.8)
+    asks = [{"question": q, "policy": policy} for q in ASKED]
+    scored, unscored = (run(server, tokenizer, asks, "answers", way) for way in ("plain", "error"))
+    for one, other in zip(scored, unscored, strict=True):
+        assert (one.ended, other.ended) == ("decided", "decided")
+        assert (one.decision.reason, one.seen) == (other.decision.reason, other.seen)
+        assert one.chosen.candidate == other.chosen.candidate
+        assert any("reward model" in why for why in other.degraded)
+
+
+@pytest.mark.parametrize(
+    "policy", [p for p in BY_ANSWERS if not p.reads_scores], ids=lambda policy: policy.kind
+)
+def test_where_nothing_scores_it_decides_and_delivers_by_answers_alone(server, tokenizer, policy):
+    asks = [{"question": q, "policy": policy, "explore": e} for q in ASKED for e in (False, True)]
+    scored, before = run(server, tokenizer, asks, "answers"), server.requests["locked"]
+    unscored = run(server, tokenizer, asks, "answers", None)
+    assert server.requests["locked"] == before
+    for one, other in zip(scored, unscored, strict=True):
+        assert (other.ended, other.degraded, other.prior) == ("decided", [], None)
+        assert other.decision == one.decision.model_copy(update={"best": None})
+        assert other.chosen.candidate == one.chosen.candidate
+        assert (other.tokens.reward, other.chosen.score, other.chosen.status) == (0, None, "complete")
+    for plain, whole in zip(unscored[::2], unscored[1::2], strict=True):
+        candidates = as_logged(whole, False).candidates(policy.cap)
+        assert np.isnan(candidates.scores).all()
+        again = replay(policy, candidates.scores, answers=candidates.answers)
+        assert plain.draws[again.chosen[0]] is plain.chosen
+        assert again.drawn.tolist() == [plain.seen]
+
+
+def test_an_empty_text_is_failed_where_nothing_scores(server, tokenizer):
+    asks = [{"question": ASKED[0], "policy": FixedN(cap=3, selection=MAJORITY)}]
+    (found,) = run(server, tokenizer, asks, "empty", None)
+    assert [draw.status for draw in found.draws] == ["failed"] * 3
+    assert (found.decision.action, found.votes) == ("give up", 0)
 
 
 @pytest.mark.parametrize("options", [{"ahead": 4}, {"ahead": 12}])

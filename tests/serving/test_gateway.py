@@ -272,6 +272,7 @@ def test_decisions_are_logged_and_some_go_to_the_cap(served, client):
         assert row["inclusion_probability"] == pytest.approx(0.3 if one["explored"] else 0.7)
         assert len(row["candidates"]) == (POLICY.cap if one["explored"] else one["drawn"])
         assert [c["score"] for c in row["candidates"]][: one["drawn"]] == one["scores"]
+        assert (row["selection"], row["votes"]) == (one["selection"], one["votes"]) == ("best_score", 0)
         assert row["messages"] is None
         assert {c["completion"] for c in row["candidates"]} == {None}
         assert json.loads(row["prior"]) == one["prior"]

@@ -10,9 +10,20 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
+from data.answers import answer_key, extract_answer
+from data.contract import Sampling
+from data.decision_log import import_log
 from data.errors import ConfigError, ContractError
+from data.folds import FoldSettings
+from data.pool import Pool
+from data.question import Question
+from data.questions import write_questions
+from data.scores import load_scores
 from predictor.certificate import Certificate
+from predictor.policies import FixedN
 from predictor.prior import Prior
+from predictor.selection import Selection
+from predictor.vote_policies import Agreement
 from serving import metrics
 from serving.auth import read_keys
 from serving.backend import Backend
@@ -21,6 +32,7 @@ from serving.routes import app
 from serving.settings import GatewaySettings, LogSettings, override
 from tests.serving.conftest import CONTRACT, POLICY, gateway_settings, make_card, with_middlewares
 from tests.serving.fuzz import fuzz
+from tests.serving.upstream import answer_of
 
 pytestmark = pytest.mark.slow
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Compute 1 + 1."}]}
@@ -64,9 +76,13 @@ class Population:
 def make_app(bundle, upstream, tokenizer):
     """The routes with other gateway settings, in this process."""
 
-    def make(keys=(), body_bytes=100_000, way="plain", reward_way="plain", predictor=None, **changes):
+    def make(
+        keys=(), body_bytes=100_000, way="plain", reward_way="plain", predictor=None, policy=POLICY, **changes
+    ):
+        certified = CERTIFICATE.model_copy(update={"policy": policy, "cap": policy.cap})
+        certificate = changes.pop("certificate", certified)
         settings = gateway_settings(upstream.url(way), upstream.url(reward_way), tokenizer, **changes)
-        card = make_card().model_copy(update={"certificate": CERTIFICATE})
+        card = make_card(policy=policy).model_copy(update={"certificate": certificate})
         app.state.backend = Backend(Bundle(path=bundle, card=card), settings, predictor or Population())
         return with_middlewares(app, keys=keys, body_bytes=body_bytes)
 
@@ -168,6 +184,74 @@ def test_the_promise_is_given_where_it_was_certified(make_client):
     assert explanation["promise"] is None
 
 
+def test_an_answer_says_how_it_was_selected_and_with_how_many_votes(make_client):
+    policy = FixedN(target=0.9, cap=12, selection=Selection(kind="weighted_vote"))
+    client = make_client(way="answers", policy=policy)
+    found = client.post("/v1/chat/completions", json=BODY | {"seed": 5}).json()
+    explanation, text = found["optscale"], found["choices"][0]["message"]["content"]
+    given = [answer_key(extract_answer(answer_of("Compute 1 + 1.", 5 + k)) or "") for k in range(12)]
+    assert (explanation["selection"], explanation["drawn"]) == ("weighted_vote", 12)
+    assert explanation["votes"] == given.count(answer_key(extract_answer(text))) > 1
+    assert explanation["score"] < max(explanation["scores"])
+    # It is that of a best-scored answer.
+    assert explanation["chance_correct"] is None
+    assert explanation["promise"] == CERTIFICATE.statement
+    away = make_client(way="answers", reward_way="error", policy=policy)
+    explanation = away.post("/v1/chat/completions", json=BODY).json()["optscale"]
+    assert (explanation["selection"], explanation["promise"]) == ("majority", None)
+
+
+def test_without_a_reward_model_it_answers_by_majority(make_app, tmp_path):
+    policy = Agreement(cap=12, confidence=0.8)
+    log = LogSettings(folder=str(tmp_path / "log"), explore=0.999999)
+    with TestClient(make_app(way="answers", policy=policy, reward=None, log=log)) as client:
+        assert client.get("/health").json()["away"] == []
+        found = client.post("/v1/chat/completions", json=BODY).json()["optscale"]
+        refused = client.post("/v1/chat/completions", json=BODY | {"optscale": {"target": 0.5}})
+        assert client.post("/v1/chat/completions", json=BODY | {"n": 2}).json()["optscale"]["drawn"] <= 2
+    assert (found["selection"], found["score"], found["prior"], found["hit"]) == (
+        "majority",
+        None,
+        None,
+        False,
+    )
+    assert (found["decision"]["best"], found["tokens"]["reward"], found["degraded"]) == (None, 0, [])
+    assert found["contract"] == CONTRACT.unscored().fingerprint != CONTRACT.fingerprint
+    assert found["promise"] == CERTIFICATE.statement
+    assert refused.status_code == 400
+    assert "no target" in refused.json()["error"]["message"]
+    # What was drawn to the cap is a pool of answers.
+    questions = tmp_path / "q.jsonl"
+    write_questions([Question.ask(BODY["messages"][0]["content"])], questions)
+    added = import_log(tmp_path / "log", str(tmp_path / "pool"), questions)
+    assert (added["questions"], added["candidates"]) == (1, policy.cap)
+    table = load_scores(Pool.open(str(tmp_path / "pool")), FoldSettings())
+    assert table.scale == "none"
+    assert len(set(table.answers[0].tolist())) > 2
+
+
+def test_the_reference_is_drawn_where_nothing_is_certified(make_client):
+    policy = FixedN(target=0.9, cap=6, selection=Selection(kind="majority"))
+    client = make_client(way="answers", policy=policy, certificate=None)
+    told = client.post("/describe").json()
+    assert (told["promise"], told["policy"]["selection"]["kind"]) == (None, "majority")
+    assert told["says"] == "nothing is certified: the reference, all 6 candidates by majority, is drawn"
+    found = client.post("/v1/chat/completions", json=BODY).json()["optscale"]
+    assert (found["drawn"], found["selection"], found["promise"]) == (6, "majority", None)
+    decided = client.post("/decide", json={"request": {"question": "Compute 1 + 1."}}).json()
+    assert (decided["more"], decided["promise"]) == (6, None)
+    assert make_client().post("/describe").json()["says"] == CERTIFICATE.statement
+
+
+def test_without_a_reward_model_a_policy_by_scores_does_not_start(make_client):
+    with pytest.raises(ConfigError, match="reads scores"):
+        make_client(reward=None)
+    other = gateway_settings("http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1", "t").generator
+    generator = other.model_copy(update={"sampling": Sampling(temperature=0.1)})
+    with pytest.raises(ContractError, match="gateway settings"):
+        make_client(reward=None, policy=Agreement(cap=4), generator=generator)
+
+
 def test_only_plain_requests_are_explored_and_counted_if_whole(make_client, tmp_path):
     log = LogSettings(folder=str(tmp_path), explore=0.999999)
     client = make_client(log=log)
@@ -206,7 +290,6 @@ def test_predict_and_decide_need_the_predictor(make_client):
 
 
 def test_settings_of_another_contract_do_not_start(make_client):
-    from data.contract import Sampling
     from tests.serving.conftest import gateway_settings as settings_of
 
     generator = settings_of("http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1", "t").generator
@@ -239,6 +322,11 @@ def test_settings_are_overridden_where_the_bundle_runs(upstream, tokenizer, monk
     assert isinstance(found, GatewaySettings)
     assert (found.generator.base_url, found.deadline) == ("http://other/v1", 7)
     assert found.reward == settings.reward
+    (tmp_path / "g.yaml").write_text("reward: null\n")
+    unscored = override(settings)
+    assert unscored.reward is None
+    (tmp_path / "g.yaml").write_text("reward: {base_url: 'http://other/v1', model: m, tokenizer: t}\n")
+    assert override(unscored).reward.model == "m"
     (tmp_path / "g.yaml").write_text("dedline: 7\n")
     with pytest.raises(ConfigError, match="dedline"):
         override(settings)

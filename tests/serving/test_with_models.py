@@ -117,6 +117,20 @@ def test_the_gateway_answers_with_the_best_of_them(settings, bundle):
             assert 2 <= named["drawn"] <= policy.cap
 
 
+def test_without_a_reward_model_the_generator_is_served_alone(tmp_path):
+    config = Config.model_validate({"reward": None})
+    port, file = free_port(), tmp_path / "models.yaml"
+    command = [sys.executable, "-m", "flows.serve", config.model_dump_json(), str(port), str(file)]
+    url = f"http://127.0.0.1:{port}"
+    with running(command, f"{url}/v1/models", tmp_path / "log"):
+        found = GatewaySettings.model_validate_json(file.read_text())
+        listed = [model["id"] for model in httpx.get(f"{url}/v1/models").json()["data"]]
+        assert (found.reward, listed) == (None, [found.generator.model])
+        assert httpx.post(f"{url}/pooling", json={}).status_code == 404
+        ((candidate,),) = load_generator(found.generator).sample(SUMS[:1], 1, 0)
+        assert candidate.status == "complete"
+
+
 def test_other_models_are_not_served_from_here():
     config = Config.model_validate({"reward": {"kind": "local", "convention": "qwen"}})
     with pytest.raises(ConfigError, match="under gateway"):

@@ -45,8 +45,17 @@ def score_of(question: str, seed: int) -> float:
     return round(min(max(draw.gauss(mean, 0.12), 0.0), 0.999), 3)
 
 
+def answer_of(question: str, seed: int) -> str:
+    """Last line of the candidate that a seed gives: one of three answers in five spellings, or none."""
+    lines = ["Answer: 1/2", "Answer: 0.5", "The answer is 7.", "**Answer:** 7.0", "#### 9", "Who knows?"]
+    return random.Random(f"answer {question} {seed}").choice(lines)
+
+
 class Upstream(FaultyServer):
-    """Misbehaves as the path says: by a name of `FAULTS`, or at random where it is ``mixed-SHARE``."""
+    """Misbehaves as the path says: by a name of `FAULTS`, or at random where it is ``mixed-SHARE``.
+
+    ``mixed-SHARE-WAY`` answers the others as WAY says.
+    """
 
     def __init__(self, tokenizer: str, port: int = 0, seconds: float = 0.002) -> None:
         self.tokenizer = Tokenizer.from_file(f"{tokenizer}/tokenizer.json")
@@ -59,8 +68,8 @@ class Upstream(FaultyServer):
     async def misbehave(self, request, answer) -> Response:
         way = request.path_params["way"]
         if way.startswith("mixed-"):
-            share = float(way.removeprefix("mixed-"))
-            way = self.chance.choice(FAULTS) if self.chance.random() < share else "plain"
+            share, _, good = way.removeprefix("mixed-").partition("-")
+            way = self.chance.choice(FAULTS) if self.chance.random() < float(share) else good or "plain"
         body = await request.json()
         # A question can bring its own fault: "[slow] Compute 1 + 1."
         if "messages" in body and (named := re.match(r"\[([a-z ]+)\]", body["messages"][-1]["content"])):
@@ -106,6 +115,8 @@ class Upstream(FaultyServer):
             texts = [""] * count
         if way == "same":
             texts = [f"{question}\n\nscore 0.500"] * count
+        if way == "answers":
+            texts = [f"{text}\n\n{answer_of(question, body['seed'] + k)}" for k, text in enumerate(texts)]
         if way == "votes":
             texts = [
                 f"hm\n\nAnswer: {7 if (body['seed'] + k) % 5 < 3 else body['seed'] + k}" for k in range(count)
