@@ -1,6 +1,5 @@
 """Train: fit every kind of predictor, take what tune recommends, register the challenger."""
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from data.errors import ConfigError
+from data.files import file_digest, short_digest
 from data.pool import Pool
 from data.scores import ScoreTable, load_scores
 from flows.config import ROOT, Config
@@ -20,7 +20,6 @@ from flows.model_card import model_card
 from flows.progress import counted
 from flows.tracking import Tracking, temporary_folder
 from models import backbone
-from models.backbone import digest_text
 from models.lora import MAX_STEPS
 from predictor.assessment import choose_family
 from predictor.learned.base import Fold, Predictor
@@ -81,7 +80,7 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
     table = load_scores(pool, config.folds)
     tracking = Tracking(config)
     parts = (config.predictor.model_dump_json(), config.folds.model_dump_json(), config.policy.target)
-    settings = digest_text(repr((*parts, code_digest())))
+    settings = short_digest(repr((*parts, code_digest())))
     # Checkpoints are named by all that they depend on, so only the very same run resumes them.
     checkpoints = config.home.resolve() / "checkpoints" / f"{digest}-{settings}"
     computed = backbone.arithmetic(config.predictor.dtype)
@@ -138,10 +137,7 @@ def code_digest(root: Path = ROOT) -> str:
     """Sixteen hex digits of the sources that a fit depends on: a cached fit of other code is none."""
     files = [file for room in ("data", "models", "predictor") for file in (root / room).rglob("*.py")]
     files.append(root / "flows" / "train.py")
-    found = hashlib.sha256()
-    for file in sorted(files):
-        found.update(f"{file.relative_to(root)}\n".encode() + hashlib.sha256(file.read_bytes()).digest())
-    return found.hexdigest()[:16]
+    return short_digest("\n".join(f"{file.relative_to(root)} {file_digest(file)}" for file in sorted(files)))
 
 
 def _cache_key(_: Any, arguments: dict[str, Any]) -> str:
@@ -156,7 +152,7 @@ def _cache_key(_: Any, arguments: dict[str, Any]) -> str:
         code_digest(),
         digest,
     )
-    return digest_text(repr(parts))
+    return short_digest(repr(parts))
 
 
 @task(name="fit-predictor", task_run_name="fit-predictor", cache_key_fn=_cache_key, persist_result=True)

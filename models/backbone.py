@@ -8,7 +8,6 @@ A reference is one of
 - a Hugging Face hub id such as ``Qwen/Qwen2.5-1.5B``.
 """
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -23,6 +22,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from data.errors import ConfigError, ModelError
+from data.files import file_digest, short_digest
 from data.home import state_home
 from models.settings import DTYPE
 from models.tokenizer import first_line
@@ -112,7 +112,7 @@ def locate(reference: str) -> str:
 
 def _converted(gguf: Path) -> Path:
     """The safetensors copy of a GGUF file, keyed by the file's hash; loading it takes a second."""
-    target = state_home() / "backbones" / f"{gguf.stem}-{_digest_file(gguf)}"
+    target = state_home() / "backbones" / f"{gguf.stem}-{file_digest(gguf)}"
     if (target / "config.json").exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -214,14 +214,14 @@ def revision(reference: str, adapter: str | Path | None = None) -> str:
     if reference.startswith(PACKAGE):
         parts = [path.name]  # it ends in the hash of the package's own file
     elif path.is_dir():
-        parts = [_digest_file(file) for file in sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])]
+        parts = [file_digest(file) for file in sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])]
     else:
         parts = [reference, _commit(reference)]
     if not parts:
         raise ModelError(f"backbone {reference!r} has no weights: neither *.safetensors nor *.bin")
     if adapter is not None:
-        parts.append(_digest_file(find_adapter(adapter) / "adapter_model.safetensors"))
-    return digest_text("+".join(parts))
+        parts.append(file_digest(find_adapter(adapter) / "adapter_model.safetensors"))
+    return short_digest("+".join(parts))
 
 
 def _commit(reference: str) -> str:
@@ -233,16 +233,6 @@ def _commit(reference: str) -> str:
     if commit is None:
         raise ModelError(f"backbone {reference!r}: its commit is unknown; run: hf download {reference}")
     return str(commit)
-
-
-def digest_text(text: str) -> str:
-    """Sixteen hex digits of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _digest_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 def _missing(reference: str, error: Exception) -> str:
