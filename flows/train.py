@@ -181,11 +181,9 @@ def replace_predictor(output: Path, new: Path) -> None:
     """Let ``output`` be a copy of ``new``: a file that only an older one had would be read with it."""
     require_replaceable(output)
     try:
-        (output / CARD).unlink(missing_ok=True)  # without its card it is no predictor, until all is there
         for old in output.iterdir():
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-        for part in sorted(new.iterdir(), key=lambda part: part.name == CARD):
-            shutil.copytree(part, output / part.name) if part.is_dir() else shutil.copy2(part, output)
+        shutil.copytree(new, output, dirs_exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--output {output} cannot be written: {error}") from error
 
