@@ -10,12 +10,13 @@ A reference is one of
 
 import importlib.util
 import os
-import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging
@@ -107,31 +108,29 @@ def locate(reference: str) -> str:
     files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
     if not files:
         raise ModelError(f"backbone {reference!r}: no .gguf file in package {package!r}")
-    return str(_converted(files[0]))
+    return str(_converted(files[0], state_home()))
 
 
-def _converted(gguf: Path) -> Path:
+@cache  # its digest is that of a hundred MB, and it is asked for whenever a tokenizer is loaded
+def _converted(gguf: Path, home: Path) -> Path:
     """The safetensors copy of a GGUF file, keyed by the file's hash; loading it takes a second."""
-    target = state_home() / "backbones" / f"{gguf.stem}-{file_digest(gguf)}"
-    if (target / "config.json").exists():
+    target = home / "backbones" / f"{gguf.stem}-{file_digest(gguf)}"
+    if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    source: dict[str, Any] = {"gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        **source,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.bfloat16,
-    )
-    # A second process may convert at the same time: write aside, then rename.
-    scratch = Path(tempfile.mkdtemp(dir=target.parent))
-    model.save_pretrained(scratch)
-    tokenizer.save_pretrained(scratch)
-    try:
+    with FileLock(f"{target}.lock", fallback_to_soft=False):  # a second process waits: it takes long
+        if target.exists():
+            return target
+        source: dict[str, Any] = {"gguf_file": gguf.name}
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        whole = GgufConfig(dequantize=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, **source, quantization_config=whole, dtype=torch.bfloat16
+        )
+        scratch = Path(tempfile.mkdtemp(dir=target.parent))  # whole, then renamed: a kill leaves no half
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
         scratch.rename(target)
-    except OSError:
-        shutil.rmtree(scratch)
     return target
 
 

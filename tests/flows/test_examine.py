@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from data.errors import ConfigError, PoolError
+from flows import examine as module
 from flows.cli import app
 from flows.config import load_config
 from flows.examine import examine
@@ -79,18 +80,23 @@ def test_certify_prints_and_writes_a_certificate(pool, tmp_path):
     assert printed.epsilon == {"lost_hit": 0.15, "lost_answer": 0.15, "lost_accuracy": 0.15}
 
 
-def test_a_policy_of_the_users_own_is_certified_as_it_is(pool):
-    config = config_of(pool, "policy={kind: schedule, start: 2, target: 0.9, cap: 6}", "certify.choose=false")
+def test_a_policy_and_a_family_of_the_users_own_are_taken_as_they_are(pool):
+    policy = "policy={kind: schedule, start: 2, target: 0.9, cap: 6}"
+    config = config_of(pool, policy, "certify.choose=false", "predictor.family=beta")
     _, found = examine(config)
     assert [t.policy for t in found.certificate.tried] == [config.policy]
     assert found.policy == config.policy
+    assert [f.family for f in found.families] == ["beta"]
+    assert found.test.priors.family.name == "beta"
 
 
-def test_scores_alone_are_enough(tmp_path):
+def test_scores_alone_are_enough(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "examine", lambda *asked: seen.append(examine(*asked)) or seen[-1])
     rng = np.random.default_rng(0)
     lines = [
         json.dumps({"question": f"q {n}", "scores": rng.beta(1 + n % 7, 2, 6).round(4).tolist()})
-        for n in range(200)
+        for n in range(100)
     ]
     (tmp_path / "scores.jsonl").write_text("\n".join(lines))
     run_import = ["import-pool", "--format", "scores", "--input", "scores.jsonl", "--pool", "pool"]
@@ -99,7 +105,7 @@ def test_scores_alone_are_enough(tmp_path):
     assert "misses a target score" in text
     assert "wrong answer" not in text
     assert "no reference answers" in (tmp_path / "report" / "report.html").read_text()
-    _, found = examine(config_of(tmp_path / "pool"))
+    ((_, found),) = seen
     assert found.correctness is None
     assert found.outcomes["fixed N = 6"].tokens.mean() == 6  # a candidate counts as one token
 
@@ -115,9 +121,3 @@ def test_scores_alone_are_enough(tmp_path):
 def test_what_cannot_be_examined_says_why(pool, setting, message):
     with pytest.raises((PoolError, ConfigError), match=message):
         examine(config_of(pool, setting))
-
-
-def test_another_family_can_be_named(pool):
-    _, found = examine(config_of(pool, "predictor.family=beta"))
-    assert [f.family for f in found.families] == ["beta"]
-    assert found.test.priors.family.name == "beta"
