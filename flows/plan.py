@@ -63,10 +63,10 @@ def plan(
     return _rows(config, policies, priors, table.fold("train"), population)
 
 
-def plan_like_pool(config: Config, train: ScoreTable, population: Prior, questions: int = 1000) -> list[Row]:
-    """The plan for questions like the pool's train questions, as the report shows it."""
+def plan_like_pool(config: Config, train: ScoreTable, population: Prior) -> list[Row]:
+    """The plan for a thousand questions like the pool's train questions, as the report shows it."""
     policies = _policies(config, _around(config.policy.target), CONFIDENCES)
-    return _rows(config, policies, [population] * questions, train, population)
+    return _rows(config, policies, [population] * 1000, train, population)
 
 
 def _around(target: float) -> tuple[float, ...]:
