@@ -18,7 +18,7 @@ from data.scores import ScoreTable, load_scores
 from flows.config import ROOT, Config
 from flows.model_card import model_card
 from flows.progress import counted
-from flows.tracking import Tracking, temporary_folder
+from flows.tracking import CHALLENGER, Tracking, temporary_folder
 from models import backbone
 from models.lora import MAX_STEPS
 from predictor.assessment import choose_family
@@ -202,7 +202,7 @@ def train(config: Config, output: Path | None = None) -> Trained:
             "the cached fit is no longer registered, or its files are lost; fitting again"
         )
         run_id, version = fit_cached.with_options(refresh_cache=True)(config, digest)
-    tracking.set_alias("challenger", version)
+    tracking.set_alias(CHALLENGER, version)
     if output is not None:
         with temporary_folder(config) as folder:
             replace_predictor(output, tracking.download(version, Path(folder)))

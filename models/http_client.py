@@ -52,10 +52,6 @@ Observe = Callable[[float, BaseException | None], None]
 """Is told of every request's seconds, and of what went wrong, if anything did."""
 
 
-def unobserved(seconds: float, error: BaseException | None) -> None:
-    """An observer that looks away."""
-
-
 def make_client(settings: HttpSettings) -> openai.AsyncOpenAI:
     """The client of a server; whether it answers is not asked.
 
@@ -90,7 +86,7 @@ class HttpModel:
         self._deadline, self._limit = settings.deadline, asyncio.Semaphore(settings.in_flight)
 
     @asynccontextmanager
-    async def _request(self, observe: Observe) -> AsyncIterator[list[BaseException]]:
+    async def _request(self, observe: Observe | None) -> AsyncIterator[list[BaseException]]:
         """One request, from its turn to its deadline; ``observe`` is told of it, be it cancelled.
 
         Yields a list for what is wrong with parts of the answer. Raises ModelError where the server refuses
@@ -107,7 +103,7 @@ class HttpModel:
                 raise ModelError(f"{self._where}: {error}") from error
             raise
         finally:
-            if started is not None:
+            if observe and started is not None:
                 observe(time.monotonic() - started, wrong[0] if wrong else None)
 
 

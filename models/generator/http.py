@@ -3,19 +3,17 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from data.contract import Sampling
 from data.errors import QuestionError
 from data.question import Question
 from models.generator.base import Candidate, Status
-from models.http_client import FAULTS, HttpModel, Observe, call, require_served, unobserved
+from models.http_client import FAULTS, HttpModel, Observe, call, require_served
 from models.settings import HttpGeneratorSettings
 
 logger = logging.getLogger(__name__)
 SEEDS = 2**31
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 STATUS: dict[str, Status] = {"stop": "complete", "length": "cut"}
 
 
@@ -46,8 +44,8 @@ class AsyncHttpGenerator(HttpModel):
         count: int,
         seed: int,
         sampling: Sampling,
-        more: Mapping[str, Any] = NOTHING,
-        observe: Observe = unobserved,
+        more: Mapping[str, Any] | None = None,
+        observe: Observe | None = None,
     ) -> list[Candidate]:
         """``count`` candidates; asked for again as long as the server gives fewer, but some.
 
@@ -71,7 +69,7 @@ class AsyncHttpGenerator(HttpModel):
         return found
 
     async def _ask(
-        self, question: Question, n: int, seed: int, sampling: Sampling, more: Mapping[str, Any]
+        self, question: Question, n: int, seed: int, sampling: Sampling, more: Mapping[str, Any] | None
     ) -> Any:
         turns = question.as_chat()
         turns[-1]["content"] += self.settings.instruction
@@ -84,7 +82,7 @@ class AsyncHttpGenerator(HttpModel):
             **({"seed": seed} if self.settings.seeds else {}),
             **({"stop": list(sampling.stop)} if sampling.stop else {}),
             **self.settings.extra_body,
-            **more,
+            **(more or {}),
         }
         # Posted as it is: the client's typed calls take longer to build than a small request takes.
         if self.settings.route == "chat":

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.question import Question
-from models.http_client import FAULTS, REFUSED, HttpModel, Observe, call, require_served, unobserved
+from models.http_client import FAULTS, REFUSED, HttpModel, Observe, call, require_served
 from models.reward.base import StepScores
 from models.reward.steps import Example, encode_completions, examples_of, fill_in, find_convention
 from models.settings import HttpRewardSettings
@@ -39,7 +39,7 @@ class AsyncHttpRewardModel(HttpModel):
         }
 
     async def score(
-        self, items: Sequence[tuple[Question, str]], observe: Observe = unobserved
+        self, items: Sequence[tuple[Question, str]], observe: Observe | None = None
     ) -> list[StepScores]:
         """See `RewardModel`. Raises ModelError where the server refuses every request alike."""
         settings = self.settings
@@ -54,7 +54,7 @@ class AsyncHttpRewardModel(HttpModel):
             tasks = [group.create_task(self._ask(examples[at : at + size], observe)) for at in starts]
         return fill_in(coded, [steps for task in tasks for steps in task.result()])
 
-    async def _ask(self, batch: list[Example], observe: Observe) -> list[list[float] | None]:
+    async def _ask(self, batch: list[Example], observe: Observe | None) -> list[list[float] | None]:
         settings = self.settings
         body = {
             "model": settings.model,
