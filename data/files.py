@@ -15,6 +15,12 @@ def short_digest(content: str | bytes) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
 
 
+def file_digest(file: Path) -> str:
+    """The same of what a file holds, however large it is."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
 def write_whole(path: str | Path, content: bytes, fs: pafs.FileSystem | None = None) -> None:
     """Write a file aside and rename it: who reads ``path`` finds the old content or the new, never a part.
 

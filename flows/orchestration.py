@@ -1,19 +1,21 @@
 """The Prefect server that flows report to: the one that is named, else one that ends with this process."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pkgutil import resolve_name
 from typing import Any
 
 from data.errors import OrchestrationError
+from models import end_with_parent
 
 START_TIMEOUT = 180.0
+SERVER = (
+    "uvicorn --factory prefect.server.api.server:create_app --log-level error --timeout-graceful-shutdown 5"
+)
 _started: list[Any] = []  # a server ends when its process is no longer referred to
 
 
@@ -42,10 +44,17 @@ def start_server() -> None:
     from prefect.context import refresh_global_settings_context
 
     with socket.create_server(("127.0.0.1", 0)) as listener:  # who asks it early waits
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
         number = listener.fileno()
-        command = [sys.executable, "-m", "flows.orchestration", str(number)]
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(number,), start_new_session=True)
+        command = [sys.executable, "-P", end_with_parent.__file__, *SERVER.split(), "--fd", str(number)]
+        server = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            pass_fds=(number,),
+            start_new_session=True,
+            env=os.environ | {"PREFECT__SERVER_EPHEMERAL": "1"},
+        )
     _started.append(server)
     refresh_global_settings_context()
 
@@ -84,22 +93,3 @@ def prefect_server() -> Iterator[None]:
         raise OrchestrationError(
             f"no Prefect server answers at PREFECT_API_URL={url} ({type(error).__name__}: {error}): {hint}"
         ) from error
-
-
-def _serve(number: int) -> None:
-    """Serve flows on a socket until standard input, a pipe that the parent holds, closes."""
-    import uvicorn
-    from prefect.server.api.server import create_app
-
-    def watch() -> None:
-        sys.stdin.buffer.read()
-        os.kill(os.getpid(), signal.SIGTERM)  # what it was told last is still written
-
-    threading.Thread(target=watch, daemon=True).start()
-    app = create_app(ephemeral=True)
-    config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5)
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=number)])
-
-
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]))

@@ -47,7 +47,7 @@ def build(config: Config, version: str) -> str:
     """Build the bento of a version; returns its tag."""
     pool, tracking = Pool.open(config.pool_location), Tracking(config)
     contract = pool.manifest.contract.fingerprint
-    tokens = np.concatenate([table["completion_tokens"].to_numpy() for table in pool.tables()])
+    tokens = pool.columns("completion_tokens")["completion_tokens"].to_numpy()
     with temporary_folder(config) as folder:
         predictor = load_predictor(tracking.download(version, Path(folder)))
         run = tracking.tags(version)[VALIDATION_RUN]

@@ -90,10 +90,7 @@ class Tracking:
             return str(mlflow.artifacts.load_text(f"runs:/{run_id}/{name}"))
 
     def register(self, predictor: Path) -> str:
-        """Log the predictor directory as a pyfunc model and register it as the challenger.
-
-        Returns the new version.
-        """
+        """Log the predictor directory as a pyfunc model and register it; returns the new version."""
         with self._answering():
             logged = mlflow.pyfunc.log_model(
                 name="predictor",
@@ -103,9 +100,7 @@ class Tracking:
                 pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
                 registered_model_name=self.model,
             )
-            number = str(logged.registered_model_version)
-            self.client.set_registered_model_alias(self.model, CHALLENGER, number)
-            return number
+            return str(logged.registered_model_version)
 
     def version_of(self, alias: str) -> str:
         """The version that an alias names.

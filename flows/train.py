@@ -1,6 +1,5 @@
 """Train: fit every kind of predictor, take what tune recommends, register the challenger."""
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,15 +12,15 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from data.errors import ConfigError
+from data.files import file_digest, short_digest
 from data.pool import Pool
 from data.scores import ScoreTable, load_scores
 from flows.collect import require_reward_model
 from flows.config import ROOT, Config
 from flows.model_card import model_card
 from flows.progress import counted
-from flows.tracking import Tracking, temporary_folder
+from flows.tracking import CHALLENGER, Tracking, temporary_folder
 from models import backbone
-from models.backbone import digest_text
 from models.lora import MAX_STEPS
 from predictor.assessment import choose_family
 from predictor.learned.base import Fold, Predictor
@@ -82,7 +81,7 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
     table = load_scores(pool, config.folds)
     tracking = Tracking(config)
     parts = (config.predictor.model_dump_json(), config.folds.model_dump_json(), config.policy.target)
-    settings = digest_text(repr((*parts, code_digest())))
+    settings = short_digest(repr((*parts, code_digest())))
     # Checkpoints are named by all that they depend on, so only the very same run resumes them.
     checkpoints = config.home.resolve() / "checkpoints" / f"{digest}-{settings}"
     computed = backbone.arithmetic(config.predictor.dtype)
@@ -139,10 +138,7 @@ def code_digest(root: Path = ROOT) -> str:
     """Sixteen hex digits of the sources that a fit depends on: a cached fit of other code is none."""
     files = [file for room in ("data", "models", "predictor") for file in (root / room).rglob("*.py")]
     files.append(root / "flows" / "train.py")
-    found = hashlib.sha256()
-    for file in sorted(files):
-        found.update(f"{file.relative_to(root)}\n".encode() + hashlib.sha256(file.read_bytes()).digest())
-    return found.hexdigest()[:16]
+    return short_digest("\n".join(f"{file.relative_to(root)} {file_digest(file)}" for file in sorted(files)))
 
 
 def _cache_key(_: Any, arguments: dict[str, Any]) -> str:
@@ -157,7 +153,7 @@ def _cache_key(_: Any, arguments: dict[str, Any]) -> str:
         code_digest(),
         digest,
     )
-    return digest_text(repr(parts))
+    return short_digest(repr(parts))
 
 
 @task(name="fit-predictor", task_run_name="fit-predictor", cache_key_fn=_cache_key, persist_result=True)
@@ -186,11 +182,9 @@ def replace_predictor(output: Path, new: Path) -> None:
     """Let ``output`` be a copy of ``new``: a file that only an older one had would be read with it."""
     require_replaceable(output)
     try:
-        (output / CARD).unlink(missing_ok=True)  # without its card it is no predictor, until all is there
         for old in output.iterdir():
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-        for part in sorted(new.iterdir(), key=lambda part: part.name == CARD):
-            shutil.copytree(part, output / part.name) if part.is_dir() else shutil.copy2(part, output)
+        shutil.copytree(new, output, dirs_exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--output {output} cannot be written: {error}") from error
 
@@ -211,7 +205,7 @@ def train(config: Config, output: Path | None = None) -> Trained:
             "the cached fit is no longer registered, or its files are lost; fitting again"
         )
         run_id, version = fit_cached.with_options(refresh_cache=True)(config, digest)
-    tracking.set_alias("challenger", version)
+    tracking.set_alias(CHALLENGER, version)
     if output is not None:
         with temporary_folder(config) as folder:
             replace_predictor(output, tracking.download(version, Path(folder)))

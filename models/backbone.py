@@ -8,21 +8,22 @@ A reference is one of
 - a Hugging Face hub id such as ``Qwen/Qwen2.5-1.5B``.
 """
 
-import hashlib
 import importlib.util
 import os
-import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from data.errors import ConfigError, ModelError
+from data.files import file_digest, short_digest
 from data.home import state_home
 from models.settings import DTYPE
 from models.tokenizer import first_line
@@ -107,31 +108,29 @@ def locate(reference: str) -> str:
     files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
     if not files:
         raise ModelError(f"backbone {reference!r}: no .gguf file in package {package!r}")
-    return str(_converted(files[0]))
+    return str(_converted(files[0], state_home()))
 
 
-def _converted(gguf: Path) -> Path:
+@cache  # its digest is that of a hundred MB, and it is asked for whenever a tokenizer is loaded
+def _converted(gguf: Path, home: Path) -> Path:
     """The safetensors copy of a GGUF file, keyed by the file's hash; loading it takes a second."""
-    target = state_home() / "backbones" / f"{gguf.stem}-{_digest_file(gguf)}"
-    if (target / "config.json").exists():
+    target = home / "backbones" / f"{gguf.stem}-{file_digest(gguf)}"
+    if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    source: dict[str, Any] = {"gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        **source,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.bfloat16,
-    )
-    # A second process may convert at the same time: write aside, then rename.
-    scratch = Path(tempfile.mkdtemp(dir=target.parent))
-    model.save_pretrained(scratch)
-    tokenizer.save_pretrained(scratch)
-    try:
+    with FileLock(f"{target}.lock", fallback_to_soft=False):  # a second process waits: it takes long
+        if target.exists():
+            return target
+        source: dict[str, Any] = {"gguf_file": gguf.name}
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        whole = GgufConfig(dequantize=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, **source, quantization_config=whole, dtype=torch.bfloat16
+        )
+        scratch = Path(tempfile.mkdtemp(dir=target.parent))  # whole, then renamed: a kill leaves no half
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
         scratch.rename(target)
-    except OSError:
-        shutil.rmtree(scratch)
     return target
 
 
@@ -214,14 +213,14 @@ def revision(reference: str, adapter: str | Path | None = None) -> str:
     if reference.startswith(PACKAGE):
         parts = [path.name]  # it ends in the hash of the package's own file
     elif path.is_dir():
-        parts = [_digest_file(file) for file in sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])]
+        parts = [file_digest(file) for file in sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])]
     else:
         parts = [reference, _commit(reference)]
     if not parts:
         raise ModelError(f"backbone {reference!r} has no weights: neither *.safetensors nor *.bin")
     if adapter is not None:
-        parts.append(_digest_file(find_adapter(adapter) / "adapter_model.safetensors"))
-    return digest_text("+".join(parts))
+        parts.append(file_digest(find_adapter(adapter) / "adapter_model.safetensors"))
+    return short_digest("+".join(parts))
 
 
 def _commit(reference: str) -> str:
@@ -233,16 +232,6 @@ def _commit(reference: str) -> str:
     if commit is None:
         raise ModelError(f"backbone {reference!r}: its commit is unknown; run: hf download {reference}")
     return str(commit)
-
-
-def digest_text(text: str) -> str:
-    """Sixteen hex digits of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _digest_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 def _missing(reference: str, error: Exception) -> str:

@@ -1,11 +1,13 @@
-"""What generators and reward models behind HTTP share: the client, its loop, its first question."""
+"""What generators and reward models behind HTTP share: the client, its loop, its requests."""
 
 import asyncio
 import atexit
 import os
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import cache
-from typing import TypeVar, TypeVarTuple
+from typing import ClassVar, TypeVar, TypeVarTuple
 
 import openai
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -18,6 +20,8 @@ from models.settings import HttpSettings
 MISCONFIGURED = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 # The request itself is at fault: no other request is concerned, and trying again is no use.
 REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError)
+# What one request may fail of. A server that breaks off, or answers in another shape, is no error of ours.
+FAULTS = (openai.APIError, TimeoutError, ValueError, LookupError, AttributeError, TypeError)
 # Seconds that a connection may idle. Servers on uvicorn, vLLM among them, close it after 5, which is also
 # the client's default: a request that is sent in that moment, and its retry on the next idle connection,
 # would fail.
@@ -48,10 +52,6 @@ Observe = Callable[[float, BaseException | None], None]
 """Is told of every request's seconds, and of what went wrong, if anything did."""
 
 
-def unobserved(seconds: float, error: BaseException | None) -> None:
-    """An observer that looks away."""
-
-
 def make_client(settings: HttpSettings) -> openai.AsyncOpenAI:
     """The client of a server; whether it answers is not asked.
 
@@ -69,6 +69,42 @@ def make_client(settings: HttpSettings) -> openai.AsyncOpenAI:
         max_retries=settings.retries,
         http_client=openai.DefaultAsyncHttpx2Client(limits=limits),
     )
+
+
+class HttpModel:
+    """A model behind a server that is asked on the caller's own event loop, ``in_flight`` requests at once.
+
+    The client retries connection errors, timeouts, 429 and 5xx with exponential backoff and jitter
+    and heeds Retry-After. A cancelled call closes its connection, by which servers know to stop.
+    """
+
+    role: ClassVar[str]
+
+    def __init__(self, settings: HttpSettings) -> None:
+        self.client = make_client(settings)
+        self._where = f"{self.role} at {settings.base_url}"
+        self._deadline, self._limit = settings.deadline, asyncio.Semaphore(settings.in_flight)
+
+    @asynccontextmanager
+    async def _request(self, observe: Observe | None) -> AsyncIterator[list[BaseException]]:
+        """One request, from its turn to its deadline; ``observe`` is told of it, be it cancelled.
+
+        Yields a list for what is wrong with parts of the answer. Raises ModelError where the server refuses
+        every request alike, and one of `FAULTS` where it fails this one.
+        """
+        started, wrong = None, list[BaseException]()
+        try:
+            async with self._limit, asyncio.timeout(self._deadline):
+                started = time.monotonic()
+                yield wrong
+        except BaseException as error:
+            wrong.insert(0, error)
+            if isinstance(error, MISCONFIGURED):
+                raise ModelError(f"{self._where}: {error}") from error
+            raise
+        finally:
+            if observe and started is not None:
+                observe(time.monotonic() - started, wrong[0] if wrong else None)
 
 
 async def require_served(client: openai.AsyncOpenAI, settings: HttpSettings) -> None:

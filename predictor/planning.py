@@ -25,6 +25,7 @@ RUNS = 2048  # replayed a policy at most; where there are many priors, at least 
 LEAST = 16
 ORDERS = 16  # of a reference question's candidates; more would add little, as the questions differ by more
 _AT_ONCE = 2**19  # weights of replicates that are held together
+LEVEL = 0.95  # chance that a total lies in its range, if the questions are drawn like the reference questions
 TINY = 1e-200  # a prior that no reference question fits at all takes any of them
 
 
@@ -42,16 +43,16 @@ class ReferenceQuestions(NamedTuple):
 
 
 class Range(Record):
-    """A quantity to come: its mean, and the range that it lies in with the forecast's level."""
+    """A quantity to come: its mean, and the range that it lies in with the chance `LEVEL`."""
 
     mean: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, values: Array, level: float) -> Self:
+    def of(cls, values: Array) -> Self:
         """Of values (replicates,); the ends are values that occur, for counts cannot lie between."""
-        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
         return cls(mean=float(values.mean()), low=float(low), high=float(high))
 
 
@@ -61,8 +62,6 @@ class Forecast(Record):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     questions: int
-    level: float
-    """Chance that a total lies in its range, if the questions are drawn like the reference questions."""
     candidates: Range
     rounds: Range
     tokens: Range | None = None
@@ -73,8 +72,6 @@ class Forecast(Record):
     """Tokens of the prompts, which each round sends again."""
     reached: Range
     """Share of questions with a score of at least the target."""
-    expected_draws: Array = Field(exclude=True, repr=False)
-    """(questions,) candidates that each question is expected to take."""
     totals: dict[str, Array] = Field(exclude=True, repr=False)
     """(replicates,) totals of each quantity that is known; of ``reached`` the number of questions."""
 
@@ -84,7 +81,7 @@ class Forecast(Record):
         if not asked.keys() <= self.totals.keys():
             return None
         total = np.zeros_like(self.totals["candidates"])
-        return Range.of(sum((p * self.totals[name] for name, p in asked.items()), total), self.level)
+        return Range.of(sum((p * self.totals[name] for name, p in asked.items()), total))
 
 
 def estimate(
@@ -93,7 +90,6 @@ def estimate(
     reference: ReferenceQuestions,
     replicates: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Forecast:
     """Forecast what ``policy`` will spend and reach on the questions whose priors are ``priors``.
 
@@ -114,14 +110,9 @@ def estimate(
     rng = np.random.default_rng(seed)
     chosen, runs = _replay_reference(policy, priors, reference, rng)
     totals = _totals(chosen, runs, priors.index, replicates, rng)
-    ranges = {name: Range.of(values, level) for name, values in totals.items()}
-    return Forecast(
-        questions=len(priors),
-        level=level,
-        **ranges | {"reached": Range.of(totals["reached"] / len(priors), level)},
-        expected_draws=runs["candidates"].mean(axis=1)[priors.index],
-        totals=totals,
-    )
+    ranges = {name: Range.of(values) for name, values in totals.items()}
+    ranges["reached"] = Range.of(totals["reached"] / len(priors))
+    return Forecast(questions=len(priors), **ranges, totals=totals)
 
 
 def realised_share(
@@ -132,23 +123,21 @@ def realised_share(
     reference: ReferenceQuestions,
     size: int = 60,
     subsets: int = 100,
-    seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, float]:
     """Share of subsets of held-out questions whose total lies in the range that was planned for it.
 
     Random subsets of ``size`` of the questions, each planned by itself; a share a quantity. The subsets
-    overlap and are planned from the same reference, so the share scatters around the level by far more
-    than one of ``subsets`` independent trials.
+    overlap and are planned from the same reference, so the share scatters around `LEVEL` by far more than
+    one of ``subsets`` independent trials.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     chosen, runs = _replay_reference(policy, priors, reference, rng)
-    spent = _spend(policy, priors, held.shuffled(seed), prompt_tokens)
+    spent = _spend(policy, priors, held.shuffled(0), prompt_tokens)
     inside = dict.fromkeys(runs, 0)
     for _ in range(subsets):
         rows = rng.choice(len(priors), min(size, len(priors)), replace=False)
         for name, totals in _totals(chosen, runs, priors.index[rows], 200, rng).items():
-            planned = Range.of(totals, level)
+            planned = Range.of(totals)
             inside[name] += int(planned.low <= spent[name][rows].sum() <= planned.high)
     return {name: count / subsets for name, count in inside.items()}
 

@@ -15,6 +15,7 @@ from predictor.families import EMPIRICAL, FAMILIES, IMPOSSIBLE, Family, get_fami
 
 Array = NDArray[np.float64]
 Coordinate = Annotated[float, Field(ge=-20, le=20)]
+_ROUNDS = 100  # of EM, at most
 Spread = Annotated[float, Field(gt=0, le=20)]
 
 
@@ -49,12 +50,12 @@ class Prior(Record):
         return float(weights @ family.mean), float(weights @ family.std)
 
     @classmethod
-    def centred(cls, mean: float, std: float, spread: float = 0.5, family: str = "beta") -> Self:
+    def centred(cls, mean: float, std: float, spread: float = 0.5) -> Self:
         """A prior centred on a mean and a standard deviation of the scores."""
         m = float(np.clip(mean, 0.003, 0.997))
         dispersion = float(np.clip(std**2 / (m * (1 - m)), 0.001, 0.95))
         location = (float(np.log(m / (1 - m))), float(np.log(dispersion / (1 - dispersion))))
-        return cls(family=family, location=location, spread=(spread, spread))
+        return cls(location=location, spread=(spread, spread))
 
 
 class PriorBatch:
@@ -209,7 +210,7 @@ def posterior_moments(prior: Prior, likelihood: ArrayLike) -> tuple[Array, Array
     return mean, square - mean[:, :, None] * mean[:, None, :]
 
 
-def fit_population(scores: ArrayLike, family_name: str = "beta", rounds: int = 100) -> Prior:
+def fit_population(scores: ArrayLike, family_name: str = "beta") -> Prior:
     """Empirical Bayes: the one prior that makes all questions' scores most likely (by EM).
 
     The laws of an empirical family are the population already: its prior weighs them alike.
@@ -232,7 +233,7 @@ def fit_population(scores: ArrayLike, family_name: str = "beta", rounds: int = 1
     likelihood = family.log_likelihood(scores)
     relative = np.exp(likelihood - likelihood.max(axis=1, keepdims=True))
     location, spread, correlation = np.array([0.0, 0.0]), np.array([2.0, 2.0]), 0.0
-    for _ in range(rounds):
+    for _ in range(_ROUNDS):
         prior = log_weights(family, location[None], spread[None], correlation).ravel()
         evidence = relative @ np.exp(prior)
         far = evidence < 1e-200  # the prior has nothing where these questions' scores are likely

@@ -20,10 +20,10 @@ def prior_metrics(sample: ScoredQuestions, population: Prior) -> dict[str, float
     return metrics | {"evidence_gain": float(gain.sum() / (~np.isnan(table.scores)).sum())}
 
 
-def prior_intervals(sample: ScoredQuestions, population: Prior, resamples: int = 500) -> dict[str, Interval]:
+def prior_intervals(sample: ScoredQuestions, population: Prior) -> dict[str, Interval]:
     """Skills and rank correlations of `prior_metrics` with 95 % intervals, questions resampled."""
     rng, count = np.random.default_rng(0), len(sample.table)
-    again = [_accuracy(sample, population, rng.integers(0, count, count)) for _ in range(resamples)]
+    again = [_accuracy(sample, population, rng.integers(0, count, count)) for _ in range(500)]
     whole = _accuracy(sample, population, np.arange(count))
     ends = {name: np.nanquantile([values[name] for values in again], [0.025, 0.975]) for name in whole}
     return {name: Interval(value, *map(float, ends[name])) for name, value in whole.items()}

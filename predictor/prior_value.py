@@ -21,6 +21,7 @@ from predictor.scored_questions import ScoredQuestions
 
 POPULATION, PREDICTOR, ORACLE, BASELINE = "population", "predictor", "oracle", "without a predictor"
 PRICES = np.geomspace(1e-5, 0.05, 20).tolist()  # of a candidate, in hits
+ROUND_CANDIDATES = 2.0  # price of a round, in candidates of average length
 HITS_KEPT = 0.98  # share of the full cap's hits that the price must keep
 
 
@@ -79,7 +80,6 @@ def measure_prior_value(
     chosen: BoolArray,
     held: BoolArray,
     tokens_read: Callable[[Question], int],
-    round_candidates: float = 2.0,
     orders: int = 2,
 ) -> PriorValue:
     """Compare a predictor's priors with the population's and with known laws.
@@ -89,7 +89,6 @@ def measure_prior_value(
     questions : with candidates up to the cap, and the predictor's priors.
     chosen, held : (questions,) those on which price and schedule are chosen, and others that are reported on.
     tokens_read : tokens that the predictor reads of a question.
-    round_candidates : price of a round, in candidates of average length.
     """
     table, priors = questions.table, questions.require_priors()
     candidates = table.candidates(cap)
@@ -111,14 +110,14 @@ def measure_prior_value(
             cap=cap,
             token_price=price / length,
             candidate_tokens=length,
-            round_price=price * round_candidates,
+            round_price=price * ROUND_CANDIDATES,
         )
         for price in PRICES
     ]
     results = run(sequence, chosen, batches[POPULATION])
     wanted = HITS_KEPT * (candidates.scores[chosen] >= target).any(axis=1).mean()
     number = max((n for n, result in enumerate(results) if result.hit.mean() >= wanted), default=0)
-    hit_price, round_price = 1 / sequence[number].token_price, length * round_candidates
+    hit_price, round_price = 1 / sequence[number].token_price, length * ROUND_CANDIDATES
 
     def cost(outcome: Outcome) -> Array:
         return outcome.tokens + round_price * outcome.rounds - hit_price * outcome.hit

@@ -19,6 +19,10 @@ leaves out the same groups for LoRA.
     python -m tests.figures own-pool-states
 
 reads the pool's questions with the solver and with the reward model instead of the plain backbone.
+
+    python -m tests.figures own-pool-scores
+
+tells how well the pool's scores select answers, by kind of question and by aggregation of step scores.
 """
 
 import gzip
@@ -30,15 +34,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from scipy.stats import norm, spearmanr
 
+from data.contract import Aggregation
 from data.folds import FoldSettings
 from data.pool import Pool
 from data.question import Question
-from data.scores import load_scores
+from data.scores import ScoreTable, load_scores, tabulate
 from flows.config import Config
 from models.generator.local import LocalGenerator
 from models.reward.local import LocalRewardModel
@@ -59,6 +64,7 @@ from predictor.learned.store import load_predictor
 from predictor.prior import Prior, PriorBatch, fit_population, log_evidence
 from predictor.prior_value import PriorValue, measure_prior_value
 from predictor.replay import bootstrap
+from predictor.reward_quality import selection_accuracy, within_question_auc
 from predictor.scored_questions import ScoredQuestions
 from tests.helpers import fit_lora
 
@@ -171,15 +177,15 @@ def worth_of_kinds(table: Any, settings: Any, states: Any) -> None:
 def worth(whole: Any, priors: list[Prior], population: Prior, reading: float) -> PriorValue:
     """The value of priors in decisions on half of a table's questions, the price found on the other half."""
     half = np.random.default_rng(0).permutation(len(whole)) % 2
-    policy, questions = Config().policy, ScoredQuestions(whole, PriorBatch.of(priors))
+    policy, asked = Config().policy, ScoredQuestions(whole, PriorBatch.of(priors))
     return measure_prior_value(
         policy.target,
         policy.cap,
-        questions,
+        asked,
         population,
         half == 0,
         half == 1,
-        lambda question: round(reading),
+        tokens_read=lambda _: reading,
         orders=4,
     )
 
@@ -311,11 +317,55 @@ def show(name: str, priors: list[Prior], held: list[Any]) -> np.ndarray:
     return hit
 
 
+def quality(name: str, table: ScoreTable) -> dict[str, Any]:
+    """How well the scores of some questions select: one row of the pool's page."""
+    auc, both = within_question_auc(table.scores, table.correct)
+    found = selection_accuracy(table.scores, table.correct)
+    return {
+        "questions with": name,
+        "questions": len(table),
+        **{name: found.get(f"accuracy_{name}", float("nan")) for name in ("single", "best", "any")},
+        "AUC within": auc,
+        "right and wrong": int(both),
+    }
+
+
+def own_pool_scores(location: str = "data/pool") -> None:
+    """Selection quality, as Markdown: by kind of question, and by aggregation.
+
+    The aggregation is chosen on train and tune questions; calibration and test have no part in that.
+    """
+    pool = Pool.open(location)
+    table = load_scores(pool, FoldSettings())
+    kinds = np.array([q.group or "" for q in table.questions])
+    groups = [quality(kind, table.select(kinds == kind)) for kind in sorted(set(kinds))]
+    choices = []
+    for how in get_args(Aggregation):
+        contract = pool.manifest.contract.model_copy(update={"aggregation": how})
+        rows = [
+            {**r, "score": None if r["step_scores"] is None else contract.score(r["step_scores"])}
+            for r in pool.rows()
+        ]
+        scored = tabulate(rows, FoldSettings(), location)
+        choices.append(quality(f"{how}, train and tune", scored.fold("train", "tune")))
+        choices.append(quality(f"{how}, held out", scored.fold("calibration", "test")))
+    print(table_of([*groups, quality("all", table)]), table_of(choices), sep="\n\n")
+
+
+def table_of(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table; the first row's keys are the heading."""
+    head = list(rows[0])
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    cells = ([f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)])
+
+
 FIGURES = {
     "published-math": published_math,
     "own-pool": own_pool,
     "own-pool-lora": left_out_groups_lora,
     "own-pool-states": own_pool_states,
+    "own-pool-scores": own_pool_scores,
 }
 
 if __name__ == "__main__":

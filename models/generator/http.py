@@ -2,23 +2,18 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
-import openai
-
 from data.contract import Sampling
-from data.errors import ModelError, QuestionError
+from data.errors import QuestionError
 from data.question import Question
 from models.generator.base import Candidate, Status
-from models.http_client import MISCONFIGURED, REFUSED, Observe, call, make_client, require_served, unobserved
+from models.http_client import FAULTS, HttpModel, Observe, call, require_served
 from models.settings import HttpGeneratorSettings
 
 logger = logging.getLogger(__name__)
 SEEDS = 2**31
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 STATUS: dict[str, Status] = {"stop": "complete", "length": "cut"}
 
 
@@ -28,18 +23,14 @@ class TurnsError(QuestionError):
     status_code = 400  # as if the server had refused it
 
 
-class AsyncHttpGenerator:
-    """Samples on the caller's own event loop, at most ``in_flight`` requests at once.
+class AsyncHttpGenerator(HttpModel):
+    """Samples; what fails is a candidate marked ``failed``, with a warning."""
 
-    The client retries connection errors, timeouts, 429 and 5xx with exponential backoff and jitter
-    and heeds Retry-After. What still fails is a candidate marked ``failed``, with a warning. A cancelled
-    call closes its connection, by which servers know to stop generating.
-    """
+    role = "generator"
 
     def __init__(self, settings: HttpGeneratorSettings) -> None:
+        super().__init__(settings)
         self.settings = settings
-        self.client = make_client(settings)
-        self._limit = asyncio.Semaphore(settings.in_flight)
         prompt = settings.prompt_template if settings.route == "chat" else settings.template
         self.identity = {
             "generator": settings.model,
@@ -53,8 +44,8 @@ class AsyncHttpGenerator:
         count: int,
         seed: int,
         sampling: Sampling,
-        more: Mapping[str, Any] = NOTHING,
-        observe: Observe = unobserved,
+        more: Mapping[str, Any] | None = None,
+        observe: Observe | None = None,
     ) -> list[Candidate]:
         """``count`` candidates; asked for again as long as the server gives fewer, but some.
 
@@ -64,44 +55,21 @@ class AsyncHttpGenerator:
         found: list[Candidate] = []
         while len(found) < count:
             number = (seed + len(found)) % SEEDS
-            started: float | None = None
-            wrong: BaseException | None = None
             try:
-                async with self._limit, asyncio.timeout(self.settings.deadline):
-                    started = time.monotonic()
-                    answer = await self._request(question, count - len(found), number, sampling, more)
+                async with self._request(observe):
+                    answer = await self._ask(question, count - len(found), number, sampling, more)
                     candidates = self._read(answer, number)[: count - len(found)]
-            except asyncio.CancelledError as error:
-                wrong = error
-                raise
-            except MISCONFIGURED as error:
-                wrong = error
-                raise ModelError(f"generator at {self.settings.base_url}: {error}") from error
-            except (*REFUSED, TurnsError) as error:
-                logger.warning("question %s was refused: %s", question.id, error)
-                candidates, wrong = [], error
-            # A server that breaks off, or answers in another shape, is no error of ours.
-            except (
-                openai.APIError,
-                TimeoutError,
-                ValueError,
-                LookupError,
-                AttributeError,
-                TypeError,
-            ) as error:
+            except (*FAULTS, TurnsError) as error:
                 logger.warning("question %s got no answer: %s: %s", question.id, type(error).__name__, error)
-                candidates, wrong = [], error
-            finally:
-                if started is not None:
-                    observe(time.monotonic() - started, wrong)
+                candidates = []
             if not candidates:
                 missing = count - len(found)
                 return found + [Candidate(None, 0, 0, "failed", number)] * missing
             found += candidates
         return found
 
-    async def _request(
-        self, question: Question, n: int, seed: int, sampling: Sampling, more: Mapping[str, Any]
+    async def _ask(
+        self, question: Question, n: int, seed: int, sampling: Sampling, more: Mapping[str, Any] | None
     ) -> Any:
         turns = question.as_chat()
         turns[-1]["content"] += self.settings.instruction
@@ -114,7 +82,7 @@ class AsyncHttpGenerator:
             **({"seed": seed} if self.settings.seeds else {}),
             **({"stop": list(sampling.stop)} if sampling.stop else {}),
             **self.settings.extra_body,
-            **more,
+            **(more or {}),
         }
         # Posted as it is: the client's typed calls take longer to build than a small request takes.
         if self.settings.route == "chat":

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, StoppingCriteria
 
+from data.files import short_digest
 from data.question import Question
 from models import backbone, lora
 from models.batching import by_length
@@ -40,7 +41,7 @@ class LocalGenerator:
         self.identity = {
             "generator": name,
             "generator_revision": backbone.revision(settings.backbone, settings.adapter),
-            "prompt_template": backbone.digest_text(self.tokenizer.chat_template or ""),
+            "prompt_template": short_digest(self.tokenizer.chat_template or ""),
         }
 
     def sample(self, questions: Sequence[Question], n: int, seed: int) -> list[list[Candidate]]:

@@ -2,16 +2,13 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import openai
 
-from data.errors import ModelError
 from data.question import Question
-from models.http_client import MISCONFIGURED, REFUSED, Observe, call, make_client, require_served, unobserved
+from models.http_client import FAULTS, REFUSED, HttpModel, Observe, call, require_served
 from models.reward.base import StepScores
 from models.reward.steps import Example, encode_completions, examples_of, fill_in, find_convention
 from models.settings import HttpRewardSettings
@@ -21,18 +18,19 @@ logger = logging.getLogger(__name__)
 QUICK = 2000  # characters that are encoded faster than a thread is woken; more would hold up the loop
 
 
-class AsyncHttpRewardModel:
-    """Texts are encoded here and sent as token ids, on the caller's own event loop.
+class AsyncHttpRewardModel(HttpModel):
+    """Texts are encoded here and sent as token ids.
 
     The server answers with one row of class probabilities a token, or a mark where it selects them.
     """
 
+    role = "reward model"
+
     def __init__(self, settings: HttpRewardSettings) -> None:
+        super().__init__(settings)
         self.settings = settings
         self.convention = find_convention(settings.convention)
         self.tokenizer = open_tokenizer(settings.tokenizer)
-        self.client = make_client(settings)
-        self._limit = asyncio.Semaphore(settings.in_flight)
         self.identity = {
             "reward_model": settings.model,
             "reward_revision": settings.revision,
@@ -41,7 +39,7 @@ class AsyncHttpRewardModel:
         }
 
     async def score(
-        self, items: Sequence[tuple[Question, str]], observe: Observe = unobserved
+        self, items: Sequence[tuple[Question, str]], observe: Observe | None = None
     ) -> list[StepScores]:
         """See `RewardModel`. Raises ModelError where the server refuses every request alike."""
         settings = self.settings
@@ -56,7 +54,7 @@ class AsyncHttpRewardModel:
             tasks = [group.create_task(self._ask(examples[at : at + size], observe)) for at in starts]
         return fill_in(coded, [steps for task in tasks for steps in task.result()])
 
-    async def _ask(self, batch: list[Example], observe: Observe) -> list[list[float] | None]:
+    async def _ask(self, batch: list[Example], observe: Observe | None) -> list[list[float] | None]:
         settings = self.settings
         body = {
             "model": settings.model,
@@ -64,36 +62,23 @@ class AsyncHttpRewardModel:
             "input": [e["input_ids"] for e in batch],
         }
         url = settings.base_url.rstrip("/").removesuffix("/v1") + "/pooling"
-        started: float | None = None
-        wrong: BaseException | None = None
         try:
-            async with self._limit, asyncio.timeout(settings.deadline):
-                started = time.monotonic()
+            async with self._request(observe) as wrong:
                 answer: Any = await self.client.post(url, body=body, cast_to=object)
-            rows = sorted(answer["data"], key=lambda row: row["index"])
-            found: list[list[float] | None] = []
-            for example, row in zip(batch, rows, strict=True):
-                try:
-                    found.append(self._read(example, row["data"]))
-                except (ValueError, LookupError, TypeError) as error:
-                    wrong = error
-                    _unscored(1, error)
-                    found.append(None)
+                rows = sorted(answer["data"], key=lambda row: row["index"])
+                found: list[list[float] | None] = []
+                for example, row in zip(batch, rows, strict=True):
+                    try:
+                        found.append(self._read(example, row["data"]))
+                    except (ValueError, LookupError, TypeError) as error:
+                        wrong.append(error)
+                        _unscored(1, error)
+                        found.append(None)
             return found
-        except asyncio.CancelledError as error:
-            wrong = error
-            raise
-        except MISCONFIGURED as error:
-            wrong = error
-            raise ModelError(f"reward model at {settings.base_url}: {error}") from error
-        except (openai.APIError, TimeoutError, ValueError, LookupError, TypeError) as error:
-            wrong = error
+        except FAULTS as error:
             if len(batch) == 1 or not isinstance(error, REFUSED):
                 _unscored(len(batch), error)
                 return [None] * len(batch)
-        finally:
-            if started is not None:
-                observe(time.monotonic() - started, wrong)
         # One completion can have all of its request refused.
         alone = await asyncio.gather(*(self._ask([example], observe) for example in batch))
         return [steps for (steps,) in alone]

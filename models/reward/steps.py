@@ -125,9 +125,7 @@ def encode_marked(tokenizer: Any, head: str, steps: Sequence[str], tail: str, ma
     return {"input_ids": ids, "step": number}
 
 
-def encode_steps(
-    tokenizer: Any, messages: list[dict[str, str]], steps: Sequence[str], separator: str = SEPARATOR
-) -> Example:
+def encode_steps(tokenizer: Any, messages: list[dict[str, str]], steps: Sequence[str]) -> Example:
     """Token ids of the question and its steps; ``step`` numbers each token's step from 1, 0 outside.
 
     A separator closes each step, the end token the last one, as the generator wrote them: a number
@@ -136,7 +134,7 @@ def encode_steps(
     prompt = chat_prompt(tokenizer, messages)
     ids = list(tokenizer(prompt, add_special_tokens=False).input_ids)
     number = [0] * len(ids)
-    (mark,) = tokenizer(separator, add_special_tokens=False).input_ids
+    (mark,) = tokenizer(SEPARATOR, add_special_tokens=False).input_ids
     for count, step in enumerate(steps, start=1):
         tokens = tokenizer(step, add_special_tokens=False).input_ids
         ids += [*tokens, mark if count < len(steps) else tokenizer.eos_token_id]

@@ -1,6 +1,5 @@
 """What a stored predictor is: ``predictor.json``, and the files that it lists."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -8,6 +7,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError
 
 from data.errors import ModelError
+from data.files import file_digest
 from data.record import Record
 from data.validation import explain
 from predictor.learned.settings import Kind, PredictorSettings
@@ -74,7 +74,7 @@ class PredictorCard(Record):
 
     def write(self, directory: Path) -> None:
         """Write the card: a folder that has one is a predictor."""
-        files = {str(file.relative_to(directory)): _digest(file) for file in _parts(directory)}
+        files = {str(file.relative_to(directory)): file_digest(file) for file in _parts(directory)}
         (directory / CARD).write_text(self.change(files=files).model_dump_json(indent=1))
 
     @classmethod
@@ -88,7 +88,7 @@ class PredictorCard(Record):
         """
         try:
             card = cls.model_validate_json((directory / CARD).read_bytes())
-            wrong = [name for name, digest in card.files.items() if _digest(directory / name) != digest]
+            wrong = [name for name, digest in card.files.items() if file_digest(directory / name) != digest]
         except (FileNotFoundError, NotADirectoryError) as error:
             missing = Path(error.filename).relative_to(directory)
             raise ModelError(f"no predictor at {directory}: {missing} is missing") from error
@@ -116,8 +116,3 @@ def clear(directory: Path) -> None:
 def _parts(directory: Path) -> list[Path]:
     """Files of the predictor in a folder, but for its card."""
     return [file for pattern in _FILES for file in sorted(directory.glob(pattern)) if file.is_file()]
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

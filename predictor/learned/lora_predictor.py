@@ -6,7 +6,8 @@ folded in (``backbone/`` and ``head.safetensors``), as a bundle ships it.
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -68,7 +69,9 @@ class LoraPredictor(Predictor):
         directory : takes the checkpoints; a run that finds one there goes on from it.
         """
         if settings.lora.processes > 1:
-            return cls._fit_in_processes(train, tune, frozen, settings, directory, log)
+            one = settings.model_copy(update={"lora": settings.lora.model_copy(update={"processes": 1})})
+            fit = partial(cls.fit, train, tune, frozen, one, directory=directory)
+            return cls._fit_in_processes(fit, settings, log)
         population, family = fit_population(train.scores, settings.family), get_family(settings.family)
         card = PredictorCard(
             kind="lora", settings=settings, population=population, questions=len(train.questions)
@@ -101,22 +104,13 @@ class LoraPredictor(Predictor):
         return cls(card.change(results=results), adapted, tokenizer, detector)
 
     @classmethod
-    def _fit_in_processes(
-        cls,
-        train: Fold,
-        tune: Fold,
-        frozen: NDArray[np.float32],
-        settings: PredictorSettings,
-        directory: Path,
-        log: Log,
-    ) -> Self:
+    def _fit_in_processes(cls, fit: Callable[..., Self], settings: PredictorSettings, log: Log) -> Self:
         """The same fit in several processes; accelerate shares out the batches, and the first saves."""
-        one = settings.model_copy(update={"lora": settings.lora.model_copy(update={"processes": 1})})
         job = LaunchConfig(1, 1, settings.lora.processes, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0")
         with tempfile.TemporaryDirectory() as name:
             save_family(settings.family, Path(name))
             try:
-                found = elastic_launch(job, _fit_and_save)(train, tune, frozen, one, directory, Path(name))
+                found = elastic_launch(job, _fit_and_save)(fit, Path(name))
             except ChildFailedError as error:
                 message = error.get_first_failure()[1].message
                 raise ModelError(f"a training process failed: {message}") from error
@@ -170,22 +164,11 @@ class LoraPredictor(Predictor):
 
 
 @record
-def _fit_and_save(
-    train: Fold,
-    tune: Fold,
-    frozen: NDArray[np.float32],
-    settings: PredictorSettings,
-    directory: Path,
-    target: Path,
-) -> list[tuple[int, dict[str, float]]]:
+def _fit_and_save(fit: Callable[..., LoraPredictor], target: Path) -> list[tuple[int, dict[str, float]]]:
     """One of the processes of `LoraPredictor._fit_in_processes`; gives what was logged."""
     load_family(target)
     logged: list[tuple[int, dict[str, float]]] = []
-
-    def log(step: int, values: dict[str, float]) -> None:
-        logged.append((step, values))
-
-    predictor = LoraPredictor.fit(train, tune, frozen, settings, directory=directory, log=log)
+    predictor = fit(log=lambda *step: logged.append(step))
     if os.environ["RANK"] == "0":
         predictor.save(target)
     return logged

@@ -1,8 +1,8 @@
 """Settings of the predictors of every kind; importable without torch."""
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from data.record import Record
 from models.settings import LoraSettings
@@ -65,12 +65,3 @@ class PredictorSettings(Record):
     """Layers whose states are pooled (mean and last token), by their depth; 1 is the last."""
     lora: LoraSettings = LoraSettings(rank=8, alpha=16, batch_size=8, accumulation=2, evaluate_every=20)
     """The adapter and its training."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_old_names(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "rivals" in values:
-            raise ValueError(f"rivals is called compare now, and takes kinds of {', '.join(KINDS)}")
-        if isinstance(values, dict) and "head" in values:
-            raise ValueError("there is no head to set any more: LoRA reads the layers of depths")
-        return values

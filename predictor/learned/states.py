@@ -1,6 +1,5 @@
 """A backbone's hidden states of questions, kept between runs."""
 
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -9,10 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
+from data.files import short_digest, write_whole
 from data.question import Question
 from models import backbone
 from models.batching import Collator, by_length
@@ -43,24 +43,14 @@ class FrozenStates:
         if self.cache is None:
             return read_states(self.trunk, self.tokenizer, questions, self.settings)
         settings = self.settings
-        named = (
-            backbone.revision(settings.backbone),
-            self.trunk.dtype,
-            settings.depths,
-            settings.max_length,
-        )
-        file = self.cache / f"{backbone.digest_text(repr(named))}.safetensors"
+        parts = (backbone.revision(settings.backbone), self.trunk.dtype, settings.depths, settings.max_length)
+        file = self.cache / f"{short_digest(repr(parts))}.safetensors"
         held = _load(file)
         if new := {q.id: q for q in questions if q.id not in held}:
             found = read_states(self.trunk, self.tokenizer, list(new.values()), settings)
             held |= dict(zip(new, found, strict=True))
             self.cache.mkdir(parents=True, exist_ok=True)
-            aside = file.with_suffix(f".{uuid.uuid4().hex}")  # another run may write the same states
-            try:
-                save_file(held, aside)
-                aside.replace(file)
-            finally:
-                aside.unlink(missing_ok=True)
+            write_whole(file, save(held))
         return np.stack([held[q.id] for q in questions])
 
     def save(self, directory: Path) -> None:

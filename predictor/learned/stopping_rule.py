@@ -22,7 +22,7 @@ ORDERS = 9
 FALLING = ("lead_to_left", "lead_to_noise", "tail")  # the more of it, the less is to be gained
 
 
-def fit_rule(name: str, pools: Sequence[tuple[Source, Candidates]], seed: int = 0) -> StoppingRule:
+def fit_rule(name: str, pools: Sequence[tuple[Source, Candidates]]) -> StoppingRule:
     """Fit on the majority vote of every pool, at its own cap and at smaller ones.
 
     Parameters
@@ -46,11 +46,10 @@ def fit_rule(name: str, pools: Sequence[tuple[Source, Candidates]], seed: int = 
         n = candidates.answers.shape[1]
         caps = sorted({cap for cap in CAPS if cap < n} | {min(n, CAPS[-1])})
         for place, cap in enumerate(caps):
-            features, gain = _examples(
-                candidates, cap, max(2, ORDERS // len(caps)), seed + 1000 * number + place
-            )
+            orders, seed = max(2, ORDERS // len(caps)), 1000 * number + place
+            features, gain = _examples(candidates, cap, orders, seed)
             size = ROWS // (families[source.family] * len(caps))
-            kept = np.random.default_rng(seed).permutation(len(gain))[:size]
+            kept = np.random.default_rng(0).permutation(len(gain))[:size]
             rows.append(features[kept])
             gains.append(gain[kept])
             weights.append(np.full(len(kept), 1 / (families[source.family] * len(caps) * len(kept))))
@@ -62,7 +61,7 @@ def fit_rule(name: str, pools: Sequence[tuple[Source, Candidates]], seed: int = 
         l2_regularization=1.0,
         monotonic_cst=[-1 if feature in FALLING else 0 for feature in FEATURES],
         early_stopping=False,
-        random_state=seed,
+        random_state=0,
     )
     model.fit(np.concatenate(rows), np.concatenate(gains), sample_weight=weight * len(weight) / weight.sum())
     return StoppingRule(name=name, trees=to_trees(model), sources=tuple(source for source, _ in pools))
@@ -83,21 +82,13 @@ def _examples(candidates: Candidates, cap: int, orders: int, seed: int) -> tuple
 def to_trees(model: HistGradientBoostingRegressor) -> Trees:
     """The fitted model as plain arrays, which predict without scikit-learn."""
     trees = [stage[0].nodes for stage in model._predictors]  # nowhere public; a test compares predictions
-    leaf = [tree["is_leaf"].astype(bool) for tree in trees]
-    return Trees(
-        base=float(np.ravel(model._baseline_prediction)[0]),
-        feature=tuple(
-            tuple(np.where(end, -1, tree["feature_idx"]).tolist())
-            for tree, end in zip(trees, leaf, strict=True)
-        ),
-        threshold=tuple(
-            tuple(np.where(end, 0.0, tree["num_threshold"]).tolist())
-            for tree, end in zip(trees, leaf, strict=True)
-        ),
-        left=tuple(tuple(tree["left"].tolist()) for tree in trees),
-        right=tuple(tuple(tree["right"].tolist()) for tree in trees),
-        value=tuple(
-            tuple(np.where(end, tree["value"], 0.0).round(7).tolist())
-            for tree, end in zip(trees, leaf, strict=True)
-        ),
+    return Trees.model_validate(
+        {
+            "base": float(np.ravel(model._baseline_prediction)[0]),
+            "feature": [np.where(tree["is_leaf"], -1, tree["feature_idx"]).tolist() for tree in trees],
+            "threshold": [np.where(tree["is_leaf"], 0.0, tree["num_threshold"]).tolist() for tree in trees],
+            "left": [tree["left"].tolist() for tree in trees],
+            "right": [tree["right"].tolist() for tree in trees],
+            "value": [np.where(tree["is_leaf"], tree["value"], 0.0).round(7).tolist() for tree in trees],
+        }
     )

@@ -265,13 +265,14 @@ def test_the_papers_config_is_the_papers_setting():
 
 
 def test_the_local_vllm_config_is_the_embedded_contract():
+    from data.files import short_digest
     from models import backbone
 
     config = load_config("flows/configs/local-vllm.yaml")
     here = load_config()
     tokenizer = backbone.load_tokenizer(here.generator.backbone, here.generator.adapter)
     assert config.generator.revision == backbone.revision(here.generator.backbone, here.generator.adapter)
-    assert config.generator.prompt_template == backbone.digest_text(tokenizer.chat_template)
+    assert config.generator.prompt_template == short_digest(tokenizer.chat_template)
     assert config.generator.sampling == here.generator.sampling
     assert config.reward == here.reward
 

@@ -160,4 +160,5 @@ def test_a_generator_that_fails_keeps_whole_parts_only(models, tmp_path):
         assert not Pool.open(str(tmp_path / "pool")).question_ids
     found = collect(config("plain"))
     assert (found.questions, found.candidates, found.failed) == (6, 24, 0)
+    assert collect(config("plain"))[:2] == (0, 0)  # all are there
     assert all(row["correct"] for row in Pool.open(str(tmp_path / "pool")).rows())

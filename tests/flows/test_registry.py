@@ -33,7 +33,7 @@ def config(tmp_path_factory):
     return Config.model_validate(
         {
             "home": home,
-            "predictor": {"compare": ["text"]},
+            "predictor": {"compare": ["text"], "family": "beta"},
             "policy": {"kind": "value", "cap": 6, "target": 0.9},
             "goal": {"lose": 0.3},
             "certify": {"orders": 1},
@@ -86,10 +86,15 @@ def test_lost_files_are_found_and_fitted_anew(config):
     shutil.copytree(config.home / "lost", config.home / "artifacts", dirs_exist_ok=True)
 
 
+def with_model(config, model, **changes):
+    """With a registered model of its own in the same database, whose making takes seconds."""
+    return Config.model_validate(config.model_dump() | {"tracking": {"model": model}} | changes)
+
+
 @pytest.fixture
-def versions(tmp_path):
-    """A registry of its own with versions 1 to 3 and nothing behind them."""
-    tracking = Tracking(Config(home=tmp_path))
+def versions(config, tmp_path):
+    """A registered model with versions 1 to 3 and nothing behind them."""
+    tracking = Tracking(with_model(config, tmp_path.name))
     tracking.client.create_registered_model(tracking.model)
     with tracking.run("nothing") as run:
         for _ in range(3):
@@ -145,9 +150,10 @@ def test_scores_that_are_all_alike_are_validated(config, tmp_path):
     contract = make_contract()
     rows = score_rows(make_questions(60), contract)
     Pool.create(str(tmp_path / "pool"), contract).append([row | {"score": 0.95} for row in rows])
-    alike = Config.model_validate(config.model_dump() | {"home": tmp_path})
+    changes = {"pool": str(tmp_path / "pool"), "predictor": {"compare": ["text"]}}
+    alike = with_model(config, tmp_path.name, **changes)
     train(alike)
-    found = validate(alike)
+    found = validate(alike, tmp_path / "report")
     assert "prior_gap_closed" not in found.metrics
     assert "lost_hits" in found.metrics
     run_id = Tracking(alike).tags(found.version)[VALIDATION_RUN]

@@ -39,8 +39,8 @@ def test_solver_works_easy_questions_out(generator):
 
 
 def test_shared_prefix_and_padding_change_no_answer(generator):
-    together = generator.sample(EASY, n=2, seed=0)
-    for question, found in zip(EASY, together, strict=True):
+    together = generator.sample(EASY[:2], n=2, seed=0)
+    for question, found in zip(EASY[:2], together, strict=True):
         (alone,) = generator.sample([question], n=1, seed=0)
         assert [c.text for c in found] == [alone[0].text] * 2
         assert found[0].prompt_tokens == alone[0].prompt_tokens
@@ -63,7 +63,7 @@ def test_stop_strings_end_a_candidate(generator):
 
 def test_seeds_make_samples_repeatable_and_different(generator):
     hot = LocalGenerator.__new__(LocalGenerator)
-    hot.__dict__ = {**generator.__dict__, "sampling": Sampling(temperature=1.2, top_p=1, max_tokens=24)}
+    hot.__dict__ = {**generator.__dict__, "sampling": Sampling(temperature=1.2, top_p=1, max_tokens=12)}
     hard = [Question.ask("Compute 527 - 88 + 641.")]
     first, again, other = (hot.sample(hard, n=3, seed=s)[0] for s in (1, 1, 2))
     assert [c.text for c in first] == [c.text for c in again]

@@ -3,9 +3,9 @@
 import shutil
 
 import pytest
-from safetensors.numpy import save_file
 
 from data.errors import ConfigError, ModelError
+from data.files import write_whole
 from models.settings import LoraSettings
 from predictor.learned import states as frozen
 from predictor.learned.base import Fold
@@ -81,16 +81,17 @@ def test_runs_that_keep_the_same_states_do_not_write_into_one_file(trunk, tmp_pa
     states = FrozenStates.load(PredictorSettings(backbone=trunk, dtype="float32"), cache=tmp_path)
     asked, written = fold(4, 2).questions, []
 
-    def save(held, file):
-        written.append(file)
+    def write(file, content):
+        written.append(content)
         if len(written) == 1:
             states.read(asked)  # another run, while this one writes
-        save_file(held, file)
+        write_whole(file, content)
 
-    monkeypatch.setattr(frozen, "save_file", save)
-    states.read(asked)
-    assert len(set(written)) == 2
+    monkeypatch.setattr(frozen, "write_whole", write)
+    found = states.read(asked)
+    assert len(written) == 2
     assert len(list(tmp_path.iterdir())) == 1
+    assert states.read(asked) == pytest.approx(found)
 
 
 def test_one_form_is_saved_over_the_other(fitted, tmp_path):
