@@ -159,7 +159,7 @@ def import_log(folder: Path, location: str, questions: Path | None = None) -> di
 
 def _explored(folder: Path, count: Counter[str]) -> Iterator[dict[str, Any]]:
     """Rows that were drawn to the full cap by a random choice; the others are counted."""
-    for row in _rows(folder):
+    for row in read_log(folder):
         if fate := _fate(row):
             count[fate] += 1
         else:
@@ -199,7 +199,14 @@ def _open_or_create(location: str, contract: ScoreContract) -> Pool:
         return Pool.open(location)
 
 
-def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+def read_log(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every row of a log, file by file.
+
+    Raises
+    ------
+    PoolError
+        If there is none, or a file cannot be read.
+    """
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise PoolError(f"{folder} holds no decision log (*.parquet); is it the gateway's log.folder?")
