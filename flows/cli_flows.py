@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from data.errors import ConfigError
 from flows.command import Json, Report, Version, command, make_folder, run_with_progress
 from flows.config import Config
 from flows.output import Answer, print_answer
@@ -95,6 +96,30 @@ def retrain(config: Config) -> Answer:
 
     found = run_with_progress("retrain:retrain", config, stages=LOOP)
     return Answer(found, loop(config, found))
+
+
+@command(pool=True)
+def pilot(
+    config: Config,
+    questions: Annotated[
+        Path | None, typer.Option(help="Questions to sample from; default: look at the pool as it is.")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(min=1, help="Generated tokens at most.")] = None,
+) -> Answer:
+    """Find out on some questions what adaptive N is worth for yours: one page, ending in go or no go.
+
+    Example: optscale pilot -c config.yaml --questions questions.jsonl --budget 2000000
+    """
+    from flows import pilot as module
+
+    if (questions is None) != (budget is None):
+        raise ConfigError("give --questions and --budget together, or neither to look at a pool")
+    if questions is not None and budget is not None:
+        location = module.sample(config, questions, budget)
+    else:
+        location = config.pool_location
+    found = module.look(config, location)
+    return Answer(found, [module.page(found)])
 
 
 @command()

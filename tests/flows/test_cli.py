@@ -70,6 +70,7 @@ LINES = [
     "grade --answer 5 --reference 5",
     f"explain --pool HERE/home/pool --question {make_questions(1)[0].id} -s 'policy={{kind: lead, cap: 6}}'",
     "compare --pool HERE/home/pool",
+    "pilot --pool HERE/home/pool",
     "learn-rule HERE/pools.yaml --output HERE/rule.json",
 ]
 
