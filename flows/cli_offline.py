@@ -10,7 +10,7 @@ from data.contract import Aggregation
 from data.errors import ConfigError, ScoreError
 from flows.command import PredictorOption, Questions, Report, command, make_folder
 from flows.config import Config
-from flows.output import PLAN_COLUMNS, Answer, policies, table
+from flows.output import PLAN_COLUMNS, Answer, policies, render, table
 
 
 @command()
@@ -316,7 +316,7 @@ def explain(
         found = module.explain_question(config, question, policy, predictor)
     else:
         raise ConfigError("give a request's id and --log, or --question and --pool")
-    return Answer(found, module.tell(found))
+    return Answer(found, [render("explain.md.j2", **found)])
 
 
 @command()
@@ -331,7 +331,7 @@ def review(
         Path | None, typer.Option(exists=True, dir_okay=False, help="Instead: keep this file's verdicts.")
     ] = None,
     who: Annotated[str | None, typer.Option(help="Who judged; default: the user's name.")] = None,
-) -> Answer:
+) -> Any:
     """Lay early stops and give-ups before a person, and keep the verdicts beside the log.
 
     Example: optscale review --log .optscale/decisions --n 20 --output review.md
@@ -339,11 +339,9 @@ def review(
     from flows import review as module
 
     if read is not None:
-        kept = module.read(read, log, who)
-        return Answer(kept, [", ".join(f"{name.replace('_', ' ')} {count}" for name, count in kept.items())])
+        return module.read(read, log, who)
     found = module.sample(log, n, seed)
     if output is None:
-        return Answer(found, [module.as_markdown(found)])
+        return Answer(found, [render("review.md.j2", **found)])
     module.write(found, output)
-    told = {name: value for name, value in found.items() if name != "items"} | {"items": len(found["items"])}
-    return Answer(told | {"file": str(output)}, [f"{len(found['items'])} decisions to judge in {output}"])
+    return {"items": len(found["items"]), "file": str(output), "not_stored": found["not_stored"]}

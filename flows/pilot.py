@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from data.candidates import Array
@@ -20,11 +19,10 @@ from data.rows import Row
 from data.score_map import ScoreMap
 from data.scores import ScoreTable, load_scores
 from flows.config import Config
-from flows.output import number
+from flows.output import render
 from predictor import pilot
 from predictor.assumptions import Finding, check
 from predictor.pilot import Curve, Findings
-from predictor.replay import Interval
 from predictor.selection import Selection
 
 PROBED, PROBE = 4, 2
@@ -217,12 +215,4 @@ def page(found: dict[str, Any]) -> str:
 
     say = environment().get_template("findings.html.j2").module.words  # type: ignore[attr-defined]
     words = {f.name: html.unescape(" ".join(str(say(f)).split())) for f in found["findings"]}
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined
-    )
-    templates.filters |= {"points": _points, "number": number}
-    return templates.get_template("pilot.md.j2").render(**found, words=words)
-
-
-def _points(value: Interval) -> str:
-    return f"{100 * value.mean:+.1f} points ({100 * value.low:+.1f} to {100 * value.high:+.1f})"
+    return render("pilot.md.j2", **found, words=words)

@@ -10,7 +10,8 @@ from data.feedback import Feedback, keep_feedback
 from data.questions import write_questions
 from flows.cli import app
 from flows.config import load_config
-from flows.explain import explain_question, explain_request, tell
+from flows.explain import explain_question, explain_request
+from flows.output import render
 from predictor.policies import Schedule
 from tests.data.test_decision_log import ASKED, CONTRACT, POLICY, write_log
 from tests.helpers import make_pool
@@ -25,7 +26,7 @@ def run(*arguments):
 
 
 def text_of(found):
-    return "\n".join(part for part in tell(found) if isinstance(part, str))
+    return render("explain.md.j2", **found)
 
 
 def test_a_request_is_told_round_by_round(tmp_path):
@@ -33,11 +34,11 @@ def test_a_request_is_told_round_by_round(tmp_path):
     found = explain_request(tmp_path / "log", "r1")
     assert [told["drawn"] for told in found["rounds"]] == [0, 2, 4]
     assert [told["decision"].more for told in found["rounds"]] == [2, 2, 0]
-    assert found["rounds"][1]["scores"] == [0.25, 0.25]
-    assert found["rounds"][1]["answers"] == ["2", "2"]
-    assert found["versions"]["contract"] == CONTRACT.fingerprint
+    assert [new["score"] for new in found["rounds"][1]["new"]] == [0.25, 0.25]
+    assert [new["answer"] for new in found["rounds"][1]["new"]] == ["2", "2"]
+    assert found["versions"]["contract_digest"] == CONTRACT.fingerprint
     assert found["versions"]["promise"] is None
-    assert found["delivered"]["right"] is None
+    assert found["delivered"]["correct"] is None
     assert {a["draws"] for a in found["alternatives"]} == {1, 4}
     told = text_of(found)
     assert ASKED[1].text in told
@@ -48,11 +49,11 @@ def test_a_verdict_is_the_references_or_a_persons(tmp_path):
     write_log(tmp_path / "log", [(ASKED[0], False)], text=True)
     write_questions(ASKED, tmp_path / "q.jsonl")
     known = explain_request(tmp_path / "log", "r0", tmp_path / "q.jsonl")
-    assert known["delivered"]["right"] is True
+    assert known["delivered"]["correct"] is True
     assert {a["correct"] for a in known["alternatives"]} == {True}
     keep_feedback(tmp_path / "log", [Feedback(request_id="r0", verdict="wrong", who="ann", when=0)])
     told = json.loads(run("explain", "r0", "--log", tmp_path / "log", "--json"))
-    assert told["delivered"]["right"] is False
+    assert told["delivered"]["correct"] is False
     assert "wrong, says ann" in text_of(explain_request(tmp_path / "log", "r0"))
 
 
@@ -62,7 +63,7 @@ def test_what_is_not_stored_is_said(tmp_path):
     assert found["question"]["text"] is None
     assert len(found["notes"]) == 2
     assert "log.text is off" in text_of(found)
-    assert found["rounds"][-1]["leader"] == {"candidate": 0, "answer": None}
+    assert found["rounds"][-1]["decision"].selected == 0
 
 
 def test_early_stops_leave_the_rest_unknown(tmp_path):
@@ -94,7 +95,7 @@ def test_a_question_of_a_pool_is_told_under_the_configs_policy(pool):
     assert "chance of a hit within the cap" in found["rounds"][0]["evidence"]
     last = found["rounds"][-1]
     assert last["decision"].more == 0
-    assert found["delivered"]["right"] is (found["delivered"]["score"] > 0.7)
+    assert found["delivered"]["correct"] is (found["delivered"]["score"] > 0.7)
     assert {a["draws"] for a in found["alternatives"]} == {1, 4, 6}
     assert explain_question(config, name[:12])["question"]["id"] == name
 
