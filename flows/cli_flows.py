@@ -98,6 +98,26 @@ def retrain(config: Config) -> Answer:
     return Answer(found, loop(config, found))
 
 
+@command()
+def init(
+    output: Annotated[Path, typer.Option(dir_okay=False, help="Config file to write.")],
+    generator: Annotated[str | None, typer.Option(help="URL of the server that answers.")] = None,
+    model: Annotated[str | None, typer.Option(help="Its model, where it has several.")] = None,
+    reward: Annotated[str | None, typer.Option(help="URL of a process reward model; default: none.")] = None,
+    reward_model: Annotated[str | None, typer.Option(help="Its model, where it has several.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Its tokenizer, a hub id or a directory; default: the model's name.")
+    ] = None,
+) -> Any:
+    """Try your servers and write a config for them; on a terminal it asks for what is missing.
+
+    Example: optscale init --generator http://127.0.0.1:8000 --output config.yaml
+    """
+    from flows import init as module
+
+    return module.init(output, generator, model, reward, reward_model, tokenizer)
+
+
 @command(pool=True)
 def pilot(
     config: Config,

@@ -85,4 +85,5 @@ def test_json_is_alone_on_standard_output(asked, line):
 def test_the_lines_above_are_all_commands_that_answer():
     whole_loop = {"run", "retrain"}  # the four above in one, told as they are (test_output.py)
     from_a_gateway = {"import-log", "review"}  # tests/data/test_decision_log.py, test_review.py
-    assert {line.split()[0] for line in LINES} == ANSWERING - whole_loop - from_a_gateway - ON_A_SERVER
+    with_servers = {"init"} | ON_A_SERVER  # test_init.py
+    assert {line.split()[0] for line in LINES} == ANSWERING - whole_loop - from_a_gateway - with_servers
