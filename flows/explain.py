@@ -1,24 +1,24 @@
 """Why one question was decided as it was: a request of the gateway, or a question of a pool."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 from pydantic import ValidationError
 
-from data.answers import answer_key, extract_answer, is_correct
-from data.candidates import Candidates
+from data import decision_log
+from data.answers import answer_key, extract_answer
 from data.contract import ScoreContract, require_same_contract
-from data.decision_log import read_log
 from data.errors import ConfigError, PoolError, ScoreError
 from data.feedback import read_feedback
 from data.files import short_digest
+from data.folds import FoldSettings
 from data.pool import Pool
+from data.question import Question
 from data.questions import read_questions
 from data.rows import question_of
-from data.scores import load_scores
+from data.scores import load_scores, tabulate
 from flows.config import Config
 from predictor.certificate import Certificate
 from predictor.empirical import load_family
@@ -27,9 +27,8 @@ from predictor.policies import AnyPolicy, load_policy
 from predictor.prior import Prior
 
 NEAREST = 3
-TAKEN = ("status", "score", "completion_tokens", "reward_tokens", "completion", "correct")
 Found = dict[str, Any]
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 
 def explain_request(
@@ -48,7 +47,7 @@ def explain_request(
         If the log cannot be read, or holds no such request; names those that are like it.
     """
     ids = list[str]()
-    for row in read_log(folder):
+    for row in decision_log.read_log(folder):
         ids.append(row["request_id"])
         if ids[-1] == request_id:
             break
@@ -56,27 +55,24 @@ def explain_request(
         raise _unknown(f"request {request_id!r} in the log in {folder}", request_id, ids)
     if predictor is not None:
         load_family(predictor)
-    answers = {q.id: q.answer for q in read_questions(questions)} if questions else {}
-    reference = answers.get(row["question_id"])
-    rows = [
-        _take({**found, "completion_tokens": found["tokens"], "correct": None}) for found in row["candidates"]
-    ]
-    for found in rows:
-        if found["answer"]:
-            found["correct"] = is_correct(rf"\boxed{{{found['answer']}}}", reference)
+    texts = {q.id: q for q in read_questions(questions)} if questions else {}
+    question = texts.get(row["question_id"]) or decision_log.question_of(row)
+    contract = decision_log.contract_of(row, folder)
+    rows = decision_log.pool_rows(row, question or Question.ask(row["question_id"]), contract)
     policy, prior = cast(AnyPolicy, load_policy(row["policy"])), Prior.model_validate_json(row["prior"])
-    ends = [sum(c["round"] <= n for c in row["candidates"][: row["seen"]]) for n in range(row["rounds"])]
-    told = _explain(policy, ScoreContract.model_validate_json(row["contract"]), prior, rows, ends)
+    ends = [sum(c["round"] <= n for c in rows[: row["seen"]]) for n in range(row["rounds"])]
+    told = _explain(policy, contract, prior, rows, ends)
     told["versions"]["predictor"] = "not in the log"
-    if row["chosen"] is not None:
-        told["delivered"] = {"candidate": row["chosen"], **rows[row["chosen"]]}
+    told["delivered"] = _deliver(rows, row["chosen"])
     if (said := read_feedback(folder).get(request_id)) is not None and said.verdict != "unsure":
         told["delivered"] |= {"correct": said.verdict == "right", "said_by": said.who}
     if row["explored"]:
         told["notes"].append("It was drawn to the full cap for the log, and answered from all candidates.")
     if row["messages"] is None:
-        told["notes"].append("Texts are not in the log (log.text is off), so answers cannot be compared.")
-    asked = {"id": row["question_id"], "text": (row["messages"] or [{}])[-1].get("content")}
+        told["notes"].append(
+            "Texts are not in the log (log.text is off), so answers are neither told nor judged."
+        )
+    asked = {"id": row["question_id"], "text": question and question.text}
     logged = {"request": row["request_id"], "stopped_by": row["reason"]}
     return told | logged | {"question": asked, **{name: row[name] for name in ("time", "ended", "degraded")}}
 
@@ -110,7 +106,7 @@ def explain_question(
     prior, source = (
         _prior_of(config, pool, known[0], predictor) if policy.reads_prior else (None, "none is read")
     )
-    told = _explain(policy, contract, prior, [_take(row) for row in raw[: policy.cap]])
+    told = _explain(policy, contract, prior, raw[: policy.cap])
     if certificate is not None:
         certificate.require_contract(contract.fingerprint)
         told["versions"]["promise"] = certificate.statement
@@ -153,31 +149,30 @@ def _prior_of(config: Config, pool: Pool, name: str, predictor_dir: Path | None)
     return predictor.predict([question])[0], f"the {predictor.card.kind} predictor in {predictor_dir}"
 
 
-def _take(row: Row) -> Found:
-    """What is told of a candidate, with the key of its answer as it was given or is read from its text."""
-    key = row.get("answer_key")
-    read = answer_key(extract_answer(row["completion"] or "") or "") if key is None else key or None
-    return {"answer": read, **{name: row[name] for name in TAKEN}}
+def _key(row: Row) -> str | None:
+    """The key of a candidate's answer, as it was given or is read from its text."""
+    key = row["answer_key"]
+    return answer_key(extract_answer(row["completion"] or "") or "") if key is None else key or None
+
+
+def _deliver(rows: Sequence[Row], place: int | None) -> Found:
+    if place is None:
+        return {}
+    told = {name: rows[place][name] for name in ("score", "correct", "completion")}
+    return {"candidate": place, "answer": _key(rows[place]), **told}
 
 
 def _explain(
     policy: AnyPolicy,
     contract: ScoreContract,
     prior: Prior | None,
-    rows: list[Found],
+    rows: Sequence[Row],
     ends: Sequence[int] | None = None,
 ) -> Found:
     """Rounds, alternatives, versions; what cannot be computed again is said in ``notes``."""
-    scored = contract.reward_model is not None and contract.scale == "unit"
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(row["answer"] for row in rows))}
-    candidates = Candidates(
-        scores=np.array([[_score(row) if scored else np.nan for row in rows]]),
-        correct=np.array([[np.nan if row["correct"] is None else float(row["correct"]) for row in rows]]),
-        tokens=np.array([[row["completion_tokens"] for row in rows]]),
-        reward_tokens=np.array([[row["reward_tokens"] for row in rows]]),
-        answers=np.array([[numbers[row["answer"]] if row["answer"] else -1 for row in rows]]),
-    )
-    notes, steps = list[str](), []
+    scale = contract.scale if contract.reward_model else "none"
+    candidates = tabulate(rows, FoldSettings(), "the question", scale=scale).candidates(len(rows))
+    notes, steps, keys = list[str](), [], [_key(row) for row in rows]
     try:
         steps = follow(policy, candidates, prior, ends)
         ends = [step.decision.drawn for step in steps[1:]]
@@ -187,34 +182,20 @@ def _explain(
         notes.append(f"What the rule computed cannot be shown: {error}")
     rounds = list[Found]()
     for place, (start, end) in enumerate(zip([0, 0, *ends], [0, *ends], strict=False)):
-        rounds.append(
-            {"drawn": end, "new": [{k: row[k] for k in ("answer", "score")} for row in rows[start:end]]}
-        )
-        if steps:
-            rounds[-1] |= {"decision": steps[place].decision, "evidence": steps[place].evidence}
+        new = [{"answer": keys[number], "score": rows[number]["score"]} for number in range(start, end)]
+        rounds.append({"drawn": end, "new": new, **(dict(steps[place]) if steps else {})})
     if len(rows) < policy.cap:
         notes.append(f"{len(rows)} of {policy.cap} candidates are known; what others would have done is not.")
-    last = rounds[-1]["decision"].selected if steps else None
     others = alternatives(candidates, policy.selection, policy.cap)
+    versions = {
+        "policy_digest": short_digest(policy.model_dump_json()),
+        "contract_digest": contract.fingerprint,
+    }
     return {
         "rounds": rounds,
-        "delivered": {} if last is None else {"candidate": last, **rows[last]},
-        "alternatives": [
-            {**other.model_dump(), "answer": rows[other.selected]["answer"]} for other in others
-        ],
-        "versions": {
-            **{"policy": policy, "policy_digest": short_digest(policy.model_dump_json())},
-            **{
-                "contract": contract,
-                "contract_digest": contract.fingerprint,
-                "prior": prior,
-                "promise": None,
-            },
-        },
-        "answers": [row["answer"] for row in rows],
+        "delivered": _deliver(rows, steps[-1].decision.selected if steps else None),
+        "alternatives": [{**other.model_dump(), "answer": keys[other.selected]} for other in others],
+        "versions": {**versions, "policy": policy, "contract": contract, "prior": prior, "promise": None},
+        "answers": keys,
         "notes": notes,
     }
-
-
-def _score(row: Row) -> float:
-    return row["score"] or 0.0 if row["status"] == "complete" else 0.0

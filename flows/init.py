@@ -13,7 +13,7 @@ from data.question import Question
 from flows.config import load_config
 from flows.output import render
 from models.generator.http import AsyncHttpGenerator
-from models.http_client import call, make_client
+from models.http_client import Observe, call, make_client
 from models.reward.http import AsyncHttpRewardModel
 from models.settings import HttpGeneratorSettings, HttpRewardSettings, HttpSettings
 
@@ -110,30 +110,26 @@ def _choose(served: list[str], given: str | None, flag: str, what: str) -> str:
     return name
 
 
+def _listen() -> tuple[list[BaseException], Observe]:
+    """What goes wrong, and who notes it down."""
+    wrong = list[BaseException]()
+    return wrong, lambda seconds, error: None if error is None else wrong.append(error)
+
+
 def _complete(settings: HttpGeneratorSettings) -> dict[str, Any]:
     """One completion."""
-    wrong = list[BaseException]()
-    seconds = list[float]()
-
-    def observe(took: float, error: BaseException | None) -> None:
-        seconds.append(took)
-        wrong.extend([error] if error is not None else [])
-
-    sampler = AsyncHttpGenerator(settings)
-    (found,) = call(sampler.sample, QUESTION, 1, 0, Sampling(max_tokens=64), {}, observe)
+    wrong, observe = _listen()
+    generator = AsyncHttpGenerator(settings)
+    (found,) = call(generator.sample, QUESTION, 1, 0, Sampling(max_tokens=64), {}, observe)
     if found.status == "failed":
         why = _cause(wrong[-1]) if wrong else "its finish_reason is neither stop nor length"
         raise ModelError(f"generator at {settings.base_url} gave no completion: {why}")
-    return {"completion": found.text, "tokens": found.tokens, "seconds": round(sum(seconds), 2)}
+    return {"completion": found.text, "tokens": found.tokens}
 
 
 def _judge(settings: HttpRewardSettings) -> dict[str, Any]:
     """One score."""
-    wrong = list[BaseException]()
-
-    def observe(took: float, error: BaseException | None) -> None:
-        wrong.extend([error] if error is not None else [])
-
+    wrong, observe = _listen()
     (found,) = call(AsyncHttpRewardModel(settings).score, [(QUESTION, SOLUTION)], observe)
     if found.steps is None:
         why = _cause(wrong[-1]) if wrong else "it gave no step scores"

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 from data.candidates import Array
-from data.errors import CollectError, ConfigError, PoolError
+from data.errors import ConfigError, PoolError
 from data.files import short_digest
 from data.pool import Pool, pending
-from data.question import Question
 from data.questions import read_questions
 from data.read_file import source_of
-from data.rows import Row
 from data.score_map import ScoreMap
 from data.scores import ScoreTable, load_scores
 from flows.config import Config
@@ -26,9 +24,7 @@ from predictor.pilot import Curve, Findings
 from predictor.selection import Selection
 
 PROBED, PROBE = 4, 2
-"""Questions and candidates by which the length of candidates is learned."""
-ASIDE = 1 << 20
-"""Seeds between a question's first candidates and its further ones."""
+"""Questions and candidates by which the length of candidates is learned; these are not kept."""
 MOST = 32
 """Candidates a question that are looked at."""
 
@@ -52,71 +48,40 @@ def sample(config: Config, file: Path, budget: int) -> str:
     CollectError
         If too many candidates failed.
     """
-    from flows.collect import make_contract
+    from flows.collect import collect_part, make_contract
     from models.load import load_generator, load_reward_model
 
     asked = sorted(read_questions(file), key=lambda question: short_digest(f"pilot:{question.id}"))
     generator, reward = load_generator(config.generator), load_reward_model(config.reward)
-    contract = make_contract(generator, reward)
-    own = str(config.home.resolve() / "pilot" / f"{source_of(file)}-{contract.fingerprint}")
-    pool = Pool.create(config.pool or own, contract)
-    models = (generator, reward, contract)
-    if not pool.manifest.parts:
-        _begin(asked[:PROBED], len(asked), budget, config, models, pool)
-    lengths, held = _lengths(pool), len(pool.question_ids)
-    each = len(lengths) // held
+    contract, settings = make_contract(generator, reward), config.collect
+    own = config.home.resolve() / "pilot" / f"{source_of(file)}-{contract.fingerprint}"
+    pool = Pool.create(config.pool or str(own), contract)
+    lengths = pool.columns("completion_tokens")["completion_tokens"].to_pylist()
+    if lengths:
+        each = len(lengths) // len(pool.question_ids)
+    else:
+        few = asked[:PROBED]
+        if (most := len(few) * PROBE * generator.sampling.max_tokens) > budget:
+            raise ConfigError(
+                f"a budget of {budget:,} tokens is too small: a look at lengths may take {most:,}"
+            )
+        lengths = [
+            found.tokens for candidates in generator.sample(few, PROBE, settings.seed) for found in candidates
+        ]
+        left, mean = budget - sum(lengths), max(float(np.mean(lengths)), 1.0)
+        each = pilot.plan(left, mean, len(asked), config.policy.cap).candidates
+    spent, drawn = sum(lengths), len(lengths)
+    settings = settings.model_copy(update={"candidates": each})
     while new := pending(asked, pool):
-        spent, held = sum(lengths), len(pool.question_ids)
-        room = int((budget - spent) / (max(spent / len(lengths), 1) * each))
-        part = new[: max(min(room, config.collect.part_questions, pilot.MOST - held), 0)]
+        held, mean = len(pool.question_ids), max(spent / drawn, 1.0)
         print(f"{held} questions, {spent:,} of {budget:,} tokens", file=sys.stderr, flush=True)
-        if not part:
+        room = min(int((budget - spent) / (mean * each)), pilot.MOST - held, settings.part_questions)
+        if room < 1:
             break
-        pool.append(_sample(part, each, config, models))
-        lengths = _lengths(pool)
+        seed = settings.seed + int(new[0].id[:8], 16)
+        done = collect_part.fn(new[:room], seed, settings, generator, reward, pool)
+        spent, drawn = spent + done.tokens, drawn + done.candidates
     return pool.location
-
-
-def _begin(
-    asked: Sequence[Question], available: int, budget: int, config: Config, models: Any, pool: Pool
-) -> None:
-    """Learn from a handful how long candidates are, plan how many a question has, and draw those."""
-    if (most := len(asked) * PROBE * config.generator.sampling.max_tokens) > budget:
-        raise ConfigError(
-            f"a budget of {budget:,} tokens is too small: the first candidates may take {most:,}"
-        )
-    rows = _sample(asked, PROBE, config, models)
-    mean = max(float(np.mean([row["completion_tokens"] for row in rows])), 1.0)
-    each = pilot.plan(budget, mean, available, config.policy.cap).candidates
-    pool.append(rows + _sample(asked, each - PROBE, config, models, PROBE))
-
-
-def _lengths(pool: Pool) -> list[int]:
-    return list(pool.columns("completion_tokens")["completion_tokens"].to_pylist())
-
-
-def _sample(questions: Sequence[Question], n: int, config: Config, models: Any, after: int = 0) -> list[Row]:
-    """Rows of ``n`` candidates a question, numbered ``after`` those that it has.
-
-    Raises
-    ------
-    CollectError
-        If too many of them failed.
-    """
-    from flows.collect import sample_and_score
-
-    if not questions or n < 1:
-        return []
-    generator, reward, contract = models
-    seed = config.collect.seed + int(questions[0].id[:8], 16) + (ASIDE if after else 0)
-    rows = sample_and_score(questions, n, seed, generator, reward, contract)
-    failed = sum(row["status"] == "failed" for row in rows)
-    if failed > config.collect.failed_share * len(rows):
-        raise CollectError(
-            f"{failed} of {len(rows)} candidates failed (see the warnings above), more than "
-            "collect.failed_share allows. Is the generator or reward model in order?"
-        )
-    return [row | {"candidate": row["candidate"] + after} for row in rows]
 
 
 def look(config: Config, location: str) -> dict[str, Any]:

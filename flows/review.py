@@ -1,7 +1,7 @@
 """Decisions for a person to judge: a sample of early stops and of give-ups, and the verdicts on them."""
 
-import getpass
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -120,19 +120,12 @@ def read(file: Path, folder: Path, who: str | None = None) -> dict[str, int]:
     known = told.keys() & {row["request_id"] for row in read_log(folder)}
     if told and not known:
         raise ConfigError(f"no request of {file} is in the log in {folder}; is it another gateway's?")
-    now, name = datetime.now(UTC), who or _user()
+    now, name = datetime.now(UTC), who or os.environ.get("USER", "unknown")
     said = {request: verdict for request, verdict in told.items() if verdict and request in known}
     given = [Feedback(request_id=r, verdict=verdict, who=name, when=now) for r, verdict in said.items()]
     kept, empty = keep_feedback(folder, given), sum(not told[request] for request in known)
     counts = {"kept": kept, "said_before": len(given) - kept, "empty": empty}
     return counts | {"not_in_the_log": len(told) - len(known)}
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a user without a name, as containers have them
-        return "unknown"
 
 
 def _verdicts(file: Path) -> Iterator[tuple[str, Any]]:

@@ -7,14 +7,15 @@ N neighbours are worth is held against blocks of N in random orders; where neigh
 a state they are worth less, as much as a smaller number of independent draws: the effective N.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from data.candidates import Array, Candidates
 from data.errors import ConfigError
-from predictor.replay import Interval, best_of, bootstrap, pick, spent
+from predictor.compared_policies import fixed_sizes
+from predictor.replay import Interval, bootstrap, pick
 from predictor.selection import Selection, choose_weights
 
 LEAST, ENOUGH, MOST = 50, 100, 300
@@ -28,6 +29,7 @@ LEVEL = 0.99
 TRIFLE = 0.1
 """Share of the draws by which the effective N may differ before it matters."""
 ANY, BEST, MAJORITY, VOTE, TOP = "any right", "best score", "majority", "weighted vote", "highest score"
+KINDS = {BEST: Selection(), MAJORITY: Selection(kind="majority"), VOTE: Selection(kind="weighted_vote")}
 
 
 class Plan(NamedTuple):
@@ -63,13 +65,9 @@ def plan(budget: int, candidate_tokens: float, available: int, cap: int) -> Plan
 
 
 class Block(NamedTuple):
-    """What N neighbours are worth, and N candidates in random orders."""
+    """What N neighbours are worth."""
 
     draws: int
-    observed: float
-    independent: float
-    """The same of independent draws."""
-    difference: Interval
     effective: float
     """Independent draws that are worth as much, and its 95 % interval over questions."""
     low: float
@@ -106,9 +104,10 @@ class Verifier(NamedTuple):
     """Read by the reward model a question."""
     share: float
     """Of the generated tokens."""
-    fewer: int
-    """Candidates that can be scored for the tokens of all, unscored, where a token read costs `price`."""
     price: float
+    """Of a token read, in generated ones."""
+    fewer: int
+    """Candidates that can be scored for what all cost unscored."""
     at_equal_cost: Interval
     """Right answers of the weighted vote of so many less those of the majority of all."""
 
@@ -128,48 +127,44 @@ class Findings(NamedTuple):
     gain: Interval | None
     """Right answers of the vote (weighted, where there are scores) less those of a single candidate."""
     curves: tuple[Curve, ...]
-    alike: float | None
-    """Intraclass correlation of the verdicts of one question's candidates."""
     verifier: Verifier | None
 
 
 def examine(candidates: Candidates, price: float = 1.0, seed: int = 0) -> Findings:
     """All that a pilot shows of candidates (questions, n).
 
+    Accuracy is that of the questions whose verdicts are all known; the weighted vote is cross-fitted.
     ``price`` is that of a token read by the verifier, in generated tokens.
     """
-    judged = ~np.isnan(candidates.correct).any(axis=1)
-    known = candidates.select(np.flatnonzero(judged))
-    scored = not np.isnan(candidates.scores).all()
-    values = _right(known, scored) if judged.any() else {}
-    best_vote = values.get(VOTE, values.get(MAJORITY))
+    known = candidates.select(np.flatnonzero(~np.isnan(candidates.correct).any(axis=1)))
+    judged, scored = len(known.scores) > 1, not np.isnan(candidates.scores).all()
+    values = _right(known, scored) if judged else {}
+    vote, n = values.get(VOTE, values.get(MAJORITY)), candidates.scores.shape[1]
     return Findings(
         questions=len(candidates.scores),
-        candidates=candidates.scores.shape[1],
+        candidates=n,
         accuracy={name: bootstrap(right) for name, right in values.items()},
-        gain=None if best_vote is None else bootstrap(best_vote - values["single"]),
-        curves=tuple(_curves(known if judged.any() else candidates, scored, bool(judged.any()), seed)),
-        alike=intraclass(known.correct) if judged.sum() > 1 else None,
+        gain=None if vote is None else bootstrap(vote - values["single"]),
+        curves=tuple(_curves(known if judged else candidates, scored, judged, seed)),
         verifier=_verifier(known, values, price) if VOTE in values else None,
     )
 
 
 def _right(known: Candidates, scored: bool) -> dict[str, Array]:
-    """(questions,) whether each way is right with all candidates; the weighted vote is cross-fitted."""
-    found = {"single": known.correct.mean(axis=1)}
+    """(questions,) whether each way is right with all candidates."""
+    found, answered = {"single": known.correct.mean(axis=1)}, bool((known.answers >= 0).any())
     if scored:
         found[BEST] = delivered(known, Selection())
-    if (known.answers >= 0).any():
+    if answered:
         found[MAJORITY] = delivered(known, Selection(kind="majority"))
-        if scored and len(known.scores) > 1:
-            found[VOTE] = _cross_fitted(known, known.scores.shape[1])
+    if scored and answered:
+        found[VOTE] = _cross_fitted(known, known.scores.shape[1])
     return found
 
 
 def delivered(candidates: Candidates, selection: Selection) -> Array:
     """(questions,) verdict on the answer that is selected of all candidates."""
-    chosen = selection.count(candidates.answers, candidates.scores).chosen[:, -1]
-    return pick(candidates.correct, chosen)
+    return pick(candidates.correct, selection.count(candidates.answers, candidates.scores).chosen[:, -1])
 
 
 def _cross_fitted(known: Candidates, draws: int) -> Array:
@@ -182,95 +177,57 @@ def _cross_fitted(known: Candidates, draws: int) -> Array:
 
 
 def _verifier(known: Candidates, values: Mapping[str, Array], price: float) -> Verifier:
-    n = known.scores.shape[1]
-    everything = np.full(len(known.scores), n)
-    generated, read = (float(spent(v, everything).mean()) for v in (known.tokens, known.reward_tokens))
-    fewer = max(int(n * generated / (generated + price * read)), 1)
-    return Verifier(
-        vote=bootstrap(values[VOTE] - values[MAJORITY]),
-        best=bootstrap(values[BEST] - values[MAJORITY]),
-        tokens=read,
-        share=read / generated if generated else 0.0,
-        fewer=fewer,
-        price=price,
-        at_equal_cost=bootstrap(_cross_fitted(known, fewer) - values[MAJORITY]),
-    )
+    generated, read = (float(v.sum(axis=1).mean()) for v in (known.tokens, known.reward_tokens))
+    fewer = max(int(known.scores.shape[1] * generated / (generated + price * read)), 1)
+    ways = (values[VOTE], values[BEST], _cross_fitted(known, fewer))
+    vote, best, equal = (bootstrap(right - values[MAJORITY]) for right in ways)
+    return Verifier(vote, best, read, read / generated, price, fewer, equal)
 
 
-def intraclass(correct: Array) -> float:
-    """Intraclass correlation of verdicts (questions, n), by analysis of variance; 0 where they are alike."""
-    questions, n = correct.shape
-    if n < 2 or questions < 2:
-        return 0.0
-    means = correct.mean(axis=1)
-    between, within = n * means.var(ddof=1), correct.var(axis=1, ddof=1).mean()
-    total = between + (n - 1) * within
-    return float(max((between - within) / total, 0.0)) if total else 0.0
-
-
-def _curves(candidates: Candidates, scored: bool, judged: bool, seed: int) -> list[Curve]:
+def _curves(candidates: Candidates, scored: bool, judged: bool, seed: int) -> Iterator[Curve]:
     """Each quantity that the candidates have."""
-    cap = candidates.scores.shape[1]
-    names = [TOP] * scored
-    if judged:
-        names += [ANY, *([BEST] * scored)]
-        if (candidates.answers >= 0).any():
-            names.append(VOTE if scored else MAJORITY)
-    sizes = sorted({n for k in range(cap.bit_length()) for n in (2**k, 3 * 2**k // 2) if n <= cap} | {cap})
+    cap, answered = candidates.scores.shape[1], bool((candidates.answers >= 0).any())
+    has = {TOP: scored, ANY: judged, BEST: judged and scored, VOTE: judged and scored and answered}
+    has[MAJORITY] = judged and answered and not scored
+    sizes = fixed_sizes(cap)
     asked = [n for n in sizes if n & (n - 1) == 0 and 1 < n <= cap // 2]
-    if not asked or not names:
-        return []
-    orders = [candidates.shuffled(seed + number) for number in range(ORDERS)]
-    found = []
-    for name in names:
-        independent = {n: np.mean([_blocks(order, name, n) for order in orders], axis=0) for n in sizes}
-        observed = {n: _blocks(candidates, name, n) for n in asked}
-        found.append(_curve(name, observed, independent, seed))
-    return found
+    orders = [candidates.shuffled(seed + number) for number in range(ORDERS if asked else 0)]
+    for name in (name for name, there in has.items() if there and asked):
+        independent = np.stack([np.mean([_blocks(o, name, n) for o in orders], axis=0) for n in sizes])
+        yield _curve(
+            name, {n: _blocks(candidates, name, n) for n in asked}, np.array(sizes), independent, seed
+        )
 
 
 def _blocks(candidates: Candidates, name: str, n: int) -> Array:
     """(questions,) mean over blocks of n neighbours of what a block is worth."""
     questions, cap = candidates.scores.shape
-    count = cap // n
-    columns = candidates.first(count * n)._asdict()
-    block = Candidates(**{key: values.reshape(questions * count, n) for key, values in columns.items()})
+    columns = candidates.first(cap // n * n)._asdict()
+    block = Candidates(**{key: values.reshape(-1, n) for key, values in columns.items()})
     if name == ANY:
         worth = block.correct.max(axis=1)
     elif name == TOP:
-        worth = best_of(block.scores)[0]
+        worth = block.scores.max(axis=1)
     else:
-        kind = {BEST: "best_score", MAJORITY: "majority", VOTE: "weighted_vote"}[name]
-        worth = delivered(block, Selection.model_validate({"kind": kind}))
-    return worth.reshape(questions, count).mean(axis=1)
+        worth = delivered(block, KINDS[name])
+    return worth.reshape(questions, -1).mean(axis=1)
 
 
-def _curve(name: str, observed: Mapping[int, Array], independent: Mapping[int, Array], seed: int) -> Curve:
-    sizes, curve = np.array(list(independent)), np.stack(list(independent.values()))
-    count = curve.shape[1]
+def _curve(name: str, observed: Mapping[int, Array], sizes: Array, independent: Array, seed: int) -> Curve:
+    """``independent`` is (sizes, questions)."""
+    count = independent.shape[1]
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
     weights = np.concatenate([np.full((1, count), 1 / count), weights])
-    expected = weights @ curve.T
-    blocks = []
+    curves, blocks, away = weights @ independent.T, [], []
     for n, values in observed.items():
-        worth = [_draws_worth(w, sizes, rising) for w, rising in zip(weights @ values, expected, strict=True)]
-        low, high = np.quantile(worth[1:], (0.025, 0.975))
-        blocks.append(
-            Block(
-                draws=n,
-                observed=float(values.mean()),
-                independent=float(independent[n].mean()),
-                difference=bootstrap(values - independent[n]),
-                effective=worth[0],
-                low=float(low),
-                high=float(high),
-            )
-        )
-    away = np.mean([values - independent[n] for n, values in observed.items()], axis=0)
-    return Curve(name=name, blocks=tuple(blocks), difference=bootstrap(away, level=LEVEL))
+        pairs = zip(weights @ values, curves, strict=True)
+        worth = [_draws_worth(value, sizes, curve) for value, curve in pairs]
+        blocks.append(Block(n, worth[0], *map(float, np.quantile(worth[1:], (0.025, 0.975)))))
+        away.append(values - independent[sizes == n][0])
+    return Curve(name, tuple(blocks), bootstrap(np.mean(away, axis=0), level=LEVEL))
 
 
-def _draws_worth(value: float, sizes: Array, curve: Sequence[float]) -> float:
+def _draws_worth(value: float, sizes: Array, curve: Array) -> float:
     """Independent draws that are worth ``value``: where the curve, made to rise, first reaches it."""
-    rising = np.maximum.accumulate(curve)
-    return float(np.interp(value, rising + 1e-12 * np.arange(len(rising)), sizes))
+    rising = np.maximum.accumulate(curve) + 1e-12 * np.arange(len(curve))
+    return float(np.interp(value, rising, sizes))
