@@ -97,15 +97,15 @@ def explain_question(
     pool = Pool.open(config.pool_location)
     known = [name for name in pool.question_ids if name.startswith(question_id)]
     if len(known) != 1:
-        where = f"question {question_id!r} in pool {config.pool_location}"
+        where = f"question that alone begins with {question_id!r} in pool {config.pool_location}"
         raise _unknown(where, question_id, sorted(pool.question_ids))
     raw = sorted((r for r in pool.rows() if r["question_id"] == known[0]), key=lambda r: r["candidate"])
     policy, certificate, contract = config.policy, None, pool.manifest.contract
     if policy_file is not None:
         policy, certificate = _read_policy(policy_file)
-    prior, source = (
-        _prior_of(config, pool, known[0], predictor) if policy.reads_prior else (None, "none is read")
-    )
+    prior, source = None, "none is read"
+    if policy.reads_prior:
+        prior, source = _prior_of(config, pool, known[0], predictor)
     told = _explain(policy, contract, prior, raw[: policy.cap])
     if certificate is not None:
         certificate.require_contract(contract.fingerprint)
