@@ -59,11 +59,12 @@ def explain_request(
     question = texts.get(row["question_id"]) or decision_log.question_of(row)
     contract = decision_log.contract_of(row, folder)
     rows = decision_log.pool_rows(row, question or Question.ask(row["question_id"]), contract)
-    policy, prior = cast(AnyPolicy, load_policy(row["policy"])), Prior.model_validate_json(row["prior"])
+    policy = cast(AnyPolicy, load_policy(row["policy"]))
+    prior = None if row["prior"] == "null" else Prior.model_validate_json(row["prior"])
     ends = [sum(c["round"] <= n for c in rows[: row["seen"]]) for n in range(row["rounds"])]
     told = _explain(policy, contract, prior, rows, ends)
     told["versions"]["predictor"] = "not in the log"
-    told["delivered"] = _deliver(rows, row["chosen"])
+    told["delivered"] = _deliver(rows, row["chosen"]) | {"by": row.get("selection")}
     if (said := read_feedback(folder).get(request_id)) is not None and said.verdict != "unsure":
         told["delivered"] |= {"correct": said.verdict == "right", "said_by": said.who}
     if row["explored"]:
