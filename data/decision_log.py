@@ -154,14 +154,14 @@ def import_log(folder: Path, location: str, questions: Path | None = None) -> di
     count = Counter[str](dict.fromkeys(names, 0))
     explored = _explored(folder, count)
     if first := next(explored, None):
-        pool = _open_or_create(location, _contract(first, folder))
+        pool = _open_or_create(location, contract_of(first, folder))
         pool.extend(_new_rows(chain([first], explored), folder, pool, texts, count))
     return dict(count)
 
 
 def _explored(folder: Path, count: Counter[str]) -> Iterator[dict[str, Any]]:
     """Rows that were drawn to the full cap by a random choice; the others are counted."""
-    for row in _rows(folder):
+    for row in read_log(folder):
         if fate := _fate(row):
             count[fate] += 1
         else:
@@ -178,8 +178,8 @@ def _new_rows(
     """Rows of each question that the pool does not hold; others are counted by why they stay outside."""
     held = pool.question_ids
     for row in explored:
-        contract = _contract(row, folder)
-        question = texts.get(row["question_id"]) or _question(row)
+        contract = contract_of(row, folder)
+        question = texts.get(row["question_id"]) or question_of(row)
         if contract.fingerprint != pool.manifest.contract.fingerprint:
             count["other_contract"] += 1
         elif question is None:
@@ -188,7 +188,7 @@ def _new_rows(
             count["held"] += 1
         else:
             held.add(row["question_id"])
-            candidates = _candidates(row, question, contract)
+            candidates = pool_rows(row, question, contract)
             count["questions"] += 1
             count["candidates"] += len(candidates)
             yield candidates
@@ -201,7 +201,14 @@ def _open_or_create(location: str, contract: ScoreContract) -> Pool:
         return Pool.open(location)
 
 
-def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+def read_log(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every row of a log, file by file.
+
+    Raises
+    ------
+    PoolError
+        If there is none, or a file cannot be read.
+    """
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise PoolError(f"{folder} holds no decision log (*.parquet); is it the gateway's log.folder?")
@@ -226,7 +233,8 @@ def _fate(row: dict[str, Any]) -> str | None:
     return None if whole and row["ended"] == "decided" and not row["degraded"] else "incomplete"
 
 
-def _contract(row: dict[str, Any], folder: Path) -> ScoreContract:
+def contract_of(row: dict[str, Any], folder: Path) -> ScoreContract:
+    """The contract of a row of the log; raises PoolError where it is none of this release."""
     try:
         return ScoreContract.model_validate_json(row["contract"])
     except ValidationError as error:
@@ -235,13 +243,15 @@ def _contract(row: dict[str, Any], folder: Path) -> ScoreContract:
         ) from error
 
 
-def _question(row: dict[str, Any]) -> Question | None:
+def question_of(row: dict[str, Any]) -> Question | None:
+    """The question of a row of the log, where its text was kept."""
     if not row["messages"]:
         return None
     return Question(messages=tuple(Message(**turn) for turn in row["messages"]), source="log")
 
 
-def _candidates(row: dict[str, Any], question: Question, contract: ScoreContract) -> list[Row]:
+def pool_rows(row: dict[str, Any], question: Question, contract: ScoreContract) -> list[Row]:
+    """The candidates of a row of the log as rows of a pool."""
     # Without text none can be judged; with it a candidate that has none is wrong, as in a collection.
     answer = question.answer if row["messages"] else None
     return [

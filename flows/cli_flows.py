@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from data.errors import ConfigError
 from flows.command import Json, Report, Version, command, make_folder, run_with_progress
 from flows.config import Config
 from flows.output import Answer, print_answer
@@ -95,6 +96,50 @@ def retrain(config: Config) -> Answer:
 
     found = run_with_progress("retrain:retrain", config, stages=LOOP)
     return Answer(found, loop(config, found))
+
+
+@command()
+def init(
+    output: Annotated[Path, typer.Option(dir_okay=False, help="Config file to write.")],
+    generator: Annotated[str | None, typer.Option(help="URL of the server that answers.")] = None,
+    model: Annotated[str | None, typer.Option(help="Its model, where it has several.")] = None,
+    reward: Annotated[str | None, typer.Option(help="URL of a process reward model; default: none.")] = None,
+    reward_model: Annotated[str | None, typer.Option(help="Its model, where it has several.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Its tokenizer, a hub id or a directory; default: the model's name.")
+    ] = None,
+) -> Any:
+    """Try your servers and write a config for them; on a terminal it asks for what is missing.
+
+    Example: optscale init --generator http://127.0.0.1:8000 --output config.yaml
+    """
+    from flows import init as module
+
+    return module.init(output, generator, model, reward, reward_model, tokenizer)
+
+
+@command(pool=True)
+def pilot(
+    config: Config,
+    questions: Annotated[
+        Path | None, typer.Option(help="Questions to sample from; default: look at the pool as it is.")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(min=1, help="Generated tokens at most.")] = None,
+) -> Answer:
+    """Find out on some questions what adaptive N is worth for yours: one page, ending in go or no go.
+
+    Example: optscale pilot -c config.yaml --questions questions.jsonl --budget 2000000
+    """
+    from flows import pilot as module
+
+    if (questions is None) != (budget is None):
+        raise ConfigError("give --questions and --budget together, or neither to look at a pool")
+    if questions is not None and budget is not None:
+        location = module.sample(config, questions, budget)
+    else:
+        location = config.pool_location
+    found = module.look(config, location)
+    return Answer(found, [module.page(found)])
 
 
 @command()

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import to_jsonable_python
@@ -16,6 +17,7 @@ from predictor.assessment import SHIPPED
 from predictor.certificate import Certificate
 from predictor.comparison import Row
 from predictor.contenders import FIXED
+from predictor.replay import Interval
 
 if TYPE_CHECKING:  # their modules import Prefect and torch
     from flows.retrain import Retrained
@@ -93,6 +95,24 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> Tabl
     for row in rows:
         made.add_row(*(number(row[key], key in SHARES) for key in columns))
     return made
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template of this folder, as text."""
+    import jinja2  # by the commands that write pages
+
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
+    pages = jinja2.Environment(loader=folder, undefined=jinja2.StrictUndefined)
+    pages.filters |= {"number": number, "points": _points, "quoted": _quoted}
+    return pages.get_template(template).render(**values)
+
+
+def _points(value: Interval) -> str:
+    return f"{100 * value.mean:+.1f} points ({100 * value.low:+.1f} to {100 * value.high:+.1f})"
+
+
+def _quoted(text: str | None) -> str:
+    return "> (not stored)" if text is None else "\n".join(f"> {line}" for line in text.splitlines() or [""])
 
 
 def _as_table(found: Any) -> Table:

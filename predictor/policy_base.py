@@ -69,6 +69,13 @@ class PolicyBase(Record):
         """Ask the rule alone."""
         raise NotImplementedError
 
+    def evidence(self, state: State) -> dict[str, float]:
+        """What the rule goes by at a state of one question: numbers by names that a person reads."""
+        if not self.reads_prior or state.priors is None:
+            return {}
+        rest = max(self.cap - int(state.drawn[0]), 0)
+        return {"chance of a hit within the cap": float(1 - state.no_hit(self.target, self.cap)[0, rest])}
+
     def round_size(self) -> int | None:
         """Samples a round at most."""
         return self.batch

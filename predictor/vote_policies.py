@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from predictor.decision import BoolArray, Reason, State
+from predictor.decision import Array, BoolArray, Reason, State
 from predictor.policy_base import PolicyBase, Proposal
 from predictor.selection import Selection
 from predictor.stopping import GROWTH, load_rule, totals
@@ -33,6 +33,19 @@ class VotePolicy(PolicyBase):
     def stops(self, state: State, votes: Votes) -> BoolArray:
         """(questions,) whether the rule stops; votes (questions, 1) are of those drawn, at least one each."""
         raise NotImplementedError
+
+    def evidence(self, state: State) -> dict[str, float]:
+        """See `PolicyBase`."""
+        if not state.drawn[0]:
+            return {}
+        votes = state.count(self.selection)[1].at(state.drawn[:, None] - 1)
+        told = {"votes of the leader": votes.first, "of the second": votes.second}
+        told["chance that it leads for good"] = agreement(votes)
+        return {name: float(value[0, 0]) for name, value in told.items()} | self.weighed(state, votes)
+
+    def weighed(self, state: State, votes: Votes) -> dict[str, float]:
+        """Further numbers that the rule of one question goes by; see `stops`."""
+        return {}
 
     def propose(self, state: State) -> Proposal:
         """The next total of the rounds, unless the rule stops."""
@@ -82,8 +95,17 @@ class Learned(VotePolicy):
 
     def stops(self, state: State, votes: Votes) -> BoolArray:
         """See `VotePolicy`."""
+        gain, price = self._gain_and_price(state, votes)
+        return np.asarray(gain <= price)
+
+    def weighed(self, state: State, votes: Votes) -> dict[str, float]:
+        """See `VotePolicy`."""
+        gain, price = self._gain_and_price(state, votes)
+        return {"accuracy still to be gained": float(gain[0]), "its price": float(price[0])}
+
+    def _gain_and_price(self, state: State, votes: Votes) -> tuple[Array, Array]:
         gain = load_rule(self.rule).gain(vote_features(votes, self.cap, state.drawn[:, None]))[:, 0]
-        return np.asarray(gain <= self.price * np.maximum(self.cap - state.drawn, 0) / self.cap)
+        return gain, self.price * np.maximum(self.cap - state.drawn, 0) / self.cap
 
 
 class OwnRule(VotePolicy):
@@ -103,6 +125,13 @@ class OwnRule(VotePolicy):
 
     def stops(self, state: State, votes: Votes) -> BoolArray:
         """See `VotePolicy`."""
+        return np.asarray(self._worth(state) <= 0)
+
+    def weighed(self, state: State, votes: Votes) -> dict[str, float]:
+        """See `VotePolicy`."""
+        return {"worth of going on": float(self._worth(state)[0])}
+
+    def _worth(self, state: State) -> Array:
         answers, counted = state.count(self.selection)
         at = state.drawn[:, None] - 1
         features = features_at(
@@ -110,4 +139,4 @@ class OwnRule(VotePolicy):
         )[:, 0]
         place = np.minimum(np.searchsorted(self.value.totals, state.drawn), len(self.value.intercept) - 1)
         worth = [self.value.worth(features, k) for k in range(len(self.value.intercept))]
-        return np.asarray(np.choose(place, worth) <= 0)
+        return np.asarray(np.choose(place, worth))

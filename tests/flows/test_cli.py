@@ -69,7 +69,9 @@ LINES = [
     "config -c HERE/c.yaml",
     "decide '[0.3]' -s policy.kind=schedule",
     "grade --answer 5 --reference 5",
+    f"explain --pool HERE/home/pool --question {make_questions(1)[0].id} -s 'policy={{kind: lead, cap: 6}}'",
     "compare --pool HERE/home/pool",
+    "pilot --pool HERE/home/pool",
     "learn-rule HERE/pools.yaml --output HERE/rule.json",
 ]
 
@@ -83,5 +85,6 @@ def test_json_is_alone_on_standard_output(asked, line):
 
 def test_the_lines_above_are_all_commands_that_answer():
     whole_loop = {"run", "retrain"}  # the four above in one, told as they are (test_output.py)
-    from_a_gateway = {"import-log"}  # tests/data/test_decision_log.py
-    assert {line.split()[0] for line in LINES} == ANSWERING - whole_loop - from_a_gateway - ON_A_SERVER
+    from_a_gateway = {"import-log", "review"}  # tests/data/test_decision_log.py, test_review.py
+    with_servers = {"init"} | ON_A_SERVER  # test_init.py
+    assert {line.split()[0] for line in LINES} == ANSWERING - whole_loop - from_a_gateway - with_servers

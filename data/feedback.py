@@ -1,0 +1,71 @@
+"""What people said of delivered answers: a file beside the decision log, by request."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
+from pydantic import ValidationError
+
+from data.errors import PoolError
+from data.files import write_whole
+from data.record import Record
+from data.validation import explain
+
+FILE = "feedback.jsonl"
+Verdict = Literal["right", "wrong", "unsure"]
+
+
+class Feedback(Record):
+    """A person's verdict on what a request was answered with."""
+
+    request_id: str
+    verdict: Verdict
+    who: str
+    when: datetime
+
+
+def read_feedback(folder: Path) -> dict[str, Feedback]:
+    """The verdict on each request of the log in ``folder``; of several the last.
+
+    Raises
+    ------
+    PoolError
+        If the file holds anything else; says in which line.
+    """
+    file = folder / FILE
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise PoolError(f"{file} cannot be read: {error}") from error
+    found = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            told = Feedback.model_validate_json(line)
+        except ValidationError as error:
+            problem = explain(error.errors(), Feedback)
+            raise PoolError(f"{file}, line {number} is no verdict: {problem}; mend or remove it") from error
+        found[told.request_id] = told
+    return found
+
+
+def keep_feedback(folder: Path, given: Iterable[Feedback]) -> int:
+    """Append verdicts that say something new, all of them or none; how many those are.
+
+    Raises
+    ------
+    PoolError
+        If the file cannot be read or written.
+    """
+    file = folder / FILE
+    try:
+        with FileLock(folder / f".{FILE}.lock", fallback_to_soft=False):
+            known = {name: (told.verdict, told.who) for name, told in read_feedback(folder).items()}
+            new = [told for told in given if known.get(told.request_id) != (told.verdict, told.who)]
+            if new:
+                before = file.read_bytes() if file.exists() else b""
+                write_whole(file, before + b"".join(told.model_dump_json().encode() + b"\n" for told in new))
+    except OSError as error:
+        raise PoolError(f"{file} cannot be written, and nothing was kept: {error}") from error
+    return len(new)

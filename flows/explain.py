@@ -1,0 +1,202 @@
+"""Why one question was decided as it was: a request of the gateway, or a question of a pool."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from data import decision_log
+from data.answers import answer_key, extract_answer
+from data.contract import ScoreContract, require_same_contract
+from data.errors import ConfigError, PoolError, ScoreError
+from data.feedback import read_feedback
+from data.files import short_digest
+from data.folds import FoldSettings
+from data.pool import Pool
+from data.question import Question
+from data.questions import read_questions
+from data.rows import question_of
+from data.scores import load_scores, tabulate
+from flows.config import Config
+from predictor.certificate import Certificate
+from predictor.empirical import load_family
+from predictor.explanation import alternatives, follow
+from predictor.policies import AnyPolicy, load_policy
+from predictor.prior import Prior
+
+NEAREST = 3
+Found = dict[str, Any]
+Row = dict[str, Any]
+
+
+def explain_request(
+    folder: Path, request_id: str, questions: Path | None = None, predictor: Path | None = None
+) -> Found:
+    """What the gateway's log tells of a request.
+
+    Parameters
+    ----------
+    questions : reference answers, found by the question's id.
+    predictor : the bundle or predictor whose score family the logged prior is of.
+
+    Raises
+    ------
+    PoolError
+        If the log cannot be read, or holds no such request; names those that are like it.
+    """
+    ids = list[str]()
+    for row in decision_log.read_log(folder):
+        ids.append(row["request_id"])
+        if ids[-1] == request_id:
+            break
+    else:
+        raise _unknown(f"request {request_id!r} in the log in {folder}", request_id, ids)
+    if predictor is not None:
+        load_family(predictor)
+    texts = {q.id: q for q in read_questions(questions)} if questions else {}
+    question = texts.get(row["question_id"]) or decision_log.question_of(row)
+    contract = decision_log.contract_of(row, folder)
+    rows = decision_log.pool_rows(row, question or Question.ask(row["question_id"]), contract)
+    policy = cast(AnyPolicy, load_policy(row["policy"]))
+    prior = None if row["prior"] == "null" else Prior.model_validate_json(row["prior"])
+    ends = [sum(c["round"] <= n for c in rows[: row["seen"]]) for n in range(row["rounds"])]
+    told = _explain(policy, contract, prior, rows, ends)
+    told["versions"]["predictor"] = "not in the log"
+    told["delivered"] = _deliver(rows, row["chosen"]) | {"by": row.get("selection")}
+    if (said := read_feedback(folder).get(request_id)) is not None and said.verdict != "unsure":
+        told["delivered"] |= {"correct": said.verdict == "right", "said_by": said.who}
+    if row["explored"]:
+        told["notes"].append("It was drawn to the full cap for the log, and answered from all candidates.")
+    if row["messages"] is None:
+        told["notes"].append(
+            "Texts are not in the log (log.text is off), so answers are neither told nor judged."
+        )
+    asked = {"id": row["question_id"], "text": question and question.text}
+    logged = {"request": row["request_id"], "stopped_by": row["reason"]}
+    return told | logged | {"question": asked, **{name: row[name] for name in ("time", "ended", "degraded")}}
+
+
+def explain_question(
+    config: Config, question_id: str, policy_file: Path | None = None, predictor: Path | None = None
+) -> Found:
+    """What a policy does on a pool's question, its candidates in the order drawn.
+
+    Parameters
+    ----------
+    policy_file : a policy or a certificate as JSON; None takes the config's policy.
+    predictor : whose prior is read; None takes the population's, fitted on the train fold.
+
+    Raises
+    ------
+    PoolError
+        If the pool holds no such question; names those that are like it.
+    ConfigError, ScoreError, ContractError
+        If the policy cannot be asked on what the pool has.
+    """
+    pool = Pool.open(config.pool_location)
+    known = [name for name in pool.question_ids if name.startswith(question_id)]
+    if len(known) != 1:
+        where = f"question that alone begins with {question_id!r} in pool {config.pool_location}"
+        raise _unknown(where, question_id, sorted(pool.question_ids))
+    raw = sorted((r for r in pool.rows() if r["question_id"] == known[0]), key=lambda r: r["candidate"])
+    policy, certificate, contract = config.policy, None, pool.manifest.contract
+    if policy_file is not None:
+        policy, certificate = _read_policy(policy_file)
+    prior, source = None, "none is read"
+    if policy.reads_prior:
+        prior, source = _prior_of(config, pool, known[0], predictor)
+    told = _explain(policy, contract, prior, raw[: policy.cap])
+    if certificate is not None:
+        certificate.require_contract(contract.fingerprint)
+        told["versions"]["promise"] = certificate.statement
+    told["versions"]["predictor"] = source
+    last = told["rounds"][-1]["decision"]
+    ended, why = ("censored", "the pool has no further candidate") if last.more else ("decided", last.reason)
+    asked = {"id": known[0], "text": question_of(raw[0]).text}
+    return told | {"question": asked, "stopped_by": why, "ended": ended, "degraded": []}
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> PoolError:
+    near = difflib.get_close_matches(name, known, NEAREST, cutoff=0.0)
+    return PoolError(f"there is no {what}; nearest are {', '.join(near) or 'none: it is empty'}")
+
+
+def _read_policy(file: Path) -> tuple[AnyPolicy, Certificate | None]:
+    try:
+        certificate = Certificate.model_validate_json(file.read_bytes())
+    except ValidationError:
+        return cast(AnyPolicy, load_policy(file.read_bytes())), None
+    if certificate.policy is None:
+        raise ConfigError(f"{file} certifies no policy: {certificate.statement}")
+    return certificate.policy, certificate
+
+
+def _prior_of(config: Config, pool: Pool, name: str, predictor_dir: Path | None) -> tuple[Prior, str]:
+    """The prior of one question, and where it is from."""
+    scores = load_scores(pool, config.folds)
+    if predictor_dir is None:
+        from flows.examine import population_priors
+
+        own = name in {q.id for q in scores.fold("train").questions}
+        source = f"the population's, of the pool's train questions{', this one among them' if own else ''}"
+        return population_priors(config, scores).population, source
+    from predictor.learned.store import load_predictor
+
+    predictor = load_predictor(predictor_dir)
+    require_same_contract(predictor.card.contract, pool.manifest.contract.fingerprint, str(predictor_dir))
+    question = next(q for q in scores.questions if q.id == name)
+    return predictor.predict([question])[0], f"the {predictor.card.kind} predictor in {predictor_dir}"
+
+
+def _key(row: Row) -> str | None:
+    """The key of a candidate's answer, as it was given or is read from its text."""
+    key = row["answer_key"]
+    return answer_key(extract_answer(row["completion"] or "") or "") if key is None else key or None
+
+
+def _deliver(rows: Sequence[Row], place: int | None) -> Found:
+    if place is None:
+        return {}
+    told = {name: rows[place][name] for name in ("score", "correct", "completion")}
+    return {"candidate": place, "answer": _key(rows[place]), **told}
+
+
+def _explain(
+    policy: AnyPolicy,
+    contract: ScoreContract,
+    prior: Prior | None,
+    rows: Sequence[Row],
+    ends: Sequence[int] | None = None,
+) -> Found:
+    """Rounds, alternatives, versions; what cannot be computed again is said in ``notes``."""
+    scale = contract.scale if contract.reward_model else "none"
+    candidates = tabulate(rows, FoldSettings(), "the question", scale=scale).candidates(len(rows))
+    notes, steps, keys = list[str](), [], [_key(row) for row in rows]
+    try:
+        steps = follow(policy, candidates, prior, ends)
+        ends = [step.decision.drawn for step in steps[1:]]
+    except (ConfigError, ScoreError) as error:
+        if ends is None:
+            raise
+        notes.append(f"What the rule computed cannot be shown: {error}")
+    rounds = list[Found]()
+    for place, (start, end) in enumerate(zip([0, 0, *ends], [0, *ends], strict=False)):
+        new = [{"answer": keys[number], "score": rows[number]["score"]} for number in range(start, end)]
+        rounds.append({"drawn": end, "new": new, **(dict(steps[place]) if steps else {})})
+    if len(rows) < policy.cap:
+        notes.append(f"{len(rows)} of {policy.cap} candidates are known; what others would have done is not.")
+    others = alternatives(candidates, policy.selection, policy.cap)
+    versions = {
+        "policy_digest": short_digest(policy.model_dump_json()),
+        "contract_digest": contract.fingerprint,
+    }
+    return {
+        "rounds": rounds,
+        "delivered": _deliver(rows, steps[-1].decision.selected if steps else None),
+        "alternatives": [{**other.model_dump(), "answer": keys[other.selected]} for other in others],
+        "versions": {**versions, "policy": policy, "contract": contract, "prior": prior, "promise": None},
+        "answers": keys,
+        "notes": notes,
+    }

@@ -1,0 +1,233 @@
+"""What a pilot of some 50 to 300 questions shows.
+
+How right one candidate is and all are, whether candidates are independent draws, what a verifier is worth.
+
+Candidates of one question that are independent draws from its law can be put in any order. So what blocks of
+N neighbours are worth is held against blocks of N in random orders; where neighbours share a seed, a cache or
+a state they are worth less, as much as a smaller number of independent draws: the effective N.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from data.candidates import Array, Candidates
+from data.errors import ConfigError
+from predictor.compared_policies import fixed_sizes
+from predictor.replay import Interval, bootstrap, pick
+from predictor.selection import Selection, choose_weights
+
+LEAST, ENOUGH, MOST = 50, 100, 300
+"""Questions: fewer tell nothing; with so many no candidates are given up for more of them; at most."""
+FEWEST = 4
+"""Candidates a question at least."""
+ORDERS = 20
+RESAMPLES = 1000
+LEVEL = 0.99
+"""Confidence at which candidates are called dependent."""
+TRIFLE = 0.1
+"""Share of the draws by which the effective N may differ before it matters."""
+ANY, BEST, MAJORITY, VOTE, TOP = "any right", "best score", "majority", "weighted vote", "highest score"
+KINDS = {BEST: Selection(), MAJORITY: Selection(kind="majority"), VOTE: Selection(kind="weighted_vote")}
+
+
+class Plan(NamedTuple):
+    """What a budget is spent on."""
+
+    questions: int
+    candidates: int
+    """A question."""
+
+
+def plan(budget: int, candidate_tokens: float, available: int, cap: int) -> Plan:
+    """Questions and candidates that a budget of generated tokens has room for.
+
+    The cap halves until a hundred questions fit, or all there are, or at least `LEAST` with the fewest
+    candidates.
+
+    Raises
+    ------
+    ConfigError
+        If not even those fit; says what would.
+    """
+    sizes = [size for k in range(cap.bit_length()) if (size := cap >> k) >= min(FEWEST, cap)]
+    for wanted in (ENOUGH, LEAST):
+        for size in sizes:
+            fit = int(budget / (candidate_tokens * size))
+            if fit >= min(wanted, available):
+                return Plan(min(fit, available, MOST), size)
+    least = int(np.ceil(candidate_tokens * sizes[-1] * min(LEAST, available)))
+    raise ConfigError(
+        f"a budget of {budget:,} tokens is too small: {min(LEAST, available)} questions with {sizes[-1]} "
+        f"candidates of {candidate_tokens:.0f} tokens take {least:,}"
+    )
+
+
+class Block(NamedTuple):
+    """What N neighbours are worth."""
+
+    draws: int
+    effective: float
+    """Independent draws that are worth as much, and its 95 % interval over questions."""
+    low: float
+    high: float
+
+
+class Curve(NamedTuple):
+    """One quantity of blocks of neighbours, at several N."""
+
+    name: str
+    blocks: tuple[Block, ...]
+    difference: Interval
+    """From independent draws, over all N; of confidence `LEVEL`."""
+
+    @property
+    def shown(self) -> bool:
+        """Whether neighbours are shown to be worth another number of draws than they are."""
+        return self.difference.low > 0 or self.difference.high < 0
+
+    @property
+    def matters(self) -> bool:
+        """Whether that is more than a tenth of the draws."""
+        return self.shown and abs(self.blocks[-1].effective / self.blocks[-1].draws - 1) > TRIFLE
+
+
+class Verifier(NamedTuple):
+    """What scores add to a vote, and what they cost."""
+
+    vote: Interval
+    """Right answers of the weighted vote less those of the majority, of the same candidates."""
+    best: Interval
+    """The same of the best score."""
+    tokens: float
+    """Read by the reward model a question."""
+    share: float
+    """Of the generated tokens."""
+    price: float
+    """Of a token read, in generated ones."""
+    fewer: int
+    """Candidates that can be scored for what all cost unscored."""
+    at_equal_cost: Interval
+    """Right answers of the weighted vote of so many less those of the majority of all."""
+
+    @property
+    def keep(self) -> bool:
+        """Whether it is shown to add right answers."""
+        return self.vote.low > 0
+
+
+class Findings(NamedTuple):
+    """What a pilot shows."""
+
+    questions: int
+    candidates: int
+    accuracy: dict[str, Interval]
+    """Share right of a single candidate and of each selection from all; empty where no verdict is known."""
+    gain: Interval | None
+    """Right answers of the vote (weighted, where there are scores) less those of a single candidate."""
+    curves: tuple[Curve, ...]
+    verifier: Verifier | None
+
+
+def examine(candidates: Candidates, price: float = 1.0, seed: int = 0) -> Findings:
+    """All that a pilot shows of candidates (questions, n).
+
+    Accuracy is that of the questions whose verdicts are all known; the weighted vote is cross-fitted.
+    ``price`` is that of a token read by the verifier, in generated tokens.
+    """
+    known = candidates.select(np.flatnonzero(~np.isnan(candidates.correct).any(axis=1)))
+    judged, scored = len(known.scores) > 1, not np.isnan(candidates.scores).all()
+    values = _right(known, scored) if judged else {}
+    vote, n = values.get(VOTE, values.get(MAJORITY)), candidates.scores.shape[1]
+    return Findings(
+        questions=len(candidates.scores),
+        candidates=n,
+        accuracy={name: bootstrap(right) for name, right in values.items()},
+        gain=None if vote is None else bootstrap(vote - values["single"]),
+        curves=tuple(_curves(known if judged else candidates, scored, judged, seed)),
+        verifier=_verifier(known, values, price) if VOTE in values else None,
+    )
+
+
+def _right(known: Candidates, scored: bool) -> dict[str, Array]:
+    """(questions,) whether each way is right with all candidates."""
+    found, answered = {"single": known.correct.mean(axis=1)}, bool((known.answers >= 0).any())
+    if scored:
+        found[BEST] = delivered(known, Selection())
+    if answered:
+        found[MAJORITY] = delivered(known, Selection(kind="majority"))
+    if scored and answered:
+        found[VOTE] = _cross_fitted(known, known.scores.shape[1])
+    return found
+
+
+def delivered(candidates: Candidates, selection: Selection) -> Array:
+    """(questions,) verdict on the answer that is selected of all candidates."""
+    return pick(candidates.correct, selection.count(candidates.answers, candidates.scores).chosen[:, -1])
+
+
+def _cross_fitted(known: Candidates, draws: int) -> Array:
+    """(questions,) verdict on the weighted vote of the first ``draws``; the other half chose its weights."""
+    right = np.empty(len(known.scores))
+    for half in (0, 1):
+        rows, others = np.arange(half, len(right), 2), np.arange(1 - half, len(right), 2)
+        right[rows] = delivered(known.select(rows).first(draws), choose_weights(known.select(others)))
+    return right
+
+
+def _verifier(known: Candidates, values: Mapping[str, Array], price: float) -> Verifier:
+    generated, read = (float(v.sum(axis=1).mean()) for v in (known.tokens, known.reward_tokens))
+    fewer = max(int(known.scores.shape[1] * generated / (generated + price * read)), 1)
+    ways = (values[VOTE], values[BEST], _cross_fitted(known, fewer))
+    vote, best, equal = (bootstrap(right - values[MAJORITY]) for right in ways)
+    return Verifier(vote, best, read, read / generated, price, fewer, equal)
+
+
+def _curves(candidates: Candidates, scored: bool, judged: bool, seed: int) -> Iterator[Curve]:
+    """Each quantity that the candidates have."""
+    cap, answered = candidates.scores.shape[1], bool((candidates.answers >= 0).any())
+    has = {TOP: scored, ANY: judged, BEST: judged and scored, VOTE: judged and scored and answered}
+    has[MAJORITY] = judged and answered and not scored
+    sizes = fixed_sizes(cap)
+    asked = [n for n in sizes if n & (n - 1) == 0 and 1 < n <= cap // 2]
+    orders = [candidates.shuffled(seed + number) for number in range(ORDERS if asked else 0)]
+    for name in (name for name, there in has.items() if there and asked):
+        independent = np.stack([np.mean([_blocks(o, name, n) for o in orders], axis=0) for n in sizes])
+        yield _curve(
+            name, {n: _blocks(candidates, name, n) for n in asked}, np.array(sizes), independent, seed
+        )
+
+
+def _blocks(candidates: Candidates, name: str, n: int) -> Array:
+    """(questions,) mean over blocks of n neighbours of what a block is worth."""
+    questions, cap = candidates.scores.shape
+    columns = candidates.first(cap // n * n)._asdict()
+    block = Candidates(**{key: values.reshape(-1, n) for key, values in columns.items()})
+    if name == ANY:
+        worth = block.correct.max(axis=1)
+    elif name == TOP:
+        worth = block.scores.max(axis=1)
+    else:
+        worth = delivered(block, KINDS[name])
+    return worth.reshape(questions, -1).mean(axis=1)
+
+
+def _curve(name: str, observed: Mapping[int, Array], sizes: Array, independent: Array, seed: int) -> Curve:
+    """``independent`` is (sizes, questions)."""
+    count = independent.shape[1]
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
+    weights = np.concatenate([np.full((1, count), 1 / count), weights])
+    curves, blocks, away = weights @ independent.T, [], []
+    for n, values in observed.items():
+        pairs = zip(weights @ values, curves, strict=True)
+        worth = [_draws_worth(value, sizes, curve) for value, curve in pairs]
+        blocks.append(Block(n, worth[0], *map(float, np.quantile(worth[1:], (0.025, 0.975)))))
+        away.append(values - independent[sizes == n][0])
+    return Curve(name, tuple(blocks), bootstrap(np.mean(away, axis=0), level=LEVEL))
+
+
+def _draws_worth(value: float, sizes: Array, curve: Array) -> float:
+    """Independent draws that are worth ``value``: where the curve, made to rise, first reaches it."""
+    rising = np.maximum.accumulate(curve) + 1e-12 * np.arange(len(curve))
+    return float(np.interp(value, rising, sizes))
