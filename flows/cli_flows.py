@@ -9,7 +9,7 @@ import typer
 from data.errors import ConfigError
 from flows.command import Json, Report, Version, command, make_folder, run_with_progress
 from flows.config import Config
-from flows.output import Answer, print_answer
+from flows.output import Answer, as_table, goals, print_answer
 
 LOOP = ("collect", "train", "validate", "ship")
 """Stages of the whole loop."""
@@ -40,8 +40,10 @@ def collect(
     """
     if dry_run:
         from flows.collect import estimate
+        from flows.examine import forecast_goals
 
-        return estimate(config)
+        takes, promised = estimate(config), forecast_goals(config)
+        return Answer(takes | {"goals": promised}, [as_table(takes), goals(promised)])
     return run_with_progress("collect:collect", config)
 
 

@@ -10,7 +10,7 @@ from data.contract import Aggregation
 from data.errors import ConfigError, ScoreError
 from flows.command import PredictorOption, Questions, Report, command, make_folder
 from flows.config import Config
-from flows.output import PLAN_COLUMNS, Answer, compared, policies, render, table
+from flows.output import PLAN_COLUMNS, Answer, compared, goals, policies, render, table
 
 
 @command()
@@ -148,7 +148,9 @@ def certify(
 @command(pool=True)
 def plan(
     config: Config,
-    questions: Questions,
+    questions: Annotated[
+        Path | None, typer.Option(help="JSON lines with question or problem; default: tell of goals instead.")
+    ] = None,
     predictor: PredictorOption = None,
     target: Annotated[
         list[float] | None, typer.Option(help="Target scores; default: around the policy's.")
@@ -157,9 +159,17 @@ def plan(
 ) -> Answer:
     """What a set of questions will cost, before anything is generated: means and 95 % ranges.
 
+    Without questions: for several goals, how many calibration questions they need and what they would save.
+
     Example: optscale plan --questions new.jsonl --pool my-pool
     """
     import flows.plan
+
+    if questions is None:
+        from flows.examine import forecast_goals
+
+        promised = forecast_goals(config)
+        return Answer(promised, [goals(promised)])
 
     given = confidence or flows.plan.CONFIDENCES
     rows = flows.plan.plan(config, questions, predictor, target or (), given)

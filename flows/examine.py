@@ -16,6 +16,7 @@ from flows.config import Config
 from predictor.assessment import Assessment, assess, choose_family
 from predictor.certificate import Certificate
 from predictor.family_check import FamilyFit
+from predictor.forecast import GoalForecast, forecast
 from predictor.policies import AnyPolicy, load_policy
 from predictor.prior import Prior, PriorBatch, fit_population
 from predictor.scored_questions import ScoredQuestions
@@ -111,6 +112,20 @@ def read_policies(files: Iterable[Path]) -> dict[str, AnyPolicy]:
         except ValidationError:
             found[file.stem] = load_policy(text)
     return found
+
+
+def forecast_goals(config: Config) -> list[GoalForecast]:
+    """For several goals, the questions that they need and what they can be expected to save.
+
+    Of the pool's train and tune questions; without a pool the least that is needed.
+    """
+    if not Pool.exists(config.pool_location):
+        return forecast(None, 0, config.certify, config.goal.delta)
+    _, table = load_table(config)
+    cap = table.usual_cap(config.policy.cap)
+    table = table.full(cap)
+    seen, calibration = table.fold("train", "tune"), int((table.folds == "calibration").sum())
+    return forecast(seen.candidates(cap), calibration, config.certify, config.goal.delta)
 
 
 def load_table(config: Config) -> tuple[Pool, ScoreTable]:

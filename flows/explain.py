@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -59,7 +59,7 @@ def explain_request(
     question = texts.get(row["question_id"]) or decision_log.question_of(row)
     contract = decision_log.contract_of(row, folder)
     rows = decision_log.pool_rows(row, question or Question.ask(row["question_id"]), contract)
-    policy = cast(AnyPolicy, load_policy(row["policy"]))
+    policy = load_policy(row["policy"])
     prior = None if row["prior"] == "null" else Prior.model_validate_json(row["prior"])
     ends = [sum(c["round"] <= n for c in rows[: row["seen"]]) for n in range(row["rounds"])]
     told = _explain(policy, contract, prior, rows, ends)
@@ -127,7 +127,7 @@ def _read_policy(file: Path) -> tuple[AnyPolicy, Certificate | None]:
     try:
         certificate = Certificate.model_validate_json(file.read_bytes())
     except ValidationError:
-        return cast(AnyPolicy, load_policy(file.read_bytes())), None
+        return load_policy(file.read_bytes()), None
     if certificate.policy is None:
         raise ConfigError(f"{file} certifies no policy: {certificate.statement}")
     return certificate.policy, certificate
@@ -141,7 +141,7 @@ def _prior_of(config: Config, pool: Pool, name: str, predictor_dir: Path | None)
 
         own = name in {q.id for q in scores.fold("train").questions}
         source = f"the population's, of the pool's train questions{', this one among them' if own else ''}"
-        return population_priors(config, scores).population, source
+        return population_priors(config, scores).require_population(), source
     from predictor.learned.store import load_predictor
 
     predictor = load_predictor(predictor_dir)

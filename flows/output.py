@@ -17,6 +17,7 @@ from predictor.assessment import SHIPPED
 from predictor.certificate import Certificate
 from predictor.comparison import Row
 from predictor.contenders import FIXED
+from predictor.forecast import GoalForecast
 from predictor.replay import Interval
 
 if TYPE_CHECKING:  # their modules import Prefect and torch
@@ -34,7 +35,14 @@ PLAN_COLUMNS = {
     "generated tokens": "tokens",
 }
 COMPARED_COLUMNS = ("setting", "tokens", "rounds", "right", "changed", "saved, 95 %")
-SHARES = {"below target"}
+GOAL_COLUMNS = {
+    "goal": "goal",
+    "value": "value",
+    "expected_saving": "saves",
+    "questions_needed": "questions needed",
+    "saving_now": "with those on hand",
+}
+SHARES = {"below target", "expected_saving", "saving_now"}
 
 
 class Answer(NamedTuple):
@@ -48,7 +56,7 @@ class Answer(NamedTuple):
 
 def print_answer(found: Any, as_json: bool) -> None:
     """Print an `Answer`, or a record or records that need no words, on standard output."""
-    answer = found if isinstance(found, Answer) else Answer(found, [_as_table(found)])
+    answer = found if isinstance(found, Answer) else Answer(found, [as_table(found)])
     if as_json:
         plain = to_jsonable_python(
             _by_name(answer.data), inf_nan_mode="null", fallback=lambda number: number.item()
@@ -115,7 +123,7 @@ def _quoted(text: str | None) -> str:
     return "> (not stored)" if text is None else "\n".join(f"> {line}" for line in text.splitlines() or [""])
 
 
-def _as_table(found: Any) -> Table:
+def as_table(found: Any) -> Table:
     if isinstance(found, list):
         keys = found[0].keys() if found else ()
         return table(found, dict(zip(keys, keys, strict=True)))
@@ -166,10 +174,15 @@ def compared(rows: Iterable[Row]) -> list[Table]:
     return list(tables.values())
 
 
+def goals(rows: Iterable[GoalForecast]) -> Table:
+    """What can be promised, by goal."""
+    return table([row.model_dump() for row in rows], GOAL_COLUMNS)
+
+
 def validated(config: Config, found: "Validated", report: object) -> list[str | Table]:
     """A version that has passed the gate: test questions do not refute what was promised."""
     shown = policies(config, found.certificate, found.policies, {})
-    return [*shown, _as_table(found.metrics), f"version {found.version} passed the gate; report {report}"]
+    return [*shown, as_table(found.metrics), f"version {found.version} passed the gate; report {report}"]
 
 
 def shipped(found: "Shipped") -> list[str | Table]:
@@ -177,7 +190,7 @@ def shipped(found: "Shipped") -> list[str | Table]:
     answer = found.answer
     promise = answer.get("promise") or "Nothing is promised of its policy: none was certified."
     asked = f"Its bundle {found.tag} was started and decided: {answer['action']} ({answer['reason']})."
-    return [f"SHIPPED: version {found.version} is the champion.", asked, promise, _as_table(answer)]
+    return [f"SHIPPED: version {found.version} is the champion.", asked, promise, as_table(answer)]
 
 
 def loop(config: Config, found: "Retrained") -> list[str | Table]:

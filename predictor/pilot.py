@@ -14,7 +14,7 @@ import numpy as np
 
 from data.candidates import Array, Candidates
 from data.errors import ConfigError
-from predictor.compared_policies import fixed_sizes
+from predictor.contenders import fixed_sizes
 from predictor.replay import Interval, bootstrap, pick
 from predictor.selection import Selection, choose_weights
 
