@@ -124,6 +124,7 @@ def _quoted(text: str | None) -> str:
 
 
 def as_table(found: Any) -> Table:
+    """A record as its parts, or records as rows."""
     if isinstance(found, list):
         keys = found[0].keys() if found else ()
         return table(found, dict(zip(keys, keys, strict=True)))

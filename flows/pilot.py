@@ -52,7 +52,8 @@ def sample(config: Config, file: Path, budget: int) -> str:
     from models.load import load_generator, load_reward_model
 
     asked = sorted(read_questions(file), key=lambda question: short_digest(f"pilot:{question.id}"))
-    generator, reward = load_generator(config.generator), config.reward and load_reward_model(config.reward)
+    generator = load_generator(config.generator)
+    reward = None if config.reward is None else load_reward_model(config.reward)
     contract, settings = make_contract(generator, reward), config.collect
     own = config.home.resolve() / "pilot" / f"{source_of(file)}-{contract.fingerprint}"
     pool = Pool.create(config.pool or str(own), contract)

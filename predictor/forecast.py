@@ -25,7 +25,7 @@ class GoalForecast(Record):
     questions_needed: int | None
     """About how many calibration questions certify a policy that saves so much, in four of five projects.
 
-    Where there is no question to tell by, how many one needs that loses nothing. None where no number will do.
+    Where there is no question to tell by, how many one needs that loses nothing. None: no number will do.
     """
     saving_now: float | None
     """What can be expected to be certified with as many calibration questions as there are."""
