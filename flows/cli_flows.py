@@ -167,14 +167,20 @@ def serve(
         bool, typer.Option("--with-models", help="Also serve the config's models, for the gateway to ask.")
     ] = False,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
+    certificate: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Serve the policy that `certify` wrote here."),
+    ] = None,
 ) -> None:
     """Serve the champion's bundle over HTTP until interrupted.
+
+    Where nothing was shipped yet: the config's gateway, which draws the full cap.
 
     Example: optscale serve --with-models
     """
     from flows.serve import serve_bundle
 
-    serve_bundle(config, with_models, host)
+    serve_bundle(config, with_models, host, certificate)
 
 
 @command()

@@ -174,7 +174,7 @@ class Config(Record):
 
     @model_validator(mode="after")
     def _gateway_gives_what_the_policy_reads(self) -> Self:
-        if self.gateway is not None:
+        if self.gateway is not None and not self.certify.choose:
             self.gateway.require_usable(self.policy)
         return self
 

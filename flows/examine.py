@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import ValidationError
 
 from data.contract import require_same_contract
-from data.errors import ScoreError
+from data.errors import ConfigError, ScoreError
 from data.pool import Pool
 from data.question import Question
 from data.score_map import ScoreMap
 from data.scores import ScoreTable, load_scores
+from data.validation import explain
 from flows.config import Config
 from predictor.assessment import Assessment, assess, choose_family
 from predictor.certificate import Certificate
@@ -105,13 +106,21 @@ def read_policies(files: Iterable[Path]) -> dict[str, AnyPolicy]:
     """Policies by the names of their files; of a certificate, what it lets be shipped."""
     found = {}
     for file in files:
-        text = file.read_bytes()
         try:
-            certificate = Certificate.model_validate_json(text)
+            certificate = read_certificate(file)
             found[file.stem] = certificate.policy or certificate.fallback
-        except ValidationError:
-            found[file.stem] = load_policy(text)
+        except ConfigError:
+            found[file.stem] = load_policy(file.read_bytes())
     return found
+
+
+def read_certificate(file: Path) -> Certificate:
+    """What `certify` wrote; raises ConfigError where it is none."""
+    try:
+        return Certificate.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        problems = explain(error.errors(), Certificate)
+        raise ConfigError(f"{file} is not a certificate: {problems}") from error
 
 
 def forecast_goals(config: Config) -> list[GoalForecast]:

@@ -10,8 +10,11 @@ import httpx
 
 from data.errors import BundleError, ConfigError
 from flows.config import Config
+from flows.examine import read_certificate
+from flows.plain_bundle import build_plain, first_policy
 from flows.tracking import BUNDLE, CHAMPION, Tracking
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
+from predictor.certificate import describe
 from serving.auth import read_keys
 from serving.bento import free_port
 from serving.settings import KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
@@ -19,18 +22,30 @@ from serving.settings import KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve_bundle(config: Config, with_models: bool = False, host: str = "127.0.0.1") -> None:
+def serve_bundle(
+    config: Config,
+    with_models: bool = False,
+    host: str = "127.0.0.1",
+    certificate: Path | None = None,
+) -> None:
     """Serve until interrupted; does not return.
 
-    ``with_models`` serves generator and reward model too, from a process that ends with this one.
-    ``host`` is the address to listen on.
+    Where nothing was shipped yet, the config's gateway is served without a predictor; see `build_plain`.
+
+    Parameters
+    ----------
+    with_models : serve generator and reward model too, from a process that ends with this one.
+    host : address to listen on.
+    certificate : file that `certify` wrote: serve its policy without a predictor.
 
     Raises
     ------
     BundleError
         If the champion was never shipped, or its bento is not on this machine.
+    ConfigError, ContractError
+        If there is neither a champion nor a gateway, or the certificate is of another contract.
     """
-    tag = champion_bento(Tracking(config))
+    tag = _bento(config, certificate)
     if with_models:
         os.environ[OVERRIDES] = str(_start_models(config))
     port = str(config.serve.port)
@@ -46,6 +61,18 @@ def serve_bundle(config: Config, with_models: bool = False, host: str = "127.0.0
         sys.executable,
         [sys.executable, "-m", "bentoml", "serve", tag, "--host", host, "--port", port],
     )
+
+
+def _bento(config: Config, certificate: Path | None) -> str:
+    tracking = Tracking(config)
+    if certificate is None and tracking.find(CHAMPION) is not None:
+        return champion_bento(tracking)
+    known = None if certificate is None else read_certificate(certificate)
+    tag = build_plain(config, known)
+    policy = first_policy(config) if known is None else known.policy or known.fallback
+    says = known.statement if known else f"Nothing is certified yet: {describe(policy)} are drawn."
+    print(says, file=sys.stderr, flush=True)
+    return tag
 
 
 def champion_bento(tracking: Tracking) -> str:

@@ -77,10 +77,10 @@ READ = """
 import sys
 from pathlib import Path
 import psutil
-from data.decision_log import _rows
+from data.decision_log import read_log
 from data.pool import Pool
 before = psutil.Process().num_threads()
-assert list(Pool.open(sys.argv[1]).rows()) and list(_rows(Path(sys.argv[2])))
+assert list(Pool.open(sys.argv[1]).rows()) and list(read_log(Path(sys.argv[2])))
 print(psutil.Process().num_threads() - before)
 """
 

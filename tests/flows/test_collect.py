@@ -109,10 +109,11 @@ def test_no_predictor_is_trained_without_scores(unscored):
 
 
 def test_a_gateway_without_a_reward_model_needs_a_policy_by_answers():
-    base = ("gateway={generator: {base_url: 'http://h/v1', model: m}, reward: null}",)
+    base = ("gateway={generator: {base_url: 'http://h/v1', model: m}, reward: null}", "certify.choose=false")
     for policy in ("{kind: agreement}", "{kind: fixed, selection: {kind: majority}}"):
         assert load_config(overrides=(*base, f"policy={policy}")).gateway.reward is None
     by_score = "{kind: lead, selection: {kind: weighted_vote}}"
     for policy in ("{kind: schedule}", "{kind: value, selection: {kind: majority}}", by_score):
         with pytest.raises(ConfigError, match=r"gateway.reward is null.* reads scores: take one by answers"):
             load_config(overrides=(*base, f"policy={policy}"))
+    assert load_config(overrides=base[:1]).policy.kind == "value"  # what is certified is chosen, by answers
