@@ -193,6 +193,7 @@ def tabulate(
             raise PoolError(f"{where}: question {one[0]} has candidate {one[1]} twice")
     keys, _, *columns = zip(*found, strict=True)
     ids, place, drawn = np.unique(keys, return_inverse=True, return_counts=True)
+    folds = folds.sized(len(ids))
     number = np.arange(len(keys)) - (drawn.cumsum() - drawn)[place]
     arrays = {name: np.full((len(ids), drawn.max()), blank) for name, blank in BLANKS.items()}
     for array, values in zip(arrays.values(), columns, strict=True):

@@ -113,18 +113,20 @@ def compare(
     sums: dict[Key, Array] = defaultdict(lambda: np.zeros((5, len(questions))))
     preferred: list[str] = []
 
-    def add(contender: Contender, chosen: bool, selection: Selection, inside: IntArray, order: int) -> None:
-        if order >= contender.orders:
-            return
-        shown = asked.show(selection, order, inside)
-        drawn, rounds = contender.stop(shown)
-        rows, place = np.arange(len(inside)), drawn - 1
-        final = shown.votes.answer[:, [-1]], shown.votes.chosen[:, [-1]]
-        changed = ~same_answer(shown.votes, *final)[rows, place]
-        key = contender.name, contender.kind, selection.kind, "" if chosen else contender.setting, chosen
-        spent, right = shown.spent[rows, place], shown.right[rows, place]
-        values = np.array([drawn, spent, rounds, right, changed], float)
-        sums[key][:, inside] += values / min(orders, contender.orders)
+    def add(ready: Sequence[tuple[Contender, bool]], selection: Selection, inside: IntArray) -> None:
+        for order in range(orders):
+            shown, rows = asked.show(selection, order, inside), np.arange(len(inside))
+            final = shown.votes.answer[:, [-1]], shown.votes.chosen[:, [-1]]
+            changed = ~same_answer(shown.votes, *final)
+            for contender, chosen in ready:
+                if order >= contender.orders:
+                    continue
+                drawn, rounds = contender.stop(shown)
+                at = rows, drawn - 1
+                values = np.array([drawn, shown.spent[at], rounds, shown.right[at], changed[at]], float)
+                setting = "" if chosen else contender.setting
+                key = contender.name, contender.kind, selection.kind, setting, chosen
+                sums[key][:, inside] += values / min(orders, contender.orders)
 
     scored, cap = not np.isnan(measured.scores).all(), measured.answers.shape[1]
     for fitted_on, inside in sides:
@@ -135,12 +137,9 @@ def compare(
             given = priors if fit is None else fit_priors
             rivals = published(cap, selection, target, given) if target is not None and scored else []
             ready = prepare(seen, fitted_on, selection, rivals)
-            for order in range(orders):
-                for contender, chosen in ready:
-                    add(contender.on(priors), chosen, selection, inside, order)
+            add([(contender.on(priors), chosen) for contender, chosen in ready], selection, inside)
     for name, policy in (shown_too or {}).items():
-        for order in range(orders):
-            add(of_policy(name, policy, priors), False, policy.selection, questions, order)
+        add([(of_policy(name, policy, priors), False)], policy.selection, questions)
     rows_ = to_rows(sums, seed)
     return Comparison(rows_, max(set(preferred), key=preferred.count))
 

@@ -205,27 +205,32 @@ def fit_value_rules(
     cost = np.concatenate([s.spent[:, at] for s in shown]).mean(axis=0)
     centre, scale = features.mean(axis=0), features.std(axis=0) + 1e-9
     scaled = (features - centre) / scale
-    return [_iterate(scaled, right, cost / cost[-1], price, centre, scale, at + 1) for price in prices]
+    slopes, intercepts = _iterate(scaled, right, cost / cost[-1], np.array(prices))
+    return [
+        ValueRule(
+            price=price,
+            totals=tuple((at + 1).tolist()),
+            centre=tuple(map(tuple, centre[:-1].tolist())),
+            slope=tuple(map(tuple, (slopes[:, :, number] / scale[:-1]).tolist())),
+            intercept=tuple(intercepts[:, number].tolist()),
+        )
+        for number, price in enumerate(prices)
+    ]
 
 
-def _iterate(
-    scaled: Array, right: Array, cost: Array, price: float, centre: Array, scale: Array, at: IntArray
-) -> ValueRule:
-    rows, last = len(right), len(at) - 1
-    value, slopes, intercepts = np.zeros(rows), [], []
-    for place in range(last - 1, -1, -1):
-        x = scaled[:, place]
-        gained = right[:, place + 1] - right[:, place] - price * (cost[place + 1] - cost[place])
-        y = gained + value
-        mean = y.mean()
-        slope = np.linalg.solve(x.T @ x + RIDGE * rows * np.eye(x.shape[1]), x.T @ (y - mean))
-        value = np.where(x @ slope + mean > 0, y, 0.0)
-        slopes.append((slope / scale[place]).tolist())
-        intercepts.append(float(mean))
-    return ValueRule(
-        price=price,
-        totals=tuple(at.tolist()),
-        centre=tuple(map(tuple, centre[:-1].tolist())),
-        slope=tuple(map(tuple, slopes[::-1])),
-        intercept=tuple(intercepts[::-1]),
+def _iterate(scaled: Array, right: Array, cost: Array, prices: Array) -> tuple[Array, Array]:
+    """(totals but the last, features, prices) slopes and (totals but the last, prices) intercepts."""
+    rows, last, width = len(right), right.shape[1] - 1, scaled.shape[-1]
+    value, slopes, means = (
+        np.zeros((rows, len(prices))),
+        np.zeros((last, width, len(prices))),
+        np.zeros((last, len(prices))),
     )
+    for place in range(last - 1, -1, -1):
+        x = np.ascontiguousarray(scaled[:, place])
+        gained = right[:, [place + 1]] - right[:, [place]] - prices * (cost[place + 1] - cost[place])
+        y = gained + value
+        means[place] = y.mean(axis=0)
+        slopes[place] = np.linalg.solve(x.T @ x + RIDGE * rows * np.eye(width), x.T @ (y - means[place]))
+        value = np.where(x @ slopes[place] + means[place] > 0, y, 0.0)
+    return slopes, means
