@@ -40,7 +40,7 @@ def test_what_init_writes_starts_and_draws_the_full_cap(config):
         asked = {"model": "m", "messages": [{"role": "user", "content": "What is 2 + 3?"}]}
         answer = httpx.post(f"{url}/v1/chat/completions", json=asked, timeout=60).json()
     assert "nothing is certified: the reference, all 4 candidates by majority" in told["says"]
-    assert answer["optscale"]["candidates"] == 4
+    assert answer["optscale"]["drawn"] == 4
     assert answer["optscale"]["promise"] is None
     assert first_policy(config).selection.kind == "majority"
 
