@@ -77,6 +77,14 @@ def test_the_budget_is_kept_and_a_greater_one_goes_on(setting):
     assert len(list(Pool.open(location).rows())) == 280
 
 
+def test_without_a_reward_model_answers_are_sampled_alone(setting):
+    config, questions = setting()
+    found = look(sample(config.model_copy(update={"reward": None}), questions, 3000))
+    assert (found["verifier"], found["questions"], found["candidates"]) == (None, 70, 4)
+    assert set(found["accuracy"]) == {"single", "majority"}
+    assert "verifier" not in page(found)
+
+
 def test_a_budget_that_says_nothing_is_refused_before_it_is_spent(setting, server):
     config, questions = setting()
     before = server.requests["plain"]
