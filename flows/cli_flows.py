@@ -137,10 +137,8 @@ def pilot(
     if (questions is None) != (budget is None):
         raise ConfigError("give --questions and --budget together, or neither to look at a pool")
     if questions is not None and budget is not None:
-        location = module.sample(config, questions, budget)
-    else:
-        location = config.pool_location
-    found = module.look(config, location)
+        config = module.sample(config, questions, budget)
+    found = module.look(config)
     return Answer(found, [module.page(found)])
 
 

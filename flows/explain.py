@@ -5,21 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+import numpy as np
 
 from data import decision_log
 from data.answers import answer_key, extract_answer
+from data.candidates import Candidates
 from data.contract import ScoreContract, require_same_contract
 from data.errors import ConfigError, PoolError, ScoreError
 from data.feedback import read_feedback
 from data.files import short_digest
 from data.folds import FoldSettings
-from data.pool import Pool
 from data.question import Question
 from data.questions import read_questions
-from data.rows import question_of
-from data.scores import load_scores, tabulate
+from data.scores import ScoreTable, tabulate
 from flows.config import Config
+from flows.examine import load_table, population_priors, read_certificate
 from predictor.certificate import Certificate
 from predictor.empirical import load_family
 from predictor.explanation import alternatives, follow
@@ -62,7 +62,9 @@ def explain_request(
     policy = load_policy(row["policy"])
     prior = None if row["prior"] == "null" else Prior.model_validate_json(row["prior"])
     ends = [sum(c["round"] <= n for c in rows[: row["seen"]]) for n in range(row["rounds"])]
-    told = _explain(policy, contract, prior, rows, ends)
+    scale = contract.scale if contract.reward_model else "none"
+    candidates = tabulate(rows, FoldSettings(), "the request", scale=scale).candidates(len(rows))
+    told = _explain(policy, contract, prior, rows, candidates, ends)
     told["versions"]["predictor"] = "not in the log"
     told["delivered"] = _deliver(rows, row["chosen"]) | {"by": row.get("selection")}
     if (said := read_feedback(folder).get(request_id)) is not None and said.verdict != "unsure":
@@ -95,27 +97,28 @@ def explain_question(
     ConfigError, ScoreError, ContractError
         If the policy cannot be asked on what the pool has.
     """
-    pool = Pool.open(config.pool_location)
-    known = [name for name in pool.question_ids if name.startswith(question_id)]
+    pool, table = load_table(config)
+    ids = [question.id for question in table.questions]
+    known = [place for place, name in enumerate(ids) if name.startswith(question_id)]
     if len(known) != 1:
         where = f"question that alone begins with {question_id!r} in pool {config.pool_location}"
-        raise _unknown(where, question_id, sorted(pool.question_ids))
-    raw = sorted((r for r in pool.rows() if r["question_id"] == known[0]), key=lambda r: r["candidate"])
-    policy, certificate, contract = config.policy, None, pool.manifest.contract
-    if policy_file is not None:
-        policy, certificate = _read_policy(policy_file)
+        raise _unknown(where, question_id, ids)
+    asked, contract = table.questions[known[0]], pool.manifest.contract
+    raw = sorted((r for r in pool.rows() if r["question_id"] == asked.id), key=lambda r: r["candidate"])
+    policy, certificate = (config.policy, None) if policy_file is None else _read_policy(policy_file)
     prior, source = None, "none is read"
     if policy.reads_prior:
-        prior, source = _prior_of(config, pool, known[0], predictor)
-    told = _explain(policy, contract, prior, raw[: policy.cap])
+        prior, source = _prior_of(config, table, contract, asked, predictor)
+    candidates = table.select(np.arange(len(table)) == known[0]).candidates(min(len(raw), policy.cap))
+    told = _explain(policy, contract, prior, raw[: policy.cap], candidates)
     if certificate is not None:
         certificate.require_contract(contract.fingerprint)
         told["versions"]["promise"] = certificate.statement
     told["versions"]["predictor"] = source
     last = told["rounds"][-1]["decision"]
     ended, why = ("censored", "the pool has no further candidate") if last.more else ("decided", last.reason)
-    asked = {"id": known[0], "text": question_of(raw[0]).text}
-    return told | {"question": asked, "stopped_by": why, "ended": ended, "degraded": []}
+    question = {"id": asked.id, "text": asked.text}
+    return told | {"question": question, "stopped_by": why, "ended": ended, "degraded": []}
 
 
 def _unknown(what: str, name: str, known: Sequence[str]) -> PoolError:
@@ -125,29 +128,25 @@ def _unknown(what: str, name: str, known: Sequence[str]) -> PoolError:
 
 def _read_policy(file: Path) -> tuple[AnyPolicy, Certificate | None]:
     try:
-        certificate = Certificate.model_validate_json(file.read_bytes())
-    except ValidationError:
+        certificate = read_certificate(file)
+    except ConfigError:
         return load_policy(file.read_bytes()), None
-    if certificate.policy is None:
-        raise ConfigError(f"{file} certifies no policy: {certificate.statement}")
-    return certificate.policy, certificate
+    return certificate.policy or certificate.fallback, certificate
 
 
-def _prior_of(config: Config, pool: Pool, name: str, predictor_dir: Path | None) -> tuple[Prior, str]:
+def _prior_of(
+    config: Config, table: ScoreTable, contract: ScoreContract, asked: Question, predictor_dir: Path | None
+) -> tuple[Prior, str]:
     """The prior of one question, and where it is from."""
-    scores = load_scores(pool, config.folds)
     if predictor_dir is None:
-        from flows.examine import population_priors
-
-        own = name in {q.id for q in scores.fold("train").questions}
-        source = f"the population's, of the pool's train questions{', this one among them' if own else ''}"
-        return population_priors(config, scores).require_population(), source
+        own = ", this one among them" if asked in table.fold("train").questions else ""
+        population = population_priors(config, table).require_population()
+        return population, f"the population's, of the pool's train questions{own}"
     from predictor.learned.store import load_predictor
 
     predictor = load_predictor(predictor_dir)
-    require_same_contract(predictor.card.contract, pool.manifest.contract.fingerprint, str(predictor_dir))
-    question = next(q for q in scores.questions if q.id == name)
-    return predictor.predict([question])[0], f"the {predictor.card.kind} predictor in {predictor_dir}"
+    require_same_contract(predictor.card.contract, contract.fingerprint, str(predictor_dir))
+    return predictor.predict([asked])[0], f"the {predictor.card.kind} predictor in {predictor_dir}"
 
 
 def _key(row: Row) -> str | None:
@@ -168,11 +167,10 @@ def _explain(
     contract: ScoreContract,
     prior: Prior | None,
     rows: Sequence[Row],
+    candidates: Candidates,
     ends: Sequence[int] | None = None,
 ) -> Found:
     """Rounds, alternatives, versions; what cannot be computed again is said in ``notes``."""
-    scale = contract.scale if contract.reward_model else "none"
-    candidates = tabulate(rows, FoldSettings(), "the question", scale=scale).candidates(len(rows))
     notes, steps, keys = list[str](), [], [_key(row) for row in rows]
     try:
         steps = follow(policy, candidates, prior, ends)

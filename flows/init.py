@@ -66,7 +66,7 @@ def init(
     return {
         "file": str(output),
         **told,
-        "next": f"optscale pilot -c {output} --questions FILE --budget TOKENS",
+        "next": f"optscale serve -c {output}; optscale pilot -c {output} --questions FILE --budget TOKENS",
     }
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -111,7 +112,12 @@ def render(template: str, **values: Any) -> str:
 
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     pages = jinja2.Environment(loader=folder, undefined=jinja2.StrictUndefined)
-    pages.filters |= {"number": number, "points": _points, "quoted": _quoted}
+    pages.filters |= {
+        "number": number,
+        "points": _points,
+        "quoted": _quoted,
+        "share": partial(number, share=True),
+    }
     return pages.get_template(template).render(**values)
 
 

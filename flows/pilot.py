@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from data.candidates import Array
 from data.errors import ConfigError, PoolError
 from data.files import short_digest
 from data.pool import Pool, pending
 from data.questions import read_questions
 from data.read_file import source_of
-from data.score_map import ScoreMap
-from data.scores import ScoreTable, load_scores
+from data.scores import ScoreTable
 from flows.config import Config
+from flows.examine import load_table
 from flows.output import render
 from predictor import pilot
 from predictor.assumptions import Finding, check
+from predictor.forecast import GoalForecast, forecast
 from predictor.pilot import Curve, Findings
-from predictor.selection import Selection
 
 PROBED, PROBE = 4, 2
 """Questions and candidates by which the length of candidates is learned; these are not kept."""
@@ -29,8 +28,8 @@ MOST = 32
 """Candidates a question that are looked at."""
 
 
-def sample(config: Config, file: Path, budget: int) -> str:
-    """Sample and score some of the questions into a pool of the pilot's own; its location.
+def sample(config: Config, file: Path, budget: int) -> Config:
+    """Sample and score some of the questions into a pool of the pilot's own; the config with that pool.
 
     The pool is kept: what it holds counts against the budget, and a run that was killed goes on where it was.
     Questions are taken in an order that their ids give, so a longer pilot is a shorter one and more.
@@ -82,59 +81,53 @@ def sample(config: Config, file: Path, budget: int) -> str:
         seed = settings.seed + int(new[0].id[:8], 16)
         done = collect_part.fn(new[:room], seed, settings, generator, reward, pool)
         spent, drawn = spent + done.tokens, drawn + done.candidates
-    return pool.location
+    return config.model_copy(update={"pool": pool.location})
 
 
-def look(config: Config, location: str) -> dict[str, Any]:
-    """All that a pilot's pool shows, with what speaks against going on under ``against``.
+def look(config: Config) -> dict[str, Any]:
+    """All that the config's pool shows as a pilot, with what speaks against going on under ``against``.
 
     Raises
     ------
-    PoolError, ScoreError
+    PoolError
         If the pool cannot be read, or has neither scores nor answers.
     """
-    scores = load_scores(Pool.open(location), config.folds)
-    size = min(MOST, int(np.quantile(scores.drawn, 0.05, method="lower")))
-    if scores.scale == "raw":  # by rank, without a look at a verdict
-        scores = scores.mapped(ScoreMap.fit(scores.full(size).raw_scores[:, :size]))
-    shown = scores.full(size)
-    candidates, prices = shown.candidates(size), config.prices
+    _, scores = load_table(config)
+    size = scores.usual_cap(MOST)
+    shown, prices = scores.full(size), config.prices
+    candidates = shown.candidates(size)
     if not scores.has_scores and (candidates.answers < 0).all():
-        raise PoolError(f"pool {location} has neither scores nor answers: there is nothing to select by")
+        raise PoolError(
+            f"pool {config.pool_location} has neither scores nor answers: there is nothing to select by"
+        )
     price = prices.reward_per_million / prices.generator_per_million if prices.generator_per_million else 1.0
-    found = pilot.examine(candidates, price or 1.0)
-    signal, judged_by, target = _signal(scores, config.policy.target)
-    findings = check(signal, scores.status, scores.texts, scores.tokens, scores.parts, target)
-    savings = expected(shown)
+    found, target = (
+        pilot.examine(candidates, price or 1.0),
+        config.policy.target if scores.has_scores else None,
+    )
+    texts = [question.text for question in scores.questions]
+    arrays = (scores.signal, scores.status, scores.texts, scores.tokens, scores.parts)
+    findings, savings = check(*arrays, target, texts), expected(config, shown, size)
     against = list(_against(found, findings, savings))
     return {
         **found._asdict(),
-        "tokens": float(candidates.tokens.mean()),
-        "pool": location,
-        "judged_by": judged_by,
-        "findings": findings,
-        "promises": promises(found.curves, findings),
+        **{"tokens": float(candidates.tokens.mean()), "pool": config.pool_location},
+        "judged_by": "scores" if scores.has_scores else "agreement with the most frequent answer",
+        **{"findings": findings, "promises": promises(found.curves, findings)},
         "keep_verifier": found.verifier.keep if found.verifier else None,
-        "expected": savings,
-        "go": not against,
-        "against": against,
+        **{"expected": savings, "calibration": int((shown.folds == "calibration").sum())},
+        **{"go": not against, "against": against},
     }
 
 
-def _signal(scores: ScoreTable, target: float) -> tuple[Array, str, float]:
-    """What candidates are compared by (questions, n), NaN beyond those drawn; its name; what is a hit."""
-    beyond = np.arange(scores.tokens.shape[1]) >= scores.drawn[:, None]
-    if scores.has_scores:
-        return scores.scores, "scores", target
-    if not np.isnan(scores.correct).all():
-        return np.where(beyond, np.nan, np.nan_to_num(scores.correct)), "verdicts", 0.5
-    chosen = Selection(kind="majority").count(scores.answers, None).answer[:, [-1]]
-    return np.where(beyond, np.nan, scores.answers == chosen), "agreement with the majority", 0.5
+def expected(config: Config, table: ScoreTable, cap: int) -> list[GoalForecast]:
+    """What each goal is expected to save on questions like these, and with how many calibration questions.
 
-
-def expected(table: ScoreTable) -> list[dict[str, Any]]:
-    """What each goal is expected to save on questions like these; none where it cannot be told."""
-    return []
+    Only train and tune questions are looked at: the others may still certify.
+    """
+    seen, calibration = table.fold("train", "tune"), int((table.folds == "calibration").sum())
+    given = seen.candidates(cap) if len(seen) else None
+    return forecast(given, calibration, config.certify, config.goal.delta)
 
 
 def promises(curves: Sequence[Curve], findings: Sequence[Finding]) -> str:
@@ -143,22 +136,20 @@ def promises(curves: Sequence[Curve], findings: Sequence[Finding]) -> str:
     parts = "no promise over questions to come, unless they were sorted: parts of the pool differ"
     if any(curve.matters for curve in curves) or "broken" in (verdicts["order"], verdicts["duplicates"]):
         line = (
-            "Candidates depend on each other: certificates in the pool's own order stand where serving draws "
-            "alike; a policy's own confidence, plans and certificates over random orders do not"
+            "Candidates depend on each other: a certificate stands in the pool's own order (certify.orders: "
+            "1), where serving draws alike; a policy's own confidence and plans do not"
         )
     elif any(curve.shown for curve in curves) or "look" in (verdicts["order"], verdicts["duplicates"]):
         line = (
-            "Candidates depend on each other a little: certificates in the pool's own order stand; take a "
-            "policy's own confidence, plans and certificates over random orders with care"
+            "Candidates depend on each other a little: certify in the pool's own order (certify.orders: 1), "
+            "and take a policy's own confidence and plans with care"
         )
     else:
         line = "No dependence is shown: certificates, a policy's own confidence and plans stand"
     return f"{line}; {parts}." if verdicts["parts"] == "look" else f"{line}."
 
 
-def _against(
-    found: Findings, findings: Sequence[Finding], savings: Sequence[dict[str, Any]]
-) -> Iterator[str]:
+def _against(found: Findings, findings: Sequence[Finding], savings: Sequence[GoalForecast]) -> Iterator[str]:
     """What speaks against going on."""
     if found.questions < pilot.LEAST:
         yield f"{found.questions} questions are too few to tell: {pilot.LEAST} at least"
@@ -171,7 +162,7 @@ def _against(
         yield "no reference answers: nothing shows that more candidates are right more often"
     elif found.gain.low <= 0:
         yield "more candidates are not shown to be right more often than one"
-    if savings and not any(row["saved"] > 0 for row in savings):
+    if not any(goal.expected_saving for goal in savings):
         yield "no goal is expected to save anything"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import norm
 
 from data.candidates import Array, Candidates
 from data.errors import ConfigError
@@ -27,7 +28,7 @@ RESAMPLES = 1000
 LEVEL = 0.99
 """Confidence at which candidates are called dependent."""
 TRIFLE = 0.1
-"""Share of the draws by which the effective N may differ before it matters."""
+"""Share of the draws that the effective N may be smaller by before it matters."""
 ANY, BEST, MAJORITY, VOTE, TOP = "any right", "best score", "majority", "weighted vote", "highest score"
 KINDS = {BEST: Selection(), MAJORITY: Selection(kind="majority"), VOTE: Selection(kind="weighted_vote")}
 
@@ -89,8 +90,8 @@ class Curve(NamedTuple):
 
     @property
     def matters(self) -> bool:
-        """Whether that is more than a tenth of the draws."""
-        return self.shown and abs(self.blocks[-1].effective / self.blocks[-1].draws - 1) > TRIFLE
+        """Whether they are worth fewer, by more than a tenth."""
+        return self.difference.high < 0 and self.blocks[-1].effective < (1 - TRIFLE) * self.blocks[-1].draws
 
 
 class Verifier(NamedTuple):
@@ -193,10 +194,8 @@ def _curves(candidates: Candidates, scored: bool, judged: bool, seed: int) -> It
     asked = [n for n in sizes if n & (n - 1) == 0 and 1 < n <= cap // 2]
     orders = [candidates.shuffled(seed + number) for number in range(ORDERS if asked else 0)]
     for name in (name for name, there in has.items() if there and asked):
-        independent = np.stack([np.mean([_blocks(o, name, n) for o in orders], axis=0) for n in sizes])
-        yield _curve(
-            name, {n: _blocks(candidates, name, n) for n in asked}, np.array(sizes), independent, seed
-        )
+        drawn = {n: np.stack([_blocks(order, name, n) for order in orders]) for n in sizes}
+        yield _curve(name, {n: _blocks(candidates, name, n) for n in asked}, drawn, seed)
 
 
 def _blocks(candidates: Candidates, name: str, n: int) -> Array:
@@ -213,18 +212,23 @@ def _blocks(candidates: Candidates, name: str, n: int) -> Array:
     return worth.reshape(questions, -1).mean(axis=1)
 
 
-def _curve(name: str, observed: Mapping[int, Array], sizes: Array, independent: Array, seed: int) -> Curve:
-    """``independent`` is (sizes, questions)."""
+def _curve(name: str, observed: Mapping[int, Array], drawn: Mapping[int, Array], seed: int) -> Curve:
+    """Of blocks in the order observed (questions,) and in random ones (orders, questions), by their size."""
+    independent, sizes = np.stack([values.mean(axis=0) for values in drawn.values()]), np.array(list(drawn))
     count = independent.shape[1]
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
     weights = np.concatenate([np.full((1, count), 1 / count), weights])
-    curves, blocks, away = weights @ independent.T, [], []
+    curves, blocks = weights @ independent.T, []
     for n, values in observed.items():
         pairs = zip(weights @ values, curves, strict=True)
         worth = [_draws_worth(value, sizes, curve) for value, curve in pairs]
         blocks.append(Block(n, worth[0], *map(float, np.quantile(worth[1:], (0.025, 0.975)))))
-        away.append(values - independent[sizes == n][0])
-    return Curve(name, tuple(blocks), bootstrap(np.mean(away, axis=0), level=LEVEL))
+    # Were the order of no account, the one observed would be one more of the random ones.
+    orders = np.mean([drawn[n] for n in observed], axis=0)
+    away = float((np.mean(list(observed.values()), axis=0) - orders.mean(axis=0)).mean())
+    error = float(np.sqrt(orders.var(axis=0, ddof=1).sum() * (1 + 1 / len(orders)))) / count
+    reach = float(norm.ppf((1 + LEVEL) / 2)) * error
+    return Curve(name, tuple(blocks), Interval(away, away - reach, away + reach))
 
 
 def _draws_worth(value: float, sizes: Array, curve: Array) -> float:

@@ -107,10 +107,10 @@ def test_a_policy_in_a_file_and_what_it_promises(pool, tmp_path):
     told = json.loads(run(*line, "--policy", tmp_path / "p.json", "--json"))
     assert [r["drawn"] for r in told["rounds"]] == [0, 2, 6]
     certify = ["certify", "--pool", pool.location, "-s", "policy.target=0.8", "-s", "policy.cap=6"]
-    risks = ["-s", "certify.lost_hit=0.4", "-s", "certify.lost_accuracy=0.4", "-s", "certify.orders=1"]
+    risks = ["-s", "goal.lose=0.4"]
     run(*certify, *risks, "--output", tmp_path / "c.json")
     told = run(*line, "--policy", tmp_path / "c.json")
-    assert "With confidence 90%" in told
+    assert "With confidence 90" in told
     assert "On the same candidates" in told
 
 

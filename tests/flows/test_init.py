@@ -98,3 +98,10 @@ def test_on_a_terminal_it_asks(server, tokenizer, tmp_path, monkeypatch):
     told = init(tmp_path / "c.yaml", tokenizer=tokenizer)
     assert len(asked) == 2
     assert told["reward"]["model"] == "m"
+
+
+def test_without_a_reward_model_decisions_go_by_answers(server, tmp_path):
+    told = init(tmp_path / "c.yaml", server.url("plain"))
+    assert told["reward"] is None
+    config = load_config(tmp_path / "c.yaml")
+    assert (config.reward, config.gateway.reward) == (None, None)

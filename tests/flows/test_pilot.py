@@ -62,7 +62,7 @@ def setting(server, tokenizer, tmp_path):
 
 def test_the_budget_is_kept_and_a_greater_one_goes_on(setting):
     config, questions = setting()
-    location = sample(config, questions, 2300)  # 10 tokens a candidate: a look of 8, 55 questions with 4
+    location = sample(config, questions, 2300).pool  # 10 tokens a candidate: a look of 8, 55 questions with 4
     rows = list(Pool.open(location).rows())
     assert sum(row["completion_tokens"] for row in rows) == 55 * 4 * 10
     assert location.startswith(str(config.home.resolve() / "pilot"))
@@ -70,11 +70,19 @@ def test_the_budget_is_kept_and_a_greater_one_goes_on(setting):
     for row in rows:
         seeds.setdefault(row["question_id"], []).append((row["candidate"], row["seed"]))
     assert {tuple(number for number, _ in sorted(found)) for found in seeds.values()} == {(0, 1, 2, 3)}
-    assert sample(config, questions, 2300) == location
+    assert sample(config, questions, 2300).pool == location
     assert len(Pool.open(location).question_ids) == 57  # the look is over
     sample(config, questions, 10**6)
     assert len(Pool.open(location).question_ids) == 70
     assert len(list(Pool.open(location).rows())) == 280
+
+
+def test_without_a_reward_model_answers_are_sampled_alone(setting):
+    config, questions = setting()
+    found = look(sample(config.model_copy(update={"reward": None}), questions, 3000))
+    assert (found["verifier"], found["questions"], found["candidates"]) == (None, 70, 4)
+    assert set(found["accuracy"]) == {"single", "majority"}
+    assert "verifier" not in page(found)
 
 
 def test_a_budget_that_says_nothing_is_refused_before_it_is_spent(setting, server):
@@ -116,11 +124,17 @@ def test_the_command_samples_and_tells(setting, tmp_path):
 
 def test_the_page_of_a_pool_ends_with_a_verdict(tmp_path):
     pool = make_pool(tmp_path / "pool", questions=120, candidates=8)
-    found = look(load_config(None, (f"pool={pool.location}", "policy.target=0.8")), pool.location)
+    found = look(load_config(None, (f"pool={pool.location}", "policy.target=0.8")))
     assert (found["questions"], found["candidates"]) == (120, 8)
     assert found["accuracy"]["best score"].mean > found["accuracy"]["single"].mean
     told = page(found)
-    for words in ("How often answers are right", "Effective N", "| 4 |", "Is the verifier worth it?"):
+    for words in (
+        "How often answers are right",
+        "Effective N",
+        "| 4 |",
+        "the verifier worth it?",
+        "| goal.lose 0.05 |",
+    ):
         assert words in told
     assert (
         told.rstrip().splitlines()[-3].startswith("## GO" if found["go"] else "## NO GO") or not found["go"]
@@ -129,7 +143,7 @@ def test_the_page_of_a_pool_ends_with_a_verdict(tmp_path):
 
 def test_too_few_questions_are_no_go(tmp_path):
     pool = make_pool(tmp_path / "pool", questions=20)
-    found = look(load_config(None, (f"pool={pool.location}",)), pool.location)
+    found = look(load_config(None, (f"pool={pool.location}",)))
     assert not found["go"]
     assert "20 questions are too few" in page(found)
 
@@ -145,8 +159,8 @@ def curve(effective, low, high):
         (curve(8.0, -0.01, 0.01), "fine", "fine", "No dependence is shown: certificates"),
         (curve(7.9, -0.02, -0.01), "fine", "fine", "a little"),
         (curve(8.0, -0.01, 0.01), "look", "fine", "a little"),
-        (curve(4.0, -0.2, -0.1), "fine", "fine", "random orders do not"),
-        (curve(8.0, -0.01, 0.01), "broken", "fine", "random orders do not"),
+        (curve(4.0, -0.2, -0.1), "fine", "fine", "confidence and plans do not"),
+        (curve(8.0, -0.01, 0.01), "broken", "fine", "confidence and plans do not"),
         (curve(8.0, -0.01, 0.01), "fine", "look", "no promise over questions to come"),
     ],
 )
@@ -169,7 +183,7 @@ def test_a_pool_without_scores_is_looked_at_by_what_it_has(tmp_path, kept):
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     import_ = ["import-pool", "--input", str(tmp_path / "a.jsonl"), "--pool", str(tmp_path / "pool")]
     assert CliRunner().invoke(cli.app, import_, catch_exceptions=False).exit_code == 0
-    found = look(load_config(), str(tmp_path / "pool"))
-    assert found["judged_by"] == ("verdicts" if kept == "verdicts" else "agreement with the majority")
+    found = look(load_config(None, (f"pool={tmp_path / 'pool'}",)))
+    assert found["judged_by"].startswith("agreement")
     assert found["verifier"] is None
     assert ("no reference answers" in page(found).lower()) is (kept == "answers")

@@ -31,9 +31,9 @@ def test_independent_draws_are_worth_what_they_are():
             assert block.effective == pytest.approx(block.draws, rel=0.15)
 
 
-def test_independence_is_seldom_denied():
-    denied = [any(c.shown for c in examine(make(100, seed=seed), seed=seed).curves) for seed in range(5)]
-    assert sum(denied) <= 1
+def test_independence_is_denied_about_as_often_as_the_level_allows():
+    found = [examine(make(80, 4, seed=seed), seed=seed).curves for seed in range(20)]
+    assert sum(curve.shown for curves in found for curve in curves) <= 4  # of 80, at 1 % each
 
 
 def test_copies_are_worth_fewer_draws_than_they_are():
