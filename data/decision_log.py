@@ -59,6 +59,8 @@ SCHEMA = pa.schema(
         pa.field("chosen", pa.int32()),
         pa.field("selection", pa.string()),
         pa.field("votes", pa.int32()),
+        pa.field("model_version", pa.string()),
+        pa.field("promise", pa.string()),
         pa.field("explored", pa.bool_(), nullable=False),
         pa.field("inclusion_probability", pa.float64(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),

@@ -65,7 +65,7 @@ def explain_request(
     scale = contract.scale if contract.reward_model else "none"
     candidates = tabulate(rows, FoldSettings(), "the request", scale=scale).candidates(len(rows))
     told = _explain(policy, contract, prior, rows, candidates, ends)
-    told["versions"]["predictor"] = "not in the log"
+    told["versions"] |= {"predictor": row.get("model_version"), "promise": row.get("promise")}
     told["delivered"] = _deliver(rows, row["chosen"]) | {"by": row.get("selection")}
     if (said := read_feedback(folder).get(request_id)) is not None and said.verdict != "unsure":
         told["delivered"] |= {"correct": said.verdict == "right", "said_by": said.who}

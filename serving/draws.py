@@ -196,11 +196,18 @@ class Answer:
 
 
 def log_row(
-    answer: Answer, contract: ScoreContract, request_id: str, seconds: float, text: bool
+    answer: Answer,
+    contract: ScoreContract,
+    request_id: str,
+    seconds: float,
+    text: bool,
+    model_version: str | None = None,
+    promise: str | None = None,
 ) -> dict[str, Any]:
     """A request as a row of the decision log.
 
-    ``contract`` is the one that its candidates were sampled under; ``text`` logs messages, completions and
+    ``contract`` is the one that its candidates were sampled under, ``model_version`` the predictor's and
+    ``promise`` the certificate's statement, where one stands behind the policy; ``text`` logs messages, completions and
     answers too, where else answers are numbered. The chance with which the request was explored is the row's
     inclusion probability where it was, its complement where it was not.
     """
@@ -231,6 +238,8 @@ def log_row(
         "contract": contract.model_dump_json(),
         "policy": ask.policy.model_dump_json(),
         "prior": "null" if answer.prior is None else answer.prior.model_dump_json(),
+        "model_version": model_version,
+        "promise": promise,
         "action": answer.decision.action,
         "reason": answer.decision.reason,
         "ended": answer.ended,

@@ -136,7 +136,9 @@ class Gateway:
             metrics.count_answer(answer, certificate.target if certificate else ask.policy.target)
             metrics.REQUESTS.labels(answer.ended, status).inc()
             if self.log is not None and answer.draws:
-                self.log.add(log_row(answer, sampled, request_id, seconds, self.settings.log.text))
+                promise = certificate.statement if certificate and certificate.certified else None
+                text, version = self.settings.log.text, self.card.model_version
+                self.log.add(log_row(answer, sampled, request_id, seconds, text, version, promise))
 
         answer = await self.best_of_n.answer(ask, on_cancel=record)
         seconds = time.monotonic() - started

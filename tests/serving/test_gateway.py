@@ -273,6 +273,7 @@ def test_decisions_are_logged_and_some_go_to_the_cap(served, client):
         assert len(row["candidates"]) == (POLICY.cap if one["explored"] else one["drawn"])
         assert [c["score"] for c in row["candidates"]][: one["drawn"]] == one["scores"]
         assert (row["selection"], row["votes"]) == (one["selection"], one["votes"]) == ("best_score", 0)
+        assert (row["model_version"], row["promise"]) == ("1", None)
         assert row["messages"] is None
         assert {c["completion"] for c in row["candidates"]} == {None}
         assert json.loads(row["prior"]) == one["prior"]
