@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from data import decision_log
-from data.candidates import Candidates
 from data.answers import key_of
+from data.candidates import Candidates
 from data.contract import ScoreContract, require_same_contract
 from data.errors import ConfigError, PoolError, ScoreError
 from data.feedback import read_feedback
