@@ -54,6 +54,11 @@ def answer_key(answer: str) -> str | None:
     return key or None
 
 
+def key_of(given: str | None, completion: str | None) -> str | None:
+    """The key of a candidate's answer: the one that is given, else that of its text; None for no answer."""
+    return answer_key(extract_answer(completion or "") or "") if given is None else given or None
+
+
 def grade(completion: str | None, reference: str | None, whole: bool = False) -> Grade:
     """Judge a completion; with ``whole`` a text that marks no answer is one from end to end."""
     text = completion or ""

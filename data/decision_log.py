@@ -78,16 +78,12 @@ class DecisionLog:
 
     def __init__(self, folder: Path, rows: int = 1000, seconds: float = 60.0, files: int = 10_000) -> None:
         self.folder, self.most, self.seconds, self.files = folder, rows, seconds, files
-        self.rows: list[dict[str, Any]] = []
-        self._full = asyncio.Event()
-        self._ending = False
+        self._rows: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._written = 0
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep a row for the next file."""
-        self.rows.append(row)
-        if len(self.rows) >= self.most:
-            self._full.set()
+        self._rows.put_nowait(row)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -97,27 +93,24 @@ class DecisionLog:
             yield
         finally:
             # Told, not cancelled: a file whose writing waits for a thread would be lost.
-            self._ending = True
-            self._full.set()
+            self._rows.put_nowait(None)
             await writer
-            await self.flush()
 
     async def _write_on(self) -> None:
-        while not self._ending:
+        going = True
+        while going:
+            rows = list[dict[str, Any]]()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.seconds):
-                    await self._full.wait()
-            self._full.clear()
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Write what there is as one file."""
-        rows, self.rows = self.rows, []
-        if rows:
-            try:
-                await asyncio.to_thread(self._write, rows)
-            except Exception:  # whatever it is, it costs these rows and not those to come
-                logger.exception("%d decisions could not be logged to %s", len(rows), self.folder)
+                    while going and len(rows) < self.most:
+                        row = await self._rows.get()
+                        going = row is not None
+                        rows += [row] if row else []
+            if rows:
+                try:
+                    await asyncio.to_thread(self._write, rows)
+                except Exception:  # whatever it is, it costs these rows and not those to come
+                    logger.exception("%d decisions could not be logged to %s", len(rows), self.folder)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

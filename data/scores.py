@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data.answers import answer_key, extract_answer
+from data.answers import key_of
 from data.candidates import Array, Candidates, IntArray
 from data.errors import PoolError, ScoreError
 from data.files import short_digest
@@ -227,9 +227,7 @@ def _columns(row: Row, scale: str) -> tuple[Any, ...]:
     # A candidate that was cut may carry a score; it counts as a miss all the same.
     complete = row["status"] == "complete"
     score, raw = (row[name] if complete else None for name in ("score", "raw_score"))
-    text, answer = row["completion"], row["answer_key"]
-    if answer is None and text is not None:
-        answer = answer_key(extract_answer(text) or "")
+    text, answer = row["completion"], key_of(row["answer_key"], row["completion"])
     return (
         np.nan if scale != "unit" else 0.0 if score is None else score,
         np.nan if raw is None else raw,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data import decision_log
-from data.answers import answer_key, extract_answer
+from data.answers import key_of
 from data.candidates import Candidates
 from data.contract import ScoreContract, require_same_contract
 from data.errors import ConfigError, PoolError, ScoreError
@@ -150,9 +150,7 @@ def _prior_of(
 
 
 def _key(row: Row) -> str | None:
-    """The key of a candidate's answer, as it was given or is read from its text."""
-    key = row["answer_key"]
-    return answer_key(extract_answer(row["completion"] or "") or "") if key is None else key or None
+    return key_of(row["answer_key"], row["completion"])
 
 
 def _deliver(rows: Sequence[Row], place: int | None) -> Found:

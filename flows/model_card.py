@@ -3,19 +3,15 @@
 from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import get_args
-
-import jinja2
 
 from data.folds import Fold
 from data.pool import Manifest
 from data.scores import ScoreTable
 from flows.config import Config
+from flows.output import render
 from predictor.learned.card import PredictorCard
 from predictor.learned.settings import KINDS
-
-TEMPLATE = Path(__file__).parent / "model-card.md.j2"
 
 
 def model_card(
@@ -32,9 +28,8 @@ def model_card(
     decisions; both are known after validation.
     """
     counts = Counter(table.folds.tolist())
-    return jinja2.Template(
-        TEMPLATE.read_text(), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    ).render(
+    return render(
+        "model-card.md.j2",
         config=config,
         card=card,
         settings=card.settings,

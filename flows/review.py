@@ -9,7 +9,7 @@ from heapq import nsmallest
 from pathlib import Path
 from typing import Any, get_args
 
-from data.answers import answer_key, extract_answer
+from data.answers import key_of
 from data.decision_log import read_log
 from data.errors import ConfigError
 from data.feedback import Feedback, Verdict, keep_feedback, read_feedback
@@ -67,8 +67,7 @@ def _item(row: Mapping[str, Any]) -> Item:
     """A decision with the delivered answer and all of them, equal ones together."""
     groups = dict[str, Item]()
     for place, found in enumerate(row["candidates"]):
-        key = found.get("answer_key")
-        key = (answer_key(extract_answer(found["completion"] or "") or "") if key is None else key) or ""
+        key = key_of(found.get("answer_key"), found["completion"]) or ""
         new = {"answer": key, "count": 0, "best_score": None, "delivered": False}
         group = groups.setdefault(key, new)
         group["count"] += 1

@@ -115,33 +115,6 @@ def estimate(
     return Forecast(questions=len(priors), **ranges, totals=totals)
 
 
-def realised_share(
-    policy: Policy,
-    priors: PriorBatch,
-    held: Candidates,
-    prompt_tokens: Array,
-    reference: ReferenceQuestions,
-    size: int = 60,
-    subsets: int = 100,
-) -> dict[str, float]:
-    """Share of subsets of held-out questions whose total lies in the range that was planned for it.
-
-    Random subsets of ``size`` of the questions, each planned by itself; a share a quantity. The subsets
-    overlap and are planned from the same reference, so the share scatters around `LEVEL` by far more than
-    one of ``subsets`` independent trials.
-    """
-    rng = np.random.default_rng(0)
-    chosen, runs = _replay_reference(policy, priors, reference, rng)
-    spent = _spend(policy, priors, held.shuffled(0), prompt_tokens)
-    inside = dict.fromkeys(runs, 0)
-    for _ in range(subsets):
-        rows = rng.choice(len(priors), min(size, len(priors)), replace=False)
-        for name, totals in _totals(chosen, runs, priors.index[rows], 200, rng).items():
-            planned = Range.of(totals)
-            inside[name] += int(planned.low <= spent[name][rows].sum() <= planned.high)
-    return {name: count / subsets for name, count in inside.items()}
-
-
 def _replay_reference(
     policy: Policy, priors: PriorBatch, reference: ReferenceQuestions, rng: np.random.Generator
 ) -> tuple[IntArray, dict[str, Array]]:
@@ -166,25 +139,20 @@ def _replay_reference(
         if reference.laws is not None:  # of a question to come no law knows the scores
             asked = asked.without(reference.laws[picked])
         shown = reference.candidates.select(picked).shuffled(int(rng.integers(2**31)))
-        parts.append(_spend(policy, asked, shown, reference.prompt_tokens[picked]))
+        run = outcome(policy, shown, asked)
+        parts.append(
+            {
+                "candidates": run.draws,
+                "rounds": run.rounds,
+                "tokens": run.tokens,
+                "reward_tokens": run.reward_tokens,
+                "prompt_tokens": reference.prompt_tokens[picked] * run.rounds,
+                "reached": run.hit,
+            }
+        )
     tokens = {**reference.candidates._asdict(), "prompt_tokens": reference.prompt_tokens}
     known = [n for n in parts[0] if "tokens" not in n or tokens[n].any()]
     return chosen, {n: np.concatenate([p[n] for p in parts]).reshape(at.shape) for n in known}
-
-
-def _spend(
-    policy: Policy, priors: PriorBatch, candidates: Candidates, prompt_tokens: Array
-) -> dict[str, Array]:
-    """Each quantity of the policy's runs (questions,)."""
-    run = outcome(policy, candidates, priors)
-    return {
-        "candidates": run.draws,
-        "rounds": run.rounds,
-        "tokens": run.tokens,
-        "reward_tokens": run.reward_tokens,
-        "prompt_tokens": prompt_tokens * run.rounds,
-        "reached": run.hit,
-    }
 
 
 def _totals(

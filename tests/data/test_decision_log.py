@@ -148,10 +148,10 @@ def test_old_files_are_deleted(tmp_path):
 
     async def main():
         best_of_n = BestOfN(world, world, world, CONTRACT, Prior.centred(0.5, 0.2))
-        for number in range(6):
-            ask = Ask(ASKED[0], FixedN(cap=1), Sampling(), 0, asyncio.get_running_loop().time() + 9)
-            log.add(log_row(await best_of_n.answer(ask), CONTRACT, f"r{number}", 0.1, False))
-            await log.flush()
+        async with log.running():
+            for number in range(6):
+                ask = Ask(ASKED[0], FixedN(cap=1), Sampling(), 0, asyncio.get_running_loop().time() + 9)
+                log.add(log_row(await best_of_n.answer(ask), CONTRACT, f"r{number}", 0.1, False))
 
     asyncio.run(main())
     files = sorted(tmp_path.glob("*"))

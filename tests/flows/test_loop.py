@@ -139,7 +139,7 @@ def test_the_same_data_is_not_fitted_twice(looped):
 def test_the_report_can_be_read(looped):
     config, _, validated, _ = looped
     page = (config.home / "report" / "report.html").read_text()
-    assert "fixed N = 6" in page
+    assert 'fixed N <span class="soft">6<' in page
     assert validated.certificate.statement in page
     assert "http://" not in page.replace("http://www.w3.org", "")  # nothing is fetched
     assert (config.home / "report" / "frontier.png").stat().st_size > 10_000
