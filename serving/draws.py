@@ -208,8 +208,8 @@ def log_row(
 
     ``contract`` is the one that its candidates were sampled under, ``model_version`` the predictor's and
     ``promise`` the certificate's statement, where one stands behind the policy; ``text`` logs messages,
-    completions and answers too, where else answers are numbered. The chance with which the request was explored
-    is the row's inclusion probability where it was, its complement where it was not.
+    completions and answers too, where else answers are numbered. The chance with which the request was
+    explored is the row's inclusion probability where it was, its complement where it was not.
     """
     ask, share = answer.ask, answer.ask.explore_share
     # Equal answers keep equal names, so that votes can be counted again without a text.
