@@ -11,6 +11,13 @@ from flows.command import Json, Report, Version, command, make_folder, run_with_
 from flows.config import Config
 from flows.output import Answer, as_table, goals, print_answer
 
+Uncertified = Annotated[
+    bool,
+    typer.Option(
+        "--uncertified",
+        help="Where nothing is certified, ship what kept the goal on train and tune questions.",
+    ),
+]
 LOOP = ("collect", "train", "validate", "ship")
 """Stages of the whole loop."""
 
@@ -77,27 +84,34 @@ def validate(config: Config, output: Report = None, version: Version = None) -> 
 
 
 @command(pool=True)
-def ship(config: Config, version: Version = None) -> Answer:
+def ship(config: Config, version: Version = None, uncertified: Uncertified = False) -> Answer:
     """Build the serving bundle of a validated version, start it, ask it, promote it.
 
     Example: optscale ship -c config.yaml --version 3
     """
     from flows.output import shipped
 
+    config = _ship_uncertified(config, uncertified)
     found = run_with_progress("ship:ship", config, version, version is not None)
     return Answer(found, shipped(found))
 
 
 @command(pool=True)
-def retrain(config: Config) -> Answer:
+def retrain(config: Config, uncertified: Uncertified = False) -> Answer:
     """Collect, train, validate and ship, in this order.
 
     Example: optscale retrain -c config.yaml
     """
     from flows.output import loop
 
+    config = _ship_uncertified(config, uncertified)
     found = run_with_progress("retrain:retrain", config, stages=LOOP)
     return Answer(found, loop(config, found))
+
+
+def _ship_uncertified(config: Config, uncertified: bool) -> Config:
+    certify = config.certify.model_copy(update={"uncertified": config.certify.uncertified or uncertified})
+    return config.model_copy(update={"certify": certify})
 
 
 @command()

@@ -108,7 +108,7 @@ def read_policies(files: Iterable[Path]) -> dict[str, AnyPolicy]:
     for file in files:
         try:
             certificate = read_certificate(file)
-            found[file.stem] = certificate.policy or certificate.fallback
+            found[file.stem] = certificate.to_ship()
         except ConfigError:
             found[file.stem] = load_policy(file.read_bytes())
     return found

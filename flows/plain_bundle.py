@@ -38,7 +38,7 @@ def build_plain(config: Config, certificate: Certificate | None = None) -> str:
     policy: AnyPolicy = first_policy(config)
     if certificate is not None:
         certificate.require_contract(contract.fingerprint)
-        policy = certificate.policy or certificate.fallback
+        policy = certificate.to_ship(config.certify.uncertified)
     config.gateway.require_usable(policy)
     with tempfile.TemporaryDirectory(dir=config.home.resolve()) as folder:
         bundle = Path(folder) / "bundle"

@@ -69,7 +69,7 @@ def _bento(config: Config, certificate: Path | None) -> str:
         return champion_bento(tracking)
     known = None if certificate is None else read_certificate(certificate)
     tag = build_plain(config, known)
-    policy = first_policy(config) if known is None else known.policy or known.fallback
+    policy = first_policy(config)
     says = known.statement if known else f"Nothing is certified yet: {describe(policy)} are drawn."
     print(says, file=sys.stderr, flush=True)
     return tag

@@ -54,7 +54,7 @@ def build(config: Config, version: str) -> str:
         certificate = Certificate.model_validate_json(tracking.read(run, "certificate.json"))
         for made_for, what in ((predictor.card.contract, "predictor"), (certificate.contract, "certificate")):
             require_same_contract(contract, made_for, f"{what} of version {version}")
-        policy = certificate.policy or certificate.fallback
+        policy = certificate.to_ship(config.certify.uncertified)
         if config.gateway is not None:
             config.gateway.require_usable(policy)
         target = Path(folder) / "bundle"

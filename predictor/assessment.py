@@ -158,7 +158,7 @@ def assess(
         one_a_group=one_a_group,
         needed=made.needed,
     )
-    policy = certificate.policy or certificate.fallback
+    policy = certificate.to_ship(settings.uncertified)
     asked = Orders(test.candidates(cap), load_rule(settings.rule), 0, made.judge, not shuffled)
     shipped = run(of_policy(SHIPPED, policy, test.priors), asked, np.arange(len(test.table)), orders)
     compared = compare(

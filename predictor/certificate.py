@@ -93,6 +93,10 @@ class Certificate(Record):
         """Whether something is promised."""
         return self.policy is not None and bool(self.epsilon)
 
+    def to_ship(self, uncertified: bool = False) -> AnyPolicy:
+        """The certified policy; where there is none the reference, or with ``uncertified`` what is proposed."""
+        return self.policy or (self.proposed if uncertified else None) or self.fallback
+
     @property
     def fallback(self) -> AnyPolicy:
         """What may be shipped without a certificate: the reference."""

@@ -16,6 +16,9 @@ class CertifySettings(Record):
     """Choose among all policies; false certifies and ships ``policy`` as it is."""
     rule: str = "public-1"
     """The stopping rule learned on other pools, by its name or file."""
+    uncertified: bool = False
+    """Where nothing is certified, ship what kept the goal on train and tune questions; false ships the
+    reference, which draws the full cap."""
     round_candidates: float = Field(0.25, ge=0)
     """Price of a round, in candidates of average length."""
     orders: int = Field(20, ge=1)

@@ -53,7 +53,8 @@ class BundleCard(Record):
     def promise(self) -> str | None:
         """The certificate's statement; None where nothing is certified of the policy."""
         certificate = self.certificate
-        return certificate.statement if certificate and certificate.policy == self.policy else None
+        stands = certificate is not None and certificate.certified and certificate.policy == self.policy
+        return certificate.statement if certificate is not None and stands else None
 
     @property
     def says(self) -> str:

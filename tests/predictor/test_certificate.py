@@ -73,7 +73,8 @@ def test_with_too_few_questions_nothing_is_certified_and_the_reference_may_be_sh
     assert found.policy is None
     assert not found.certified
     assert found.groups == {}
-    assert found.fallback == FULL
+    assert found.fallback == found.to_ship() == FULL
+    assert found.to_ship(uncertified=True) == SAFE
     assert "about 77 calibration questions would do where there are 20" in found.statement
     assert "All 12 candidates by majority may be shipped" in found.statement
 
