@@ -94,7 +94,7 @@ class Certificate(Record):
         return self.policy is not None and bool(self.epsilon)
 
     def to_ship(self, uncertified: bool = False) -> AnyPolicy:
-        """The certified policy; where there is none the reference, or with ``uncertified`` what is proposed."""
+        """The certified policy; where there is none the reference, or if ``uncertified`` what is proposed."""
         return self.policy or (self.proposed if uncertified else None) or self.fallback
 
     @property
