@@ -94,7 +94,6 @@ def fit(
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup,
-        weight_decay=0.0,
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         train_sampling_strategy="group_by_length",
@@ -104,12 +103,10 @@ def fit(
         save_total_limit=2,
         load_best_model_at_end=True,
         restore_callback_states_from_checkpoint=True,  # patience, which would begin anew
-        metric_for_best_model="eval_loss",
         prediction_loss_only=True,
         label_names=["labels"],
         logging_steps=10,
         remove_unused_columns=False,
-        report_to="none",
         disable_tqdm=True,  # whoever is logged to says how far it is
         seed=settings.seed,
         dataloader_pin_memory=torch.cuda.is_available(),
