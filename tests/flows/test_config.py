@@ -313,8 +313,7 @@ def test_serve_listens_where_it_says(monkeypatch, capsys):
     from flows import serve
 
     started = []
-    monkeypatch.setattr(serve, "Tracking", lambda config: None)
-    monkeypatch.setattr(serve, "champion_bento", lambda tracking: "optscale:1")
+    monkeypatch.setattr(serve, "_bento", lambda config, certificate: "optscale:1")
     monkeypatch.setattr(serve.os, "execv", lambda program, line: started.append(line[3:]))
     serve.serve_bundle(Config())
     assert started.pop() == ["serve", "optscale:1", "--host", "127.0.0.1", "--port", "3000"]
