@@ -5,7 +5,7 @@
 halves a pool by the hash of its questions' ids; policies are designed on one half, certified on questions
 that are drawn again (with replacement) from the other, the population that the promise is about.
 
-    python -m tests.projects made [--projects 100]
+    python -m tests.projects made [--lose .05 | --change .1 | ...] [--projects 100]
 
 makes questions with answers, scores and ties of several kinds, anew for each project.
 """
@@ -135,9 +135,9 @@ KINDS: dict[str, Maker] = {
 }
 
 
-def simulated(projects: int, settings: CertifySettings) -> None:
+def simulated(goals: list[Goal], projects: int, settings: CertifySettings) -> None:
     """Projects of made questions: 150 to design on, 300 to certify on, 1,500 that the promise is about."""
-    for goal in (Goal(lose=0.03), Goal(lose=0.05), Goal(change=0.1), Goal(hit=0.03, target=0.7)):
+    for goal in goals:
         ((loss, risk),) = goal.epsilon.items()
         for name, maker in KINDS.items():
             broken, shares, saving = 0, list[float](), list[float]()
@@ -179,4 +179,5 @@ if __name__ == "__main__":
     if given["what"] == "real":
         real(given["pool"], Goal(**named or {"lose": 0.05}), given["questions"], given["projects"], chosen)
     else:
-        simulated(given["projects"], chosen)
+        goals = [Goal(lose=0.03), Goal(lose=0.05), Goal(change=0.1), Goal(hit=0.03, target=0.7)]
+        simulated([Goal(**named)] if named else goals, given["projects"], chosen)
