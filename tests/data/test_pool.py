@@ -343,9 +343,13 @@ def test_a_pool_of_version_1_is_read_and_added_to(pool):
     )
 
 
-def test_the_shipped_pool_keeps_its_names():
-    manifest = Pool.open(str(Path(__file__).parents[2] / "data" / "pool")).manifest
-    assert (manifest.digest, manifest.contract.fingerprint) == ("46db71738ef4dab9", "6474755bad4ce596")
+@pytest.mark.parametrize(
+    ("name", "digest", "contract"),
+    [("pool", "46db71738ef4dab9", "6474755bad4ce596"), ("gsm8k", "abed379f189b5b3f", "a265040c96f3a464")],
+)
+def test_the_shipped_pools_keep_their_names(name, digest, contract):
+    manifest = Pool.open(str(Path(__file__).parents[2] / "data" / name)).manifest
+    assert (manifest.digest, manifest.contract.fingerprint) == (digest, contract)
 
 
 def test_contracts_of_another_scale_or_without_a_reward_model_are_others():
