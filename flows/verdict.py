@@ -47,8 +47,10 @@ def verdict(
 
 def gain(row: Row) -> str:
     """What it saves beyond what a fixed N or a schedule would."""
+    if row.accuracy is None:
+        return "What it saves at equal accuracy is not known."
     if row.gain is None:
-        return "No fixed N or schedule with the same selection is as accurate, or no verdict is known."
+        return "No fixed N or schedule with the same selection is as accurate."
     interval = f"{row.gain.tokens:+.1%} ({row.gain.low:+.1%} to {row.gain.high:+.1%})"
     shown = "" if row.gain.low > 0 else ": no saving is shown"
     return (
