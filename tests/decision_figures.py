@@ -63,8 +63,8 @@ def published(file: Path) -> None:
             chosen = {}
             for name, policies in (("fixed", fixed), ("population", values), ("known", values)):
                 best = _cheapest(on_tune[name], rounds)
-                priors = {"fixed": None, "population": priors[1], "known": known[1]}[name]
-                (chosen[name],) = _replay({best: policies[best]}, test, priors, target, orders=8).values()
+                given = {"fixed": None, "population": priors[1], "known": known[1]}[name]
+                (chosen[name],) = _replay({best: policies[best]}, test, given, target, orders=8).values()
                 full = (test.max(axis=1) >= target).mean()
                 found = chosen[name]
                 print(
