@@ -18,6 +18,7 @@ from flows.config import Config
 from flows.verdict import verdict
 from predictor.assessment import SHIPPED, Assessment
 from predictor.certificate import describe
+from predictor.comparison import Row
 from predictor.contenders import FIXED
 from predictor.learned.unread import describe_left_out
 from predictor.policies import AnyPolicy
@@ -75,7 +76,7 @@ def write(
             full=assessment.row(FIXED, str(certificate.cap)),
             reference=describe(certificate.fallback),
             money=money(config, assessment),
-            rows=[row for row in assessment.rows if row.chosen or row.policy == FIXED or not row.setting],
+            rows=[row for row in alike(assessment) if row.chosen or row.policy == FIXED or not row.setting],
             examples=examples(assessment),
             groups=by_group(assessment),
         )
@@ -91,14 +92,21 @@ def environment() -> jinja2.Environment:
     return templates
 
 
+def alike(assessment: Assessment) -> list[Row]:
+    """The rows with the shipped policy's selection."""
+    selection = assessment.row(SHIPPED).selection
+    return [row for row in assessment.rows if row.selection == selection]
+
+
 def frontier(assessment: Assessment) -> Figure:
     """Right answers, or where no verdict is known unchanged ones, against generated tokens."""
     known = assessment.row(SHIPPED).accuracy is not None
     figure, axis = plt.subplots(figsize=(5.2, 4.6), layout="constrained")
     axis.set(xlabel="tokens a question", ylabel="right answers" if known else "answers as the full cap's")
-    families = dict.fromkeys(row.policy for row in assessment.rows if row.setting and not row.chosen)
+    shown = [row for row in alike(assessment) if row.setting and not row.chosen]
+    families = dict.fromkeys(row.policy for row in shown)
     for number, name in enumerate(families):
-        rows = [r for r in assessment.rows if r.policy == name and r.setting and not r.chosen]
+        rows = [row for row in shown if row.policy == name]
         points = sorted((r.tokens, 1 - r.changed if r.accuracy is None else r.accuracy) for r in rows)
         if name == FIXED:
             axis.plot(*zip(*points, strict=True), "o-", color=GREY, ms=4, label=name)

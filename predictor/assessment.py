@@ -46,7 +46,7 @@ class Assessment(NamedTuple):
     policy: AnyPolicy
     """The certified policy; the reference where none is."""
     rows: list[Row]
-    """Of the reference's selection, the shipped policy and those asked for."""
+    """Of the reference's selection, then of the shipped policy's, and those asked for."""
     shipped: Measured
     """The policy on test questions, in the goal's loss."""
     refuted: dict[str, float]
@@ -67,7 +67,7 @@ class Assessment(NamedTuple):
     """Where the priors are from."""
 
     def row(self, policy: str, setting: str | None = None) -> Row:
-        """The row of a policy with the reference's selection."""
+        """The first row of a policy: with the reference's selection, where that is shown."""
         return next(r for r in self.rows if r.policy == policy and setting in (None, r.setting))
 
 
@@ -169,7 +169,7 @@ def assess(
         priors=test.priors,
         fit_priors=seen.priors,
         shown_too={SHIPPED: policy, **(shown_too or {})},
-        only=made.reference.selection,
+        only=tuple(dict.fromkeys((made.reference.selection, policy.selection))),
         orders=orders,
     )
     correctness, bins = check_correctness(policy, cap, seen, test)

@@ -208,7 +208,7 @@ def refuted(certificate: Certificate, loss: Array) -> dict[Loss, float]:
 
 
 _EVENTS: Mapping[Loss, str] = {
-    "lost_hit": "misses a target score that {reference} reaches on at most {risk} of questions",
+    "lost_hit": "misses a target score that {reference} reach on at most {risk} of questions",
     "changed": "answers differently from {reference} on at most {risk} of questions",
     "lost_accuracy": "gives right answers to at most {risk} of questions fewer than {reference}",
 }

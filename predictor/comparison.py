@@ -79,7 +79,7 @@ def compare(
     priors: PriorBatch | None = None,
     fit_priors: PriorBatch | None = None,
     shown_too: Mapping[str, AnyPolicy] | None = None,
-    only: Selection | None = None,
+    only: Sequence[Selection] = (),
     orders: int = ORDERS,
     seed: int = 0,
 ) -> Comparison:
@@ -95,7 +95,7 @@ def compare(
     priors, fit_priors : of the questions that are measured, and of those to fit on; None leaves out what
         reads them.
     shown_too : policies to show as they are, each with its own selection.
-    only : this selection alone, instead of every one that the pool has the scores for.
+    only : these selections alone, instead of every one that the pool has the scores for.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def compare(
     scored, cap = not np.isnan(measured.scores).all(), measured.answers.shape[1]
     for fitted_on, inside in sides:
         known = seen.candidates.select(fitted_on)
-        options = [only] if only else selections(known)
+        options = only or selections(known)
         preferred.append(best_selection(known, options).kind)
         for selection in options:
             given = priors if fit is None else fit_priors

@@ -1,10 +1,6 @@
-"""Figures on decisions that the documents state: ``python -m tests.decision_figures own|published FILE``.
+"""What value of information saves over fixed schedules: ``python -m tests.decision_figures published FILE``.
 
-``own``: the shipped pool, cross-fitted. Every question is reported on once, by a policy that was fitted,
-ordered and certified on other questions, and by the fixed schedule that was the cheapest there to hit as
-often in as few rounds.
-
-``published``: lines of JSON with ``scores`` of 64 candidates, and ``score_mean`` and ``score_std``, the
+``FILE``: lines of JSON with ``scores`` of 64 candidates, and ``score_mean`` and ``score_std``, the
 moments of the law they were drawn from. Fitted and chosen on four fifths, reported on the last.
 """
 
@@ -15,12 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data.candidates import Candidates
-from data.pool import Pool
 from data.read_file import read_records
-from data.scores import load_scores
-from flows.config import ROOT, Config, load_config
-from predictor.assessment import certify_policy, choose_family
-from predictor.baseline_comparison import averaged, cheapest, schedules
 from predictor.decision import Policy
 from predictor.empirical import fit_empirical
 from predictor.families import FAMILIES
@@ -28,70 +19,8 @@ from predictor.family_check import choose, compare_families
 from predictor.policies import Schedule, Value
 from predictor.prior import Prior, PriorBatch, fit_population
 from predictor.replay import Outcome, bootstrap, outcomes
-from predictor.scored_questions import ScoredQuestions
-from predictor.settings import Terms
 
 FIFTHS = 5
-
-
-def own(config: Config) -> None:
-    """Tokens and accuracy of certified policies against Best-of-N over all questions of the pool."""
-    table = load_scores(Pool.open(str(ROOT / "data" / "pool")), config.folds)
-    fifth = np.array([int(hashlib.sha256(q.id.encode()).hexdigest(), 16) % FIFTHS for q in table.questions])
-    parts: dict[str, list[np.ndarray]] = {}
-    terms = Terms.of(config.policy, config.certify)
-    for k in range(FIFTHS):
-        test, calibration, tune = (table.select(fifth == (k + step) % FIFTHS) for step in range(3))
-        train = table.select(np.isin((fifth - k) % FIFTHS, (3, 4)))
-        family, _ = choose_family(config.predictor.family, config.policy.target, train, tune)
-        population = fit_population(train.scores, family)
-        tune, calibration, test = (
-            ScoredQuestions(t, PriorBatch.of([population] * len(t))) for t in (tune, calibration, test)
-        )
-        certificate = certify_policy(config.policy, config.certify, tune, calibration, "own")
-        policy = certificate.policy
-        assert policy is not None, certificate.statement
-        shown = test.candidates(config.policy.cap)
-        (goal,) = averaged(terms, {"": policy}, *tune).values()
-        schedule, _ = cheapest(terms, schedules(terms.target, terms.cap), tune.table, None, goal)
-        found, fixed = outcomes(
-            {"": policy, "fixed": schedule}, shown, test.priors, 4, target=config.policy.target
-        ).values()
-        for name, one in (("", policy), ("the fixed schedule beside it, ", schedule)):
-            print(f"fifth {k}: {name}{family}, {one.model_dump_json(exclude_defaults=True)}", flush=True)
-        columns = {
-            "tokens": found.tokens,
-            "full": shown.tokens.sum(axis=1),
-            "reward": found.reward_tokens,
-            "reward full": shown.reward_tokens.sum(axis=1),
-            "rounds": found.rounds,
-            "draws": found.draws,
-            "lost hit": found.lost_hit,
-            "lost answer": found.lost_answer,
-            "accuracy": found.correct,
-            "lost accuracy": found.lost_accuracy,
-            "schedule tokens": fixed.tokens,
-            "schedule rounds": fixed.rounds,
-            "schedule lost hit": fixed.lost_hit,
-            "schedule accuracy": fixed.correct,
-        }
-        for name, values in columns.items():
-            parts.setdefault(name, []).append(values)
-    seen = {name: np.concatenate(values) for name, values in parts.items()}
-    for name in ("rounds", "draws", "lost hit", "lost answer", "accuracy"):
-        print(f"{name:14s} {seen[name].mean():.4f}")
-    print(f"tokens         {bootstrap(seen['tokens'], seen['full'])} of Best-of-{config.policy.cap}")
-    print(f"reward tokens  {bootstrap(seen['reward'], seen['reward full'])} of Best-of-{config.policy.cap}")
-    for name in ("rounds", "lost hit", "accuracy"):
-        print(f"schedule {name:14s} {seen[f'schedule {name}'].mean():.4f}")
-    print(
-        f"schedule tokens {bootstrap(seen['schedule tokens'], seen['full'])} of Best-of-{config.policy.cap}"
-    )
-    more = bootstrap(seen["tokens"] - seen["schedule tokens"], seen["schedule tokens"])
-    print(f"tokens over the schedule's {more}")
-    print(f"right over the schedule's  {bootstrap(seen['accuracy'] - seen['schedule accuracy'])}")
-    gained = bootstrap(-seen["lost accuracy"], level=0.9)
-    print(f"accuracy gained {gained.mean:+.4f}, at least {gained.low:+.4f} (one-sided 95 %)")
 
 
 def published(file: Path) -> None:
@@ -134,8 +63,8 @@ def published(file: Path) -> None:
             chosen = {}
             for name, policies in (("fixed", fixed), ("population", values), ("known", values)):
                 best = _cheapest(on_tune[name], rounds)
-                priors = {"fixed": None, "population": priors[1], "known": known[1]}[name]
-                (chosen[name],) = _replay({best: policies[best]}, test, priors, target, orders=8).values()
+                given = {"fixed": None, "population": priors[1], "known": known[1]}[name]
+                (chosen[name],) = _replay({best: policies[best]}, test, given, target, orders=8).values()
                 full = (test.max(axis=1) >= target).mean()
                 found = chosen[name]
                 print(
@@ -179,8 +108,5 @@ def _cheapest(found: dict[tuple[float, ...], Outcome], rounds: float) -> tuple[f
 if __name__ == "__main__":
     if sys.argv[1:2] == ["published"] and len(sys.argv) == 3:
         published(Path(sys.argv[2]))
-    elif sys.argv[1:2] == ["own"]:
-        settings = ("policy.target=0.55", "certify.lost_hit=0.02", "certify.lost_accuracy=null")
-        own(load_config(None, (*settings, *sys.argv[2:])))
     else:
         sys.exit(__doc__)

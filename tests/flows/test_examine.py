@@ -130,6 +130,14 @@ def test_a_policy_of_the_users_own_is_certified_as_it_is(pool):
     assert found.policy == config.policy
 
 
+def test_a_policy_may_select_otherwise_than_the_reference(pool):
+    own = "policy={kind: lead, share: 0.2, cap: 6, selection: {kind: majority}}"
+    config = config_of(pool, own, "certify.choose=false", "goal={lose: 0.9, reference: {select: best_score}}")
+    _, found = examine(config)
+    assert found.policy == config.policy
+    assert [found.row(name).selection for name in ("fixed N", "shipped policy")] == ["best_score", "majority"]
+
+
 def test_scores_alone_are_enough(tmp_path):
     rng = np.random.default_rng(0)
     lines = [
