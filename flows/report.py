@@ -20,6 +20,7 @@ from predictor.assessment import SHIPPED, Assessment
 from predictor.certificate import describe
 from predictor.comparison import Row
 from predictor.contenders import FIXED
+from predictor.design import REFERENCE
 from predictor.learned.unread import describe_left_out
 from predictor.policies import AnyPolicy
 from predictor.replay import Interval, bootstrap, pick, replay, round_ends
@@ -73,7 +74,7 @@ def write(
             level=level,
             left_out=describe_left_out(assessment.left_out),
             shipped=assessment.row(SHIPPED),
-            full=assessment.row(FIXED, str(certificate.cap)),
+            full=assessment.row(REFERENCE),
             reference=describe(certificate.fallback),
             money=money(config, assessment),
             rows=[row for row in alike(assessment) if row.chosen or row.policy == FIXED or not row.setting],

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from predictor.assessment import SHIPPED
 from predictor.certificate import Certificate, describe
 from predictor.comparison import Row
-from predictor.contenders import FIXED
+from predictor.design import REFERENCE
 
 
 class Verdict(NamedTuple):
@@ -26,9 +26,7 @@ def verdict(
     ``level`` the least that they may be.
     """
     shipped = next(row for row in rows if row.policy == SHIPPED)
-    full = next(
-        row for row in rows if row.policy == FIXED and row.setting == str(certificate.cap) and not row.chosen
-    )
+    full = next(row for row in rows if row.policy == REFERENCE)
     share, held = shipped.tokens / full.tokens, describe(certificate.fallback)
     text = (
         f"On test questions: {_right(shipped, full)}, answers changed on {shipped.changed:.1%}, for "
@@ -62,4 +60,4 @@ def gain(row: Row) -> str:
 def _right(shipped: Row, full: Row) -> str:
     if shipped.accuracy is None or full.accuracy is None:
         return "no verdicts are known"
-    return f"right on {shipped.accuracy:.1%}, all candidates on {full.accuracy:.1%}"
+    return f"right on {shipped.accuracy:.1%}, the reference on {full.accuracy:.1%}"

@@ -13,7 +13,7 @@ from predictor.certificate import Certificate, certify, refuted
 from predictor.comparison import Row, compare
 from predictor.contenders import of_policy
 from predictor.correctness import Correctness, ReliabilityBin, reliability, training_rows
-from predictor.design import Design, Measured, design, run
+from predictor.design import REFERENCE, Design, Measured, design, run
 from predictor.empirical import fit_empirical
 from predictor.families import EMPIRICAL, FAMILIES, get_family
 from predictor.family_check import FamilyFit, choose, compare_families
@@ -168,7 +168,7 @@ def assess(
         target=made.judge.target if made.goal.hit else None,
         priors=test.priors,
         fit_priors=seen.priors,
-        shown_too={SHIPPED: policy, **(shown_too or {})},
+        shown_too={SHIPPED: policy, REFERENCE: made.reference, **(shown_too or {})},
         only=tuple(dict.fromkeys((made.reference.selection, policy.selection))),
         orders=orders,
     )

@@ -85,6 +85,7 @@ def test_certify_prints_and_writes_a_certificate(pool, tmp_path):
         ("goal={spend: 0.5}", "Nothing is promised: the goal was spend"),
         ("goal={price_per_point: 0.001}", "Nothing is promised: the goal was price per point"),
         ("goal={lose: 0.2, reference: {n: 4, select: best_score}}", "than all 4 candidates by best score"),
+        ("goal={lose: 0.2, reference: {n: 5}}", "5 candidates by"),
         ("goal={lose: 0.15, rounds: 1}", "all 6 candidates"),
     ],
 )
