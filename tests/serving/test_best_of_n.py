@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.contract import UNSCORED, Sampling
-from data.decision_log import _candidates
+from data.decision_log import pool_rows
 from data.folds import FoldSettings
 from data.question import Question
 from data.scores import tabulate
@@ -103,7 +103,7 @@ def as_logged(found, text):
     scale = "none" if found.prior is None else "unit"
     contract = make_contract(**UNSCORED) if found.prior is None else make_contract(aggregation="mean")
     row = log_row(found, contract, "r", 1.0, text)
-    return tabulate(_candidates(row, found.ask.question, contract), FoldSettings(), "log", scale=scale)
+    return tabulate(pool_rows(row, found.ask.question, contract), FoldSettings(), "log", scale=scale)
 
 
 WEIGHTED = Selection(kind="weighted_vote", power=2)
