@@ -82,9 +82,11 @@ class GateSettings(Record):
     """The same for the standard deviation of a question's scores."""
     evidence_gain: float = 0.0
     """Log evidence a score (nats), over the population's prior."""
+    bound_coverage: float = Field(0.0, ge=0, lt=1)
+    """Share of hits, of the questions that N* calls feasible within the cap, after that many samples; N* is
+    planned for .95. 0 asks for none."""
     refutation_level: float = Field(0.05, gt=0, lt=1)
-    """Level of the one-sided exact tests by which test questions refute the certified risks; each risk is
-    tested at its even share of it (Bonferroni)."""
+    """Level of the one-sided tests by which test questions refute the certified risk."""
 
     @model_validator(mode="before")
     @classmethod
@@ -96,11 +98,12 @@ class GateSettings(Record):
     def thresholds(self, losses: int) -> dict[str, float]:
         """What each metric must reach; the least p-value of several losses is held against its share."""
         floors = {name: getattr(self, name) for name in ("mean_skill", "std_skill", "evidence_gain")}
+        floors |= {"bound_coverage": self.bound_coverage} if self.bound_coverage else {}
         return floors | {"refutation_p_value": self.level(losses)}
 
     def level(self, losses: int) -> float:
         """What the p-value of one of so many certified losses may not be below."""
-        return self.refutation_level / losses
+        return self.refutation_level / max(losses, 1)
 
 
 class TrackingSettings(Record):

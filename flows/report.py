@@ -21,6 +21,7 @@ from predictor.certificate import describe
 from predictor.comparison import Row
 from predictor.contenders import FIXED
 from predictor.design import REFERENCE
+from predictor.forecast import forecast_of
 from predictor.learned.unread import describe_left_out
 from predictor.policies import AnyPolicy
 from predictor.replay import Interval, bootstrap, pick, replay, round_ends
@@ -78,6 +79,7 @@ def write(
             reference=describe(certificate.fallback),
             money=money(config, assessment),
             rows=[row for row in alike(assessment) if row.chosen or row.policy == FIXED or not row.setting],
+            forecasts=forecast_of(assessment.design, assessment.certificate.questions),
             examples=examples(assessment),
             groups=by_group(assessment),
         )

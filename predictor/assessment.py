@@ -19,7 +19,7 @@ from predictor.families import EMPIRICAL, FAMILIES, get_family
 from predictor.family_check import FamilyFit, choose, compare_families
 from predictor.goal import Goal
 from predictor.planning import ReferenceQuestions
-from predictor.policies import AnyPolicy
+from predictor.policies import AnyPolicy, Predictive
 from predictor.prior import Prior
 from predictor.prior_quality import prior_metrics
 from predictor.prior_value import PriorValue
@@ -31,6 +31,7 @@ from predictor.stopping import load_rule
 from predictor.value_rule import Orders
 
 LEAST_TRAIN, LEAST_TUNE = 8, 4
+CONFIDENCE = 0.95
 SHIPPED = "shipped policy"
 
 
@@ -63,6 +64,8 @@ class Assessment(NamedTuple):
     """Tokens a question that the predictor reads for the shipped policy."""
     left_out: Mapping[str, int] = {}
     """Calibration and test questions that the predictor had read, and that are in nothing here."""
+    target: float = 1.0
+    """Score that reports speak of as a hit."""
     priors_from: str = "the population's prior alone, without a predictor"
     """Where the priors are from."""
 
@@ -128,6 +131,7 @@ def assess(
         If the tune, calibration or test fold has no question, or nothing can be selected by.
     """
     cap = questions.table.usual_cap(policy.cap)
+    target = policy.target
     policy = policy.model_copy(update={"cap": cap, "floor": min(policy.floor, cap)})
     full = questions.full(cap)
     train, seen, calibration, test = (
@@ -188,6 +192,7 @@ def assess(
         correctness=correctness,
         reliability=bins,
         reading=reading if policy.reads_prior else 0.0,
+        target=target,
     )
 
 
@@ -209,11 +214,23 @@ def metrics(assessment: Assessment, value: PriorValue | None) -> dict[str, float
     }
     if assessment.population is None:
         return found
-    found = prior_metrics(assessment.test, assessment.population) | found
+    found = prior_metrics(assessment.test, assessment.population) | found | bound_coverage(assessment)
     auc, both = within_question_auc(test.scores, test.correct)
     found |= {"reward_auc_within": auc} if both else {}
     found |= {} if value is None or value.gap_closed is None else {"prior_gap_closed": value.gap_closed.mean}
     return found | selection_accuracy(test.scores, test.correct)
+
+
+def bound_coverage(assessment: Assessment) -> dict[str, float]:
+    """The paper's N*: how often it calls the target feasible within the cap, and is right where it does.
+
+    N* is the fewest samples whose best reaches the target with a chance of `CONFIDENCE`, by the prior.
+    """
+    candidates = assessment.test.candidates(assessment.certificate.cap)
+    bound = Predictive(target=assessment.target, cap=assessment.certificate.cap, confidence=CONFIDENCE)
+    ran = replay(bound, candidates.scores, assessment.test.priors, candidates.tokens)
+    found = {"bound_feasible": float(ran.feasible.mean()), "bound_samples": float(ran.required.mean())}
+    return found | ({"bound_coverage": float(ran.hit[ran.feasible].mean())} if ran.feasible.any() else {})
 
 
 def to_reference(train: ScoreTable, population: Prior) -> ReferenceQuestions:

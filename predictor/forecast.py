@@ -4,7 +4,7 @@ import numpy as np
 
 from data.candidates import Candidates
 from data.record import Record
-from predictor.design import Measured, design
+from predictor.design import Design, Measured, design
 from predictor.goal import Goal
 from predictor.policies import FixedN
 from predictor.risk import questions_needed
@@ -59,11 +59,19 @@ def forecast(
         if name == "lose" and np.isnan(candidates.correct).all():
             continue
         policy = FixedN(cap=candidates.answers.shape[1])
-        made = design(policy, Goal(**{name: 0.05}), settings, candidates)
-        full = float(made.measured[0].tokens.mean())
-        for value in LOSE if name == "lose" else CHANGE:
-            found.append(_of_goal(name, value, made.measured[1:], full, calibration, delta))
+        made = design(policy, Goal(**{name: 0.05, "delta": delta}), settings, candidates)
+        found += forecast_of(made, calibration)
     return found
+
+
+def forecast_of(made: Design, calibration: int) -> list[GoalForecast]:
+    """Forecasts for several values of a goal that policies were measured for; none of hits or of spending."""
+    values = {"lost_accuracy": LOSE, "changed": CHANGE}.get(made.goal.loss, ()) if made.goal.epsilon else ()
+    full = float(made.measured[0].tokens.mean())
+    return [
+        _of_goal(made.goal.name, value, made.measured[1:], full, calibration, made.goal.delta)
+        for value in values
+    ]
 
 
 def _of_goal(

@@ -7,6 +7,7 @@ from flows import report
 from flows.config import load_config
 from flows.examine import examine
 from flows.output import verdict_lines
+from predictor.assessment import bound_coverage
 from predictor.policies import Value
 from predictor.replay import replay
 from tests.helpers import make_pool
@@ -60,6 +61,16 @@ def test_with_one_the_verdict_comes_first_and_the_schedule_beside(examined, tmp_
     refused = verdict_lines(config, found.certificate, found.rows, {"lost_accuracy": 1e-6})
     assert refused[0] == "REFUTED, DO NOT SHIP"
     assert "saved" not in refused[1]
+
+
+def test_goals_are_forecast_and_the_papers_bound_is_held_against_what_happened(examined, tmp_path):
+    config, pool, found = examined
+    page = page_of(tmp_path, config, pool, found)
+    assert "<td>goal.lose</td><td>0.05</td>" in page
+    covered = bound_coverage(found)
+    assert 0 <= covered["bound_feasible"] <= 1
+    assert 1 <= covered["bound_samples"] <= 6
+    assert covered["bound_coverage"] > 0.8
 
 
 def test_money_is_told_before_and_after_where_prices_are_set(examined):
