@@ -54,7 +54,7 @@ class Contender(NamedTuple):
     policy: AnyPolicy | None = None
     """What can be shipped; None of a rival that cannot."""
     orders: int = 1000
-    """Orders of the candidates that it is measured in at most."""
+    """Orders of the candidates that it is compared in at most; a certificate's test takes all."""
 
     def on(self, priors: PriorBatch | None) -> "Contender":
         """The same for other questions; ``priors`` are theirs."""
