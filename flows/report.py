@@ -19,7 +19,7 @@ from flows.verdict import verdict
 from predictor.assessment import SHIPPED, Assessment
 from predictor.certificate import describe
 from predictor.comparison import Row
-from predictor.contenders import FIXED
+from predictor.contenders import FIXED, SCHEDULE
 from predictor.design import REFERENCE
 from predictor.forecast import forecast_of
 from predictor.learned.unread import describe_left_out
@@ -114,7 +114,8 @@ def frontier(assessment: Assessment) -> Figure:
         if name == FIXED:
             axis.plot(*zip(*points, strict=True), "o-", color=GREY, ms=4, label=name)
         else:
-            axis.plot(*zip(*points, strict=True), ".-", lw=0.8, ms=3, color=f"C{1 + number % 9}", label=name)
+            style = {"ls": "" if name == SCHEDULE else "-", "marker": ".", "ms": 4, "lw": 0.8}
+            axis.plot(*zip(*points, strict=True), **style, color=f"C{1 + number % 9}", label=name)
     us = assessment.row(SHIPPED)
     axis.plot(
         us.tokens,
