@@ -163,7 +163,7 @@ def compared(rows: Iterable[Row]) -> list[Table]:
         if row.selection not in tables:
             title = f"selected by {row.selection.replace('_', ' ')}"
             tables[row.selection] = Table(title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-            tables[row.selection].columns[0].min_width = 22
+            tables[row.selection].columns[0].min_width = 16
             for name in COMPARED_COLUMNS:
                 tables[row.selection].add_column(name, justify="right", no_wrap=True)
         if not (row.chosen or row.policy == FIXED or not row.setting):
