@@ -11,7 +11,7 @@ from data.contract import Sampling
 from data.errors import ConfigError, ModelError
 from data.question import Question
 from flows.config import load_config
-from flows.output import render
+from flows.pages import render
 from models.generator.http import AsyncHttpGenerator
 from models.http_client import Observe, call, make_client
 from models.reward.http import AsyncHttpRewardModel

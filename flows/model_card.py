@@ -9,7 +9,7 @@ from data.folds import Fold
 from data.pool import Manifest
 from data.scores import ScoreTable
 from flows.config import Config
-from flows.output import render
+from flows.pages import render
 from predictor.learned.card import PredictorCard
 from predictor.learned.settings import KINDS
 

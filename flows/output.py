@@ -1,10 +1,7 @@
 """What a command answers: JSON for programs, sentences and tables for people."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import to_jsonable_python
@@ -13,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.config import Config
+from flows.pages import number
 from flows.verdict import verdict
 from predictor.assessment import SHIPPED
 from predictor.certificate import Certificate
 from predictor.comparison import Row
 from predictor.contenders import FIXED
 from predictor.forecast import GoalForecast
-from predictor.replay import Interval
 
 if TYPE_CHECKING:  # their modules import Prefect and torch
     from flows.retrain import Retrained
@@ -78,24 +75,6 @@ def _by_name(found: Any) -> Any:
     return [_by_name(value) for value in found] if isinstance(found, list | tuple) else found
 
 
-def number(value: Any, share: bool = False) -> str:
-    """As people read it: 1,237; 0.883; as a share 88.3 %; of a range the mean, and below it its ends."""
-    if isinstance(value, Mapping) and value.keys() == {"mean", "low", "high"}:
-        mean, *ends = (number(value[end], share) for end in ("mean", "low", "high"))
-        return f"{mean}\n{ends[0]} – {ends[1]}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {number(part)}" for key, part in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(number, value))
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        return "–" if value is None else str(value)
-    if math.isnan(value):
-        return "–"
-    if share:
-        return f"{100 * value:.1f} %"
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
-
-
 def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> Table:
     """Some keys of records as the columns of a table; the first one is text, and is wrapped where it must."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
@@ -104,29 +83,6 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> Tabl
     for row in rows:
         made.add_row(*(number(row[key], key in SHARES) for key in columns))
     return made
-
-
-def render(template: str, **values: Any) -> str:
-    """A page from a template of this folder, as text."""
-    import jinja2  # by the commands that write pages
-
-    folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    pages = jinja2.Environment(loader=folder, undefined=jinja2.StrictUndefined)
-    pages.filters |= {
-        "number": number,
-        "points": _points,
-        "quoted": _quoted,
-        "share": partial(number, share=True),
-    }
-    return pages.get_template(template).render(**values)
-
-
-def _points(value: Interval) -> str:
-    return f"{100 * value.mean:+.1f} points ({100 * value.low:+.1f} to {100 * value.high:+.1f})"
-
-
-def _quoted(text: str | None) -> str:
-    return "> (not stored)" if text is None else "\n".join(f"> {line}" for line in text.splitlines() or [""])
 
 
 def as_table(found: Any) -> Table:

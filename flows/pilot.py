@@ -16,7 +16,7 @@ from data.read_file import source_of
 from data.scores import ScoreTable
 from flows.config import Config
 from flows.examine import load_table
-from flows.output import render
+from flows.pages import render
 from predictor import pilot
 from predictor.assumptions import Finding, check
 from predictor.forecast import GoalForecast, forecast

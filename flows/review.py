@@ -14,7 +14,7 @@ from data.decision_log import read_log
 from data.errors import ConfigError
 from data.feedback import Feedback, Verdict, keep_feedback, read_feedback
 from data.files import short_digest
-from flows.output import render
+from flows.pages import render
 
 VERDICTS = get_args(Verdict)
 KINDS = ("early stop", "give up")

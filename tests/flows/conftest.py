@@ -53,3 +53,21 @@ def prefect_server(home, tmp_path_factory):
                 there.backup(copy)
             whole.rename(kept)
         yield url
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Models over HTTP that answer in as many wrong ways as are asked for."""
+    from tests.models.faulty_server import FaultyServer
+
+    started = FaultyServer()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    """Folder of a tokenizer that a reward model over HTTP is read with."""
+    from tests.models.tiny import save_qwen_tokenizer
+
+    return str(save_qwen_tokenizer(tmp_path_factory.mktemp("tokenizer")))

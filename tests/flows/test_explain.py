@@ -11,7 +11,7 @@ from data.questions import write_questions
 from flows.cli import app
 from flows.config import load_config
 from flows.explain import explain_question, explain_request
-from flows.output import render
+from flows.pages import render
 from predictor.policies import Schedule
 from tests.data.test_decision_log import ASKED, CONTRACT, POLICY, write_log
 from tests.helpers import make_pool

@@ -9,23 +9,8 @@ from data.errors import ConfigError, ModelError
 from flows import cli
 from flows.config import load_config
 from flows.init import init
-from tests.models.faulty_server import FaultyServer
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server():
-    running = FaultyServer()
-    yield running
-    running.close()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    from tests.models.tiny import save_qwen_tokenizer
-
-    return str(save_qwen_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
 def test_a_config_that_is_written_is_read_and_names_the_servers(server, tokenizer, tmp_path):

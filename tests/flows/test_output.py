@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from flows import output
-from flows.output import Answer, compared, number, print_answer, table
+from flows.output import Answer, compared, print_answer, table
+from flows.pages import number
 from predictor.comparison import Gain, Row
 
 LONG = "best predictive bound over many rounds, as many right"

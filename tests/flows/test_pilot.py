@@ -16,23 +16,8 @@ from predictor.assumptions import Finding
 from predictor.pilot import Block, Curve
 from predictor.replay import Interval
 from tests.helpers import make_pool, make_questions
-from tests.models.faulty_server import FaultyServer
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server():
-    running = FaultyServer()
-    yield running
-    running.close()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    from tests.models.tiny import save_qwen_tokenizer
-
-    return save_qwen_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture

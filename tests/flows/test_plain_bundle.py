@@ -12,16 +12,8 @@ from flows.init import init
 from flows.plain_bundle import build_plain, first_policy
 from serving.bento import serve_bento
 from tests.helpers import make_pool
-from tests.models.faulty_server import FaultyServer
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server():
-    running = FaultyServer()
-    yield running
-    running.close()
 
 
 @pytest.fixture

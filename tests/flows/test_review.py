@@ -9,7 +9,7 @@ from data.errors import ConfigError
 from data.feedback import read_feedback
 from data.question import Question
 from flows.cli import app
-from flows.output import render
+from flows.pages import render
 from flows.review import read, sample, write
 from predictor.policies import Schedule, Value
 from tests.data.test_decision_log import write_log
