@@ -29,6 +29,7 @@ PAPER = 0.95
 TOKEN_PRICES = np.geomspace(3e-4, 0.03, 6).tolist()  # of a candidate, in hits
 ROUND_PRICE = 0.5  # in candidates
 FEW = 2  # orders that are enough of a policy that takes long to replay
+EVERY = 1000  # more than anyone asks for
 FIXED, SCHEDULE, OWN = "fixed N", "fixed schedule", "learned on the own questions"
 LADDER = (
     FIXED,
@@ -53,7 +54,7 @@ class Contender(NamedTuple):
     """(questions,) candidates drawn, and rounds."""
     policy: AnyPolicy | None = None
     """What can be shipped; None of a rival that cannot."""
-    orders: int = 1000
+    orders: int = EVERY
     """Orders of the candidates that it is compared in at most; a certificate's test takes all."""
 
     def on(self, priors: PriorBatch | None) -> "Contender":
@@ -170,7 +171,7 @@ def of_policy(name: str, policy: AnyPolicy, priors: PriorBatch | None, setting: 
     """Any policy as it is; ``priors`` one a question of those that are shown."""
     kind: Kind = "fixed" if isinstance(policy, FixedN) and not policy.stop_on_hit else "adaptive"
     stop = partial(_replayed, policy=policy, priors=priors)
-    return Contender(name, kind, setting, stop, policy, FEW if policy.reads_prior else 1000)
+    return Contender(name, kind, setting, stop, policy, FEW if policy.reads_prior else EVERY)
 
 
 def of_rule(rule: ValueRule, selection: Selection, cap: int) -> Contender:

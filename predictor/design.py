@@ -16,7 +16,7 @@ from predictor.risk import questions_needed
 from predictor.selection import Selection, accuracy, choose_weights
 from predictor.settings import CertifySettings
 from predictor.stopping import load_rule
-from predictor.value_rule import Orders, fit_value_rules
+from predictor.value_rule import Orders, Shown, fit_value_rules
 
 ORDERS = 4
 DESIGN_ORDERS = 8
@@ -101,21 +101,22 @@ def measure(
         own = fit_own(seen, rows[other::2], selection)
         for order in range(orders):
             shown = seen.show(selection, order, rows[half::2])
-            place = np.arange(len(shown.rows))
-            for contender in (*ready, *own):
-                if order >= contender.orders:
-                    continue
-                drawn, rounds = contender.stop(shown)
-                last = drawn - 1
-                loss = shown.reference - shown.right[place, last]
-                known = sums.setdefault(contender[0:3:2], np.zeros((3, len(rows))))
-                known[:, half::2] += (shown.spent[place, last], rounds, loss)
-    everything = [*ready, *fit_own(seen, rows, selection)]
+            for each in (*ready, *own):
+                if order < each.orders:
+                    known = sums.setdefault((each.name, each.setting), np.zeros((3, len(rows))))
+                    known[:, half::2] += _stopped(each, shown)
     return [
-        Measured(each, *(sums[each[0:3:2]] / min(orders, each.orders)))
-        for each in everything
-        if each[0:3:2] in sums
+        Measured(each, *(sums[each.name, each.setting] / min(orders, each.orders)))
+        for each in (*ready, *fit_own(seen, rows, selection))
+        if (each.name, each.setting) in sums
     ]
+
+
+def _stopped(contender: Contender, shown: Shown) -> Array:
+    """(3, questions) tokens, rounds and loss where it stops."""
+    drawn, rounds = contender.stop(shown)
+    at = np.arange(len(drawn)), drawn - 1
+    return np.array([shown.spent[at], rounds, shown.reference - shown.right[at]])
 
 
 def run(contender: Contender, shown: Orders, rows: IntArray, orders: int) -> Measured:
@@ -123,10 +124,7 @@ def run(contender: Contender, shown: Orders, rows: IntArray, orders: int) -> Mea
     assert contender.policy is not None
     sums = np.zeros((3, len(rows)))
     for order in range(orders):  # all of them, however long it takes: fewer would weaken a test
-        one = shown.show(contender.policy.selection, order, rows)
-        drawn, rounds = contender.stop(one)
-        place, last = np.arange(len(rows)), drawn - 1
-        sums += (one.spent[place, last], rounds, one.reference - one.right[place, last])
+        sums += _stopped(contender, shown.show(contender.policy.selection, order, rows))
     return Measured(contender, *(sums / orders))
 
 
