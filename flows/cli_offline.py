@@ -244,8 +244,9 @@ def _warn(line: str) -> None:
         typer.secho(line, fg="yellow", err=True)
 
 
-@command()
+@command(state=False)
 def compare(
+    config: Config,
     pool: Annotated[str, typer.Option(help="Pool to fit and choose on, a path or URI.")],
     report_on: Annotated[
         str | None, typer.Option(help="Pool to measure on; default: the same, what is fitted kept apart.")
@@ -276,7 +277,7 @@ def compare(
     from flows.examine import read_policies
 
     beside = read_policies(policy or ())
-    found = module.compare_pools(pool, report_on, cap, rule, seed, target, beside, predictor)
+    found = module.compare_pools(pool, report_on, cap, rule, seed, target, beside, predictor, config.folds)
     return Answer(found.rows, [*module.summarise(found), *compared(found.rows)])
 
 

@@ -50,6 +50,7 @@ def compare_pools(
     target: float | None = None,
     policies: Mapping[str, AnyPolicy] | None = None,
     predictor: Path | None = None,
+    folds: FoldSettings | None = None,
 ) -> Compared:
     """Compare on a pool, cross-fitted, or fit on it and measure on all of another.
 
@@ -61,6 +62,7 @@ def compare_pools(
     target : score that is a hit, for what the papers have.
     policies : to show beside, as they are.
     predictor : directory that `train` wrote; questions that it has read are left out.
+    folds : by which the pool was collected: its train questions may have few candidates.
 
     Raises
     ------
@@ -68,8 +70,9 @@ def compare_pools(
         If a pool cannot be read, has too few questions, or neither answers nor scores; if there is no such
         rule; if the predictor cannot be loaded, or is of another contract.
     """
-    own = load_scores(Pool.open(pool), FoldSettings())
-    other = None if report_on is None else load_scores(Pool.open(report_on), FoldSettings())
+    folds = folds or FoldSettings()
+    own = load_scores(Pool.open(pool), folds)
+    other = None if report_on is None else load_scores(Pool.open(report_on), folds)
     measured = own if other is None else other
     size = cap or measured.usual_cap(MOST)
     if own.scale == "raw":  # by rank, without a look at a verdict
