@@ -163,6 +163,7 @@ def assess(
         groups=calibration.table.groups,
         one_a_group=one_a_group,
         needed=made.needed,
+        score_map=questions.table.score_map,
     )
     policy = certificate.to_ship(settings.uncertified)
     asked = Orders(test.candidates(cap), load_rule(settings.rule), 0, made.judge, not shuffled)
