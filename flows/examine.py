@@ -99,7 +99,7 @@ def assess_priors(
         shown_too=shown_too,
         tokens_read=priors.tokens_read,
         one_a_group=config.folds.by == "group",
-        token_price=config.prices.generator_per_million,
+        prices=config.prices.in_tokens(),
     )._replace(left_out=priors.left_out, priors_from=priors.name)
 
 
