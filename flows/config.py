@@ -30,7 +30,7 @@ from models.settings import (
 from predictor.goal import Goal
 from predictor.learned.settings import PredictorSettings
 from predictor.policies import AnyPolicy, Value
-from predictor.settings import CertifySettings
+from predictor.settings import CertifySettings, Prices
 from serving.settings import KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
 
 ROOT = Path(__file__).parent.parent
@@ -46,11 +46,32 @@ class PriceSettings(Record):
     """Price of a million prompt tokens."""
     reward_per_million: float = Field(0.0, ge=0)
     """Price of a million tokens read by the reward model."""
+    predictor_per_million: float | None = Field(None, ge=0)
+    """Price of a million tokens read by the predictor; null: as the reward model's."""
+    per_round: float = Field(0.0, ge=0)
+    """What a round is worth to you, for the time that its answer waits; 0: ``certify.round_candidates``."""
     currency: str = "USD"
     generator_per_second: float | None = Field(None, gt=0)
     """Tokens a second that one GPU generates; null: unknown, and GPU hours are too."""
     reward_per_second: float | None = Field(None, gt=0)
     """Tokens a second that the reward model reads on one GPU; null: unknown, and GPU hours are too."""
+
+    @property
+    def predictor(self) -> float:
+        """Price of a million tokens that the predictor reads."""
+        known = self.predictor_per_million
+        return self.reward_per_million if known is None else known
+
+    def in_tokens(self) -> Prices:
+        """All of them in generated tokens; where these have no price, what counts is tokens alone."""
+        if not (million := self.generator_per_million):
+            return Prices()
+        return Prices(
+            million=million,
+            round=1e6 * self.per_round / million or None,
+            reward=self.reward_per_million / million,
+            predictor=self.predictor / million,
+        )
 
 
 class GateSettings(Record):

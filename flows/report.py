@@ -155,9 +155,9 @@ def money(config: Config, assessment: Assessment) -> list[dict[str, Any]]:
     candidates = table.candidates(cap)
     reward, prompt = float(candidates.reward_tokens.mean()), float(table.prompt_tokens.mean())
     rows = []
-    for name, draws, tokens, read in (
-        (describe(assessment.certificate.fallback), assessment.certificate.fallback.cap, None, 0.0),
-        (SHIPPED, shipped.draws, shipped.tokens, assessment.reading),
+    for name, draws, tokens, rounds, read in (
+        (describe(assessment.certificate.fallback), assessment.certificate.fallback.cap, None, 1.0, 0.0),
+        (SHIPPED, shipped.draws, shipped.tokens, shipped.rounds, assessment.reading),
     ):
         generated = candidates.tokens[:, :draws].sum(axis=1).mean() if tokens is None else tokens
         used = {
@@ -169,9 +169,11 @@ def money(config: Config, assessment: Assessment) -> list[dict[str, Any]]:
         price = (
             prices.generator_per_million * generated
             + prices.prompt_per_million * prompt * draws
-            + prices.reward_per_million * (reward * draws + read)
+            + prices.reward_per_million * reward * draws
+            + prices.predictor * read
         )
-        rows.append({"what": name, "cost": price / 1000} | {key: value / 1000 for key, value in used.items()})
+        cost = price / 1000 + 1000 * prices.per_round * rounds
+        rows.append({"what": name, "cost": cost} | {key: value / 1000 for key, value in used.items()})
     return rows
 
 

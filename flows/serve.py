@@ -11,7 +11,7 @@ import httpx
 from data.errors import BundleError, ConfigError
 from flows.config import Config
 from flows.examine import read_certificate
-from flows.plain_bundle import build_plain, first_policy
+from flows.plain_bundle import build_plain, contract_of, first_policy
 from flows.tracking import BUNDLE, CHAMPION, Tracking
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
 from predictor.certificate import describe
@@ -69,7 +69,7 @@ def _bento(config: Config, certificate: Path | None) -> str:
         return champion_bento(tracking)
     known = None if certificate is None else read_certificate(certificate)
     tag = build_plain(config, known)
-    policy = first_policy(config)
+    policy = first_policy(config, contract_of(config))
     says = known.statement if known else f"Nothing is certified yet: {describe(policy)} are drawn."
     print(says, file=sys.stderr, flush=True)
     return tag

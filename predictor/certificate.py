@@ -19,6 +19,7 @@ from data.contract import require_same_contract
 from data.errors import ConfigError
 from data.files import short_digest
 from data.record import Record
+from data.score_map import ScoreMap
 from predictor.design import Measured, run
 from predictor.goal import Goal, Loss
 from predictor.policies import AnyPolicy, FixedN
@@ -83,6 +84,8 @@ class Certificate(Record):
     """Orders of a question's candidates that its loss is a mean over; 1: the pool's own."""
     bounds: dict[Loss, float] = Field(default_factory=dict)
     """Where nothing is promised: what its losses are at most, with confidence 1 - delta."""
+    score_map: ScoreMap | None = None
+    """What maps the contract's raw scores to those in [0, 1] that the policy reads."""
 
     def require_contract(self, fingerprint: str) -> None:
         """Raise ContractError unless it speaks of these scores."""
@@ -117,6 +120,7 @@ def certify(
     groups: NDArray[np.str_],
     one_a_group: bool = False,
     needed: int | None = None,
+    score_map: ScoreMap | None = None,
 ) -> Certificate:
     """Test policies one by one until the first that fails; the last that passed is certified.
 
@@ -131,6 +135,7 @@ def certify(
     question_ids, groups : (questions,)
     one_a_group : let one question of each group count, since questions of a group are alike.
     needed : about how many questions certify what is proposed.
+    score_map : what made the scores of raw ones.
 
     Raises
     ------
@@ -190,6 +195,7 @@ def certify(
         proposed=proposed,
         orders=orders,
         bounds=bounds,
+        score_map=score_map,
     )
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.answers import answer_key
-from data.contract import require_same_contract
+from data.contract import require_same_contract, require_scores
 from data.errors import ConfigError, OptScaleError
 from data.question import Question
 from predictor.decision import decide
@@ -73,15 +74,17 @@ class Backend:
         keys = None
         if request.answers is not None:
             keys = [None if answer is None else answer_key(answer) for answer in request.answers]
-        policy = self.card.policy
-        decision = decide(policy, request.scores, prior, request.failed, request.tokens, keys)
+        policy, scores = self.card.policy, require_scores(request.scores, "scores", self.card.contract.scale)
+        if self.card.score_map is not None:
+            scores = self.card.score_map.apply(scores)
+        decision = decide(policy, scores.tolist(), prior, request.failed, request.tokens, keys)
         metrics.DECISIONS.labels(decision.action, decision.reason).inc()
         return DecideResponse(
             **decision.model_dump(),
             prior=prior,
             contract=self.fingerprint,
             chance_correct=self.card.chance_correct(decision.best, decision.drawn, prior),
-            promise=self._promise(request, question, prior, keys),
+            promise=self._promise(request, scores, question, prior, keys),
         )
 
     def describe(self) -> Description:
@@ -122,6 +125,7 @@ class Backend:
     def _promise(
         self,
         request: DecideRequest,
+        mapped: NDArray[np.float64],
         question: Question | None,
         prior: Prior | None,
         keys: Sequence[str | None] | None,
@@ -142,7 +146,7 @@ class Backend:
             if isinstance(policy, Value) and (request.tokens is not None) != counted:
                 return None
             tokens = None if request.tokens is None else np.array([request.tokens], float)
-            scores = np.array([request.scores or [np.nan] * drawn])
+            scores = mapped[None] if mapped.size else np.full((1, drawn), np.nan)
             answers = None if keys is None else number_answers(keys)
             priors = None if prior is None else PriorBatch.of([prior])
             if drawn not in round_ends(policy, scores, priors, tokens, answers):

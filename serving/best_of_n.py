@@ -16,6 +16,7 @@ from statistics import median
 from data.answers import answer_key, extract_answer
 from data.contract import ScoreContract
 from data.errors import ModelError, ScoreError
+from data.score_map import ScoreMap
 from models.generator.base import Candidate
 from models.generator.http import AsyncHttpGenerator
 from models.reward.base import StepScores
@@ -41,6 +42,7 @@ class BestOfN:
     reward_model : None where nothing scores candidates: then policies that read scores cannot be used.
     prior_source : None where no prior is asked for.
     contract : how step scores become a score.
+    score_map : how a raw score becomes one in [0, 1].
     population : prior where the prior source gives none within ``prior_timeout`` seconds.
     per_request : candidates a request to the generator; None: all of a round.
     agreement : without the reward model, vote among this many candidates; None gives up instead.
@@ -54,8 +56,13 @@ class BestOfN:
     population: Prior | None
     per_request: int | None = 1
     agreement: int | None = None
+    score_map: ScoreMap | None = None
     prior_timeout: float = 5.0
     speed: float = 0.0
+
+    def in_unit(self, score: float) -> float:
+        """The score in [0, 1] that decisions read."""
+        return score if self.score_map is None else float(self.score_map.apply(score))
 
     async def answer(self, ask: Ask, on_cancel: Callable[[Answer], None] | None = None) -> Answer:
         """Draw, score and decide until the policy, the deadline or the budget ends it.
@@ -256,7 +263,8 @@ class _Run(Answer):
             draw.step_scores = (await self.scored[draw.text])[draw.text]
             if draw.step_scores.steps is not None:
                 try:
-                    draw.score = self.owner.contract.score(draw.step_scores.steps)
+                    draw.raw_score = self.owner.contract.score(draw.step_scores.steps)
+                    draw.score = self.owner.in_unit(draw.raw_score)
                 except ScoreError as error:
                     self.error = error
 

@@ -68,6 +68,7 @@ class Draw:
     answer: str | None = None
     step_scores: StepScores | None = None
     score: float | None = None
+    raw_score: float | None = None
     round: int = 0
     seconds: float = 0.0
     repeated: bool = False
@@ -219,6 +220,7 @@ def log_row(
             "round": draw.round,
             "status": draw.status,
             "score": draw.score,
+            "raw_score": draw.raw_score if contract.scale == "raw" else None,
             "step_scores": draw.step_scores.steps if draw.step_scores and draw.score is not None else None,
             "tokens": draw.tokens,
             "prompt_tokens": draw.candidate.prompt_tokens,

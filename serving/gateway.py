@@ -48,7 +48,7 @@ class Gateway:
         if (reward := self.settings.reward) is not None:
             self.reward_model = AsyncHttpRewardModel(reward)
             scored = {**self.reward_model.identity, "aggregation": reward.aggregation}
-            scored["decimals"] = self.card.contract.decimals
+            scored |= {"decimals": self.card.contract.decimals, "scale": self.card.contract.scale}
             expected, population = self.card.contract, bundle.population()
         self.contract = ScoreContract(
             **self.generator.identity, sampling=settings.generator.sampling, **scored
@@ -62,6 +62,7 @@ class Gateway:
             population,
             per_request=settings.per_request,
             agreement=settings.agreement if settings.without_reward == "agreement" else None,
+            score_map=self.card.score_map,
             prior_timeout=settings.predictor_timeout,
         )
         log, folder = settings.log, settings.log.location()

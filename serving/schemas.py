@@ -103,8 +103,11 @@ class DecideRequest(Asked):
     )
 
     prior: Prior | None = None
-    scores: list[Annotated[float, Field(ge=0, le=1)]] = Field(
-        default_factory=list, max_length=MAX_SCORES, examples=[[0.31, 0.42]]
+    scores: list[float] = Field(
+        default_factory=list,
+        max_length=MAX_SCORES,
+        examples=[[0.31, 0.42]],
+        description="In [0, 1]; any numbers where the contract's scores are raw.",
     )
     tokens: list[Annotated[int, Field(ge=0, le=2**31)]] | None = Field(
         None, max_length=MAX_SCORES, description="Completion tokens of each scored candidate."

@@ -9,7 +9,7 @@ from flows import cli
 from flows.config import enter_home, load_config
 from flows.examine import examine
 from flows.init import init
-from flows.plain_bundle import build_plain, first_policy
+from flows.plain_bundle import build_plain, contract_of, first_policy
 from serving.bento import serve_bento
 from tests.helpers import make_pool
 
@@ -34,7 +34,7 @@ def test_what_init_writes_starts_and_draws_the_full_cap(config):
     assert "nothing is certified: the reference, all 4 candidates by majority" in told["says"]
     assert answer["optscale"]["drawn"] == 4
     assert answer["optscale"]["promise"] is None
-    assert first_policy(config).selection.kind == "majority"
+    assert first_policy(config, contract_of(config)).selection.kind == "majority"
 
 
 def test_a_certificate_of_another_contract_is_refused(config, tmp_path):

@@ -50,9 +50,10 @@ def gateway_settings(url: str, reward_url: str, tokenizer: str, **changes) -> Ga
     return GatewaySettings(**values | changes)
 
 
-def make_card(gateway: GatewaySettings | None = None, policy=POLICY) -> BundleCard:
+def make_card(gateway: GatewaySettings | None = None, policy=POLICY, contract=CONTRACT, **more) -> BundleCard:
     return BundleCard(
-        contract=CONTRACT,
+        **more,
+        contract=contract,
         policy=policy,
         correctness=CORRECTNESS,
         model_version="1",

@@ -11,13 +11,14 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from data.answers import answer_key, extract_answer
-from data.contract import Sampling
+from data.contract import Sampling, ScoreContract
 from data.decision_log import import_log
 from data.errors import ConfigError, ContractError
 from data.folds import FoldSettings
 from data.pool import Pool
 from data.question import Question
 from data.questions import write_questions
+from data.score_map import ScoreMap
 from data.scores import load_scores
 from predictor.certificate import Certificate
 from predictor.policies import FixedN
@@ -312,6 +313,28 @@ def test_a_bundle_without_a_generator_says_so(bundle):
         answer = client.post("/v1/chat/completions", json=BODY)
         assert (answer.status_code, answer.json()["error"]["type"]) == (503, "not_configured")
         assert client.post("/describe").json()["fingerprint"] == CONTRACT.fingerprint
+
+
+def test_raw_scores_are_mapped_as_the_certificate_says(bundle):
+    """It decides on them as on what they are mapped to, and tells scores in [0, 1]."""
+    raw = ScoreContract(**CONTRACT.model_dump() | {"scale": "raw"})
+    found = ScoreMap(values=(-2.0, 0.0, 4.0), ranks=(0.1, 0.5, 0.95))
+    certificate = CERTIFICATE.model_copy(update={"contract": raw.fingerprint, "score_map": found})
+    with pytest.raises(ValueError, match="no certificate says how to map them"):
+        make_card(contract=raw)
+    cards = (make_card(contract=raw, certificate=certificate), make_card(certificate=CERTIFICATE))
+    answers = []
+    for card, scores in zip(cards, ([-2.0, 0.0, 4.0], [0.1, 0.5, 0.95]), strict=True):
+        app.state.backend = Backend(Bundle(path=bundle, card=card), None, Population())
+        with TestClient(with_middlewares(app)) as client:
+            asked = {"question": "Compute 1 + 1.", "scores": scores}
+            answers.append(client.post("/decide", json={"request": asked}).json())
+            wild = client.post("/decide", json={"request": asked | {"scores": [5.0]}})
+            assert wild.status_code == (200 if card is cards[0] else 400), wild.text
+    assert "every score must lie in [0, 1]" in wild.json()["error"]["message"]
+    assert [a.pop("contract") for a in answers] == [raw.fingerprint, CONTRACT.fingerprint]
+    assert answers[0] == answers[1]
+    assert answers[0]["best"] == 0.95
 
 
 def test_settings_are_overridden_where_the_bundle_runs(upstream, tokenizer, monkeypatch, tmp_path):
