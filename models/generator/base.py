@@ -7,6 +7,8 @@ from data.contract import Sampling
 from data.question import Question
 
 Status = Literal["complete", "cut", "over-length", "failed", "cancelled"]
+STATUS: dict[str | None, Status] = {"stop": "complete", "length": "cut"}
+"""By why a server or an engine has ended a candidate; for any other reason it failed."""
 
 
 class Candidate(NamedTuple):

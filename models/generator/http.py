@@ -8,13 +8,12 @@ from typing import Any
 from data.contract import Sampling
 from data.errors import QuestionError
 from data.question import Question
-from models.generator.base import Candidate, Status
+from models.generator.base import STATUS, Candidate
 from models.http_client import FAULTS, HttpModel, Observe, call, require_served
 from models.settings import HttpGeneratorSettings
 
 logger = logging.getLogger(__name__)
 SEEDS = 2**31
-STATUS: dict[str, Status] = {"stop": "complete", "length": "cut"}
 
 
 class TurnsError(QuestionError):
