@@ -190,6 +190,7 @@ def test_several_losses_share_the_level_of_the_gate():
     assert gate.thresholds(2)["refutation_p_value"] == gate.refutation_level / 2
 
 
+@pytest.mark.slow
 def test_what_commands_print_is_json(capsys):
     from flows.validate import Validated
 
@@ -222,6 +223,7 @@ def test_every_setting_is_documented():
     assert undocumented == []
 
 
+@pytest.mark.slow
 def test_decide_needs_no_heavy_library():
     import subprocess
     import sys
@@ -299,6 +301,7 @@ def test_a_user_without_a_home_has_the_state_folder(tmp_path, monkeypatch):
     assert Path.home() == tmp_path
 
 
+@pytest.mark.slow
 def test_a_locale_without_a_character_gets_the_rest():
     code = "from flows import cli; cli.app = lambda: print('hits ± 2, score ≥ .5'); cli.main()"
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}

@@ -179,6 +179,7 @@ def test_the_shipped_bundle_answers_elsewhere(looped):
     assert Tracking(config).version_of(CHAMPION) == trained.version
 
 
+@pytest.mark.suite
 def test_a_bundle_that_does_not_start_leaves_the_champion(looped, monkeypatch):
     import bentoml
 

@@ -42,6 +42,7 @@ def config(tmp_path_factory):
     )
 
 
+@pytest.mark.suite
 def test_a_version_that_is_refused_later_is_not_shipped(config, monkeypatch):
     from flows.validate import validate
 
@@ -143,6 +144,7 @@ def test_a_champion_without_a_bundle_on_this_machine_says_what_to_do(versions):
         champion_bento(versions)
 
 
+@pytest.mark.suite
 def test_scores_that_are_all_alike_are_validated(config, tmp_path):
     """A pool that tells nothing: there is no share of what knowing the laws would save."""
     from flows.validate import validate

@@ -355,6 +355,7 @@ def test_settings_are_overridden_where_the_bundle_runs(upstream, tokenizer, monk
         override(settings)
 
 
+@pytest.mark.suite
 def test_the_description_is_kept(make_app):
     """A few cases of each operation; `make load` makes thousands."""
     server = uvicorn.Server(uvicorn.Config(make_app(deadline=5), port=0, log_level="critical"))

@@ -175,6 +175,7 @@ def test_a_bundle_is_read_only_what_it_is(bundle, tmp_path):
         Bundle.open(tmp_path)
 
 
+@pytest.mark.suite
 def test_the_empirical_family_is_read_without_torch(tmp_path):
     """The gateway has no predictor in its process, and decides with the family all the same."""
     family = fit_empirical(np.random.default_rng(0).beta(5, 2, (30, 8)).round(2))
