@@ -109,13 +109,6 @@ class GateSettings(Record):
     refutation_level: float = Field(0.05, gt=0, lt=1)
     """Level of the one-sided tests by which test questions refute the certified risk."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _renamed(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "refuted" in given:
-            raise ValueError("refuted is called refutation_level now: write gate.refutation_level")
-        return given
-
     def thresholds(self, losses: int) -> dict[str, float]:
         """What each metric must reach; the least p-value of several losses is held against its share."""
         floors = {name: getattr(self, name) for name in ("mean_skill", "std_skill", "evidence_gain")}
