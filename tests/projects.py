@@ -7,8 +7,8 @@ that are drawn again (with replacement) from the other, the population that the 
 
     python -m tests.projects made [--lose .05 | --change .1 | ...] [--questions 300] [--projects 100]
 
-makes questions with answers, scores and ties of several kinds, anew for each project: half as many to design on
-as to certify on.
+makes questions with answers, scores and ties of several kinds, anew for each project: half as many to
+design on as to certify on.
 """
 
 import argparse
