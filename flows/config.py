@@ -30,7 +30,7 @@ from predictor.goal import Goal
 from predictor.learned.settings import PredictorSettings
 from predictor.policies import AnyPolicy, Value
 from predictor.settings import CertifySettings, Prices
-from serving.settings import KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
+from serving.settings import CHAMPION, KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
 
 ROOT = Path(__file__).parent.parent
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -148,6 +148,10 @@ class TrackingSettings(Record):
 class ServeSettings(Record):
     """The service and its limits."""
 
+    champion: Uri | None = None
+    """The champion's manifest, a path or URI, which every gateway follows; null: in the state folder."""
+    approval: bool = False
+    """Whether a person has to approve of what passed the gate (`optscale approve`) before it is served."""
     port: int = Field(3000, ge=1, le=65535)
     """Port of `optscale serve`."""
     start_timeout: float = Field(180.0, gt=0)
@@ -199,6 +203,11 @@ class Config(Record):
     def pool_location(self) -> str:
         """Where the pool is."""
         return self.pool or str(self.home.resolve() / "pool")
+
+    @property
+    def champion_location(self) -> str:
+        """Where the manifest of the registered model's champion is."""
+        return self.serve.champion or str(self.home.resolve() / "champions" / f"{self.tracking.model}.json")
 
     @property
     def tracking_uri(self) -> str:
@@ -308,7 +317,7 @@ def _merge(base: Any, over: Any, by_kind: bool = False) -> Any:
     return base | {key: _merge(base.get(key), value, by_kind) for key, value in over.items()}
 
 
-OTHER_VARIABLES = {"OPTSCALE_BUNDLE", "OPTSCALE_CONFIG", DTYPE, OVERRIDES, KEYS, KEYS_FILE}
+OTHER_VARIABLES = {"OPTSCALE_BUNDLE", "OPTSCALE_CONFIG", DTYPE, OVERRIDES, CHAMPION, KEYS, KEYS_FILE}
 
 
 def enter_home(config: Config) -> None:

@@ -9,15 +9,16 @@ from pathlib import Path
 import httpx
 
 from data.errors import BundleError, ConfigError
+from flows.champion import manifest
 from flows.config import Config
 from flows.examine import read_certificate
 from flows.plain_bundle import build_plain, contract_of, first_policy
-from flows.tracking import BUNDLE, CHAMPION, Tracking
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
 from predictor.certificate import describe
 from serving.auth import read_keys
 from serving.bento import free_port
-from serving.settings import KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
+from serving.champion import Champion
+from serving.settings import CHAMPION, KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -41,7 +42,7 @@ def serve_bundle(
     Raises
     ------
     BundleError
-        If the champion was never shipped, or its bento is not on this machine.
+        If the champion's bento is not on this machine.
     ConfigError, ContractError
         If there is neither a champion nor a gateway, or the certificate is of another contract.
     """
@@ -64,9 +65,9 @@ def serve_bundle(
 
 
 def _bento(config: Config, certificate: Path | None) -> str:
-    tracking = Tracking(config)
-    if certificate is None and tracking.find(CHAMPION) is not None:
-        return champion_bento(tracking)
+    if certificate is None and (champion := manifest(config).champion) is not None:
+        os.environ[CHAMPION] = config.champion_location  # the gateway follows it
+        return champion_bento(champion)
     known = None if certificate is None else read_certificate(certificate)
     tag = build_plain(config, known)
     policy = first_policy(config, contract_of(config))
@@ -75,23 +76,17 @@ def _bento(config: Config, certificate: Path | None) -> str:
     return tag
 
 
-def champion_bento(tracking: Tracking) -> str:
+def champion_bento(champion: Champion) -> str:
     """Tag of the champion's bento, which is on this machine.
 
     Raises
     ------
     BundleError
-        If the champion was never shipped, or its bento is not on this machine.
+        If it is not.
     """
     import bentoml
 
-    version = tracking.version_of(CHAMPION)
-    tag = tracking.tags(version).get(BUNDLE)
-    if tag is None:
-        raise BundleError(
-            f"version {version} of {tracking.model} is champion but was never shipped, so it has no bundle: "
-            f"optscale ship --version {version}"
-        )
+    tag = champion.tag
     try:
         return str(bentoml.get(tag).tag)
     except bentoml.exceptions.BentoMLException as error:
@@ -99,7 +94,7 @@ def champion_bento(tracking: Tracking) -> str:
             f"the champion's bundle {tag} is not on this machine ({error}): bundles are kept where they were "
             f"built. There run `bentoml export {tag} bundle.bento`, here `bentoml import bundle.bento` (both "
             f"with BENTOML_HOME as optscale has it, here {os.environ.get('BENTOML_HOME')}), or ship it anew "
-            f"here: optscale ship --version {version}"
+            f"here: optscale ship --version {champion.version}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,10 @@ class Backend:
         self.gateway: Gateway | None = None
         if settings is not None:
             self.gateway = Gateway(bundle, settings, predictor)
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Upstream clients and the decision log, until the block ends."""
+        return nullcontext() if self.gateway is None else self.gateway.running(self.tracer_provider)
 
     async def predict(self, questions: list[Asked]) -> list[Prediction]:
         """Prior, required samples and expected tokens of each question."""

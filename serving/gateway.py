@@ -241,6 +241,7 @@ class Gateway:
             chance_correct=chance,
             explored=ask.explore,
             contract=sampled.fingerprint,
+            model_version=self.card.model_version,
             promise=self.card.promise if as_certified else None,
             tokens=answer.tokens,
             seconds=seconds,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
@@ -36,8 +36,8 @@ _BODY = ChatRequest | DecideRequest | PredictRequest
 
 @asynccontextmanager
 async def _running(app: FastAPI) -> AsyncIterator[None]:
-    gateway = app.state.backend.gateway
-    async with gateway.running(app.state.backend.tracer_provider) if gateway else nullcontext():
+    stage = getattr(app.state, "stage", None)
+    async with app.state.backend.running() if stage is None else stage:
         yield
 
 

@@ -74,6 +74,12 @@ class Asked(Request):
         return question
 
 
+class Foretold(Asked):
+    """A question for the predictor of one bundle; between the two services."""
+
+    bundle: str
+
+
 class PredictRequest(BaseModel):
     """Questions that nothing was drawn of yet."""
 

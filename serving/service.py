@@ -4,6 +4,7 @@ They run in processes of their own, so that a forward pass holds up no request a
 a forward pass.
 """
 
+import asyncio
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -18,22 +19,34 @@ from data.errors import BundleError
 from data.question import Question
 from predictor.learned.store import load_predictor
 from predictor.prior import Prior
+from serving import champion
 from serving.auth import PROBES, read_keys
 from serving.backend import Backend
 from serving.bentoml_patches import UNLIMITED, TrafficMetrics
 from serving.bundle import Bundle
+from serving.follow import Stage, Wanted
 from serving.middleware import middlewares
 from serving.priors import RemotePredictor
 from serving.routes import app
-from serving.schemas import EXAMPLE, MAX_QUESTIONS, Asked
-from serving.settings import override
+from serving.schemas import EXAMPLE, MAX_QUESTIONS, Foretold
+from serving.settings import CHAMPION, override
 
-TrafficMetrics.paths = PROBES | {"/metrics", "/predict_priors", *(getattr(r, "path", "") for r in app.routes)}
+TrafficMetrics.paths = PROBES | {
+    "/metrics",
+    "/predict_priors",
+    "/prepare",
+    *(getattr(r, "path", "") for r in app.routes),
+}
 
 
-def bundle_path() -> Path:
-    """``$OPTSCALE_BUNDLE``, else the bundle that the bento carries."""
-    return Path(os.environ.get("OPTSCALE_BUNDLE") or Path(__file__).parent.parent / "bundle")
+def served() -> Wanted:
+    """What to start with: ``$OPTSCALE_BUNDLE``, else the champion's if it is here, else the bento's."""
+    carried = str(Path(__file__).parent.parent / "bundle")
+    if given := os.environ.get("OPTSCALE_BUNDLE"):
+        return Wanted(given, False)
+    manifest = champion.read(location) if (location := os.environ.get(CHAMPION)) else champion.Manifest()
+    named = manifest.champion.bundle if manifest.champion else carried
+    return Wanted(named if Path(named).is_dir() else carried, manifest.full_cap)
 
 
 @bentoml.service(name="optscale-predictor", traffic={"timeout": 60}, threads=1)
@@ -41,26 +54,46 @@ class Predictor:
     """Priors of questions, in batches."""
 
     def __init__(self) -> None:
+        self.networks: dict[str, Any] = {}
+        self._load(str(served().bundle))
+        self.ready = True
+
+    def _load(self, bundle: str) -> Any:
+        """The predictor of a bundle, in a thread of its own; the latest two are kept."""
+        if bundle in self.networks:
+            return self.networks[bundle]
+
         def load() -> Any:
-            if Bundle.open(bundle_path()).card.model_version is None:
+            if Bundle.open(bundle).card.model_version is None:
                 return None  # and nobody asks
-            network = load_predictor(bundle_path())
+            network = load_predictor(Path(bundle))
             network.predict([Question.ask(EXAMPLE)])  # the first pass is the slow one
             return network
 
         # OpenMP keeps a team for each thread that has computed and spins less with each: a thread that
         # ends leaves none, and the one that answers requests stays quick.
         with ThreadPoolExecutor(1) as loading:
-            self.network = loading.submit(load).result()
-        self.ready = True
+            network = loading.submit(load).result()
+        self.networks = dict([*self.networks.items(), (bundle, network)][-2:])
+        return network
 
     async def __is_ready__(self) -> bool:
         return getattr(self, "ready", False)
 
     @bentoml.api(batchable=True, max_batch_size=MAX_QUESTIONS, max_latency_ms=30_000)
-    def predict_priors(self, questions: list[Asked]) -> list[Prior]:
+    def predict_priors(self, questions: list[Foretold]) -> list[Prior]:
         """The prior of each question."""
-        return self.network.predict([question.require() for question in questions])
+        found: dict[int, Prior] = {}
+        for bundle in {question.bundle for question in questions}:
+            places = [n for n, question in enumerate(questions) if question.bundle == bundle]
+            priors = self._load(bundle).predict([questions[n].require() for n in places])
+            found |= zip(places, priors, strict=True)
+        return [found[n] for n in range(len(questions))]
+
+    @bentoml.api
+    async def prepare(self, bundle: str) -> None:
+        """Have the predictor of a bundle ready, while another answers."""
+        await asyncio.to_thread(self._load, bundle)
 
 
 @bentoml.service(
@@ -77,15 +110,22 @@ class OptScale:
 
     def __init__(self) -> None:
         log_as_json()
-        bundle = Bundle.open(bundle_path())
-        settings = override(bundle.card.gateway)
-        logging.getLogger("optscale").info("what is served: %s", bundle.card.says)
-        provider = BentoMLContainer.tracer_provider.get()
-        self.backend = Backend(bundle, settings, RemotePredictor(self.predictor), provider)
-        app.state.backend = self.backend
+        now = served()
+        app.state.backend = self._make(now)
+        app.state.stage = Stage(app.state, os.environ.get(CHAMPION), self._make, now)
+        logging.getLogger("optscale").info("what is served: %s", app.state.backend.card.says)
+
+    def _make(self, wanted: Wanted) -> Backend:
+        bundle = Bundle.open(wanted.bundle)
+        if wanted.full_cap:
+            bundle = bundle.at_full_cap()
+        predictor = RemotePredictor(self.predictor, wanted.bundle)
+        return Backend(
+            bundle, override(bundle.card.gateway), predictor, BentoMLContainer.tracer_provider.get()
+        )
 
     async def __is_ready__(self) -> bool:
-        return await self.backend.ready()
+        return bool(await app.state.backend.ready())
 
 
 def log_as_json() -> None:
@@ -101,7 +141,7 @@ def log_as_json() -> None:
 
 def _body_bytes() -> int:
     try:
-        settings = override(Bundle.open(bundle_path()).card.gateway)
+        settings = override(Bundle.open(served().bundle).card.gateway)
     except BundleError:  # at build time there is none
         settings = None
     return settings.body_bytes if settings else 1_000_000

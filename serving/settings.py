@@ -19,6 +19,9 @@ KEYS, KEYS_FILE = "OPTSCALE_API_KEYS", "OPTSCALE_API_KEYS_FILE"
 OVERRIDES = "OPTSCALE_GATEWAY"
 """Environment variable that names a YAML file with settings that differ where the bundle runs."""
 
+CHAMPION = "OPTSCALE_CHAMPION"
+"""Environment variable with the path or URI of the champion's manifest: the service follows it."""
+
 
 class LogSettings(Record):
     """The decision log: Parquet files, one row a request."""

@@ -72,6 +72,9 @@ class Population:
     async def ready(self):
         return True
 
+    async def prepare(self):
+        pass
+
 
 @pytest.fixture
 def make_app(bundle, upstream, tokenizer):
