@@ -7,7 +7,7 @@ from cachetools import LRUCache
 
 from data.question import Question
 from predictor.prior import Prior
-from serving.schemas import Asked
+from serving.schemas import Placed
 
 
 class PriorSource(Protocol):
@@ -21,16 +21,20 @@ class PriorSource(Protocol):
 
 
 class RemotePredictor:
-    """The predictor's service; the priors of the latest 4096 questions are remembered."""
+    """The predictor's service; the priors of the latest 4096 questions are remembered.
 
-    def __init__(self, service: Any) -> None:
-        self.service = service
+    ``bundle`` is the place of the predictor's bundle among those that are served.
+    """
+
+    def __init__(self, service: Any, bundle: int = 0) -> None:
+        self.service, self.bundle = service, bundle
         self.known: LRUCache[str, Prior] = LRUCache(4096)
 
     async def priors(self, questions: Sequence[Question]) -> list[Prior]:
         """See `PriorSource`."""
         priors = {q.id: self.known[q.id] for q in questions if q.id in self.known}
-        new = {q.id: Asked(messages=list(q.messages)) for q in questions if q.id not in priors}
+        asked = [q for q in questions if q.id not in priors]
+        new = {q.id: Placed(messages=list(q.messages), bundle=self.bundle) for q in asked}
         if new:
             answers = await self.service.to_async.predict_priors(questions=list(new.values()))
             priors |= zip(new, answers, strict=True)

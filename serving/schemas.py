@@ -74,6 +74,12 @@ class Asked(Request):
         return question
 
 
+class Placed(Asked):
+    """A question, and which of the bundles that are served has its predictor."""
+
+    bundle: int = Field(0, ge=0)
+
+
 class PredictRequest(BaseModel):
     """Questions that nothing was drawn of yet."""
 
@@ -151,6 +157,7 @@ class Description(BaseModel):
     fingerprint: str = Field(description="Of the score contract.")
     promise: str | None = Field(description="What is certified of the policy; null where nothing is.")
     says: str = Field(description="The promise; where there is none, that, and what is drawn all the same.")
+    models: dict[str, str] = Field(description="The same of each model that is served.")
 
 
 class Health(BaseModel):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 
@@ -153,6 +154,16 @@ def test_openapi_has_the_routes_and_examples(client):
     document = client.get("/docs.json").json()
     assert {"/predict", "/decide", "/describe"} <= set(document["paths"])
     assert "Compute 61 - 33 + 28." in json.dumps(document)
+
+
+def test_the_page_loads_nothing_from_other_hosts(client):
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["content-security-policy"].startswith("default-src 'self'")
+    assert "://" not in page.text.replace("window.location.protocol + '//'", "")
+    assets = re.findall(r"(?:src|href)=\"([^\"]+)\"", page.text)
+    assert len(assets) == 3
+    assert all(client.get(asset).status_code == 200 for asset in assets)
 
 
 def test_metrics_count_decisions(client):
