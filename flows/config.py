@@ -30,10 +30,24 @@ from predictor.goal import Goal
 from predictor.learned.settings import PredictorSettings
 from predictor.policies import AnyPolicy, Value
 from predictor.settings import CertifySettings, Prices
-from serving.settings import CHAMPION, KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
+from serving.settings import (
+    CHAMPION,
+    KEYS,
+    KEYS_FILE,
+    MORE_BUNDLES,
+    OLD_OVERRIDES,
+    OVERRIDES,
+    GatewaySettings,
+    old_overrides,
+)
 
 ROOT = Path(__file__).parent.parent
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+# What Kubernetes sets in every pod beside a service whose name begins with optscale; it is none of ours.
+_OF_KUBERNETES = re.compile(
+    r"OPTSCALE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|OPTSCALE_(\w+_)?PORT=(tcp|udp|sctp)://.*"
+)
 
 
 class CollectSettings(Record):
@@ -269,7 +283,9 @@ def _read_environment() -> Iterator[tuple[list[str], Any, str]]:
     """Path, value and name of each variable that is a setting; a misspelt one would be ignored in silence."""
     for name, text in sorted(os.environ.items()):  # a section comes before what is in it
         path = name.lower().removeprefix("optscale_").split("__")
-        if not name.upper().startswith("OPTSCALE_"):
+        if not name.upper().startswith("OPTSCALE_") or _OF_KUBERNETES.fullmatch(f"{name}={text}"):
+            continue
+        if name == OLD_OVERRIDES and old_overrides():
             continue
         if path[0] in Config.model_fields:
             # Text becomes a number or a truth value where the setting is one; a file name stays text.
@@ -317,7 +333,10 @@ def _merge(base: Any, over: Any, by_kind: bool = False) -> Any:
     return base | {key: _merge(base.get(key), value, by_kind) for key, value in over.items()}
 
 
-OTHER_VARIABLES = {"OPTSCALE_BUNDLE", "OPTSCALE_CONFIG", DTYPE, OVERRIDES, CHAMPION, KEYS, KEYS_FILE}
+OTHER_VARIABLES = {
+    *("OPTSCALE_BUNDLE", "OPTSCALE_CONFIG", DTYPE),
+    *(OVERRIDES, MORE_BUNDLES, CHAMPION, KEYS, KEYS_FILE),
+}
 
 
 def enter_home(config: Config) -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -18,7 +19,7 @@ from predictor.certificate import describe
 from serving.auth import read_keys
 from serving.bento import free_port
 from serving.champion import Champion
-from serving.settings import CHAMPION, KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
+from serving.settings import CHAMPION, KEYS, KEYS_FILE, MORE_BUNDLES, OVERRIDES, GatewaySettings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -28,6 +29,8 @@ def serve_bundle(
     with_models: bool = False,
     host: str = "127.0.0.1",
     certificate: Path | None = None,
+    open_to_all: bool = False,
+    also: Sequence[Config] = (),
 ) -> None:
     """Serve until interrupted; does not return.
 
@@ -38,26 +41,33 @@ def serve_bundle(
     with_models : serve generator and reward model too, from a process that ends with this one.
     host : address to listen on.
     certificate : file that `certify` wrote: serve its policy without a predictor.
+    open_to_all : serve without keys on an address that other machines reach.
+    also : configs of the same state folder whose bundles are served too, each for its own model.
 
     Raises
     ------
     BundleError
         If the champion's bento is not on this machine.
     ConfigError, ContractError
-        If there is neither a champion nor a gateway, or the certificate is of another contract.
+        If there is neither a champion nor a gateway, the certificate is of another contract, or anybody could
+        use the generator.
     """
+    if host not in LOOPBACK and not open_to_all and not read_keys():
+        raise ConfigError(
+            f"{host} can be reached from other machines and no API keys are set, so anybody there could use "
+            f"the generator: set {KEYS} or {KEYS_FILE}, or say --open"
+        )
+    if other := [str(one.home) for one in also if one.home.resolve() != config.home.resolve()]:
+        raise ConfigError(f"--also: its home is {other[0]}, not {config.home}; bundles are kept in one")
     tag = _bento(config, certificate)
+    if more := [_bento(one, None) for one in also]:
+        import bentoml
+
+        os.environ[MORE_BUNDLES] = os.pathsep.join(bentoml.get(one).path_of("src/bundle") for one in more)
     if with_models:
         os.environ[OVERRIDES] = str(_start_models(config))
     port = str(config.serve.port)
     print(f"{tag} on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
-    if host not in LOOPBACK and not read_keys():
-        print(
-            f"WARNING: {host} can be reached from other machines and no API keys are set: anybody there can "
-            f"use the generator. Set {KEYS} or {KEYS_FILE}.",
-            file=sys.stderr,
-            flush=True,
-        )
     os.execv(
         sys.executable,
         [sys.executable, "-m", "bentoml", "serve", tag, "--host", host, "--port", port],

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from serving import metrics
 from serving.bundle import Bundle
 from serving.errors import RequestError
 from serving.gateway import Gateway
+from serving.keys import CALLER
 from serving.priors import PriorSource
 from serving.schemas import Asked, DecideRequest, DecideResponse, Description, Health, Prediction
 from serving.settings import GatewaySettings
@@ -43,13 +44,63 @@ class Backend:
         self.fingerprint = self.card.contract.fingerprint
         self.population = bundle.population()
         self.timeout = settings.predictor_timeout if settings else 60.0
-        self.gateway: Gateway | None = None
+        self.gateways: dict[str, Gateway] = {}
         if settings is not None:
-            self.gateway = Gateway(bundle, settings, predictor)
+            self.serve_too(bundle, settings, predictor)
 
-    def running(self) -> AbstractAsyncContextManager[None]:
-        """Upstream clients and the decision log, until the block ends."""
-        return nullcontext() if self.gateway is None else self.gateway.running(self.tracer_provider)
+    def serve_too(self, bundle: Bundle, settings: GatewaySettings | None, predictor: PriorSource) -> None:
+        """Answer requests for another bundle's model by its own contract, policy and promise.
+
+        Raises
+        ------
+        ConfigError
+            If it has no gateway, or its model's name is taken.
+        """
+        if settings is None:
+            raise ConfigError(f"the bundle at {bundle.path} has no gateway settings: ship it with some")
+        if (name := settings.generator.model) in self.gateways:
+            raise ConfigError(f"two bundles answer as {name}: requests are told apart by model")
+        self.gateways[name] = Gateway(bundle, settings, predictor)
+
+    @property
+    def gateway(self) -> Gateway | None:
+        """Of the first bundle; None where it only predicts and decides."""
+        return next(iter(self.gateways.values()), None)
+
+    def models(self) -> list[str]:
+        """Names of the models that the caller may ask."""
+        caller = CALLER.get()
+        allowed = caller.key.models if caller else None
+        return [name for name in self.gateways if allowed is None or name in allowed]
+
+    def gateway_of(self, model: str) -> Gateway:
+        """The gateway that answers as ``model``.
+
+        Raises
+        ------
+        RequestError
+            If there is none, or the caller's key may not ask it.
+        """
+        if not self.gateways:
+            missing = "this bundle has no generator: ship it with gateway settings"
+            raise RequestError(503, missing, "not_configured")
+        if model not in (names := self.models()):
+            message = f"there is no model {model!r} here, but {', '.join(names) or 'none for this key'}"
+            raise RequestError(404, message, param="model")
+        return self.gateways[model]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Upstream clients and the decision logs, until the block ends."""
+        async with AsyncExitStack() as stack:
+            for gateway in self.gateways.values():
+                await stack.enter_async_context(gateway.running(self.tracer_provider))
+            yield
+
+    @property
+    def in_flight(self) -> int:
+        """Chat requests under way."""
+        return sum(gateway.in_flight for gateway in self.gateways.values())
 
     async def predict(self, questions: list[Asked]) -> list[Prediction]:
         """Prior, required samples and expected tokens of each question."""
@@ -96,15 +147,19 @@ class Backend:
         """Contract, policy, certificate and versions of the bundle."""
         card = self.card
         return Description(
-            **card.model_dump(mode="json"), fingerprint=self.fingerprint, promise=card.promise, says=card.says
+            **card.model_dump(mode="json"),
+            fingerprint=self.fingerprint,
+            promise=card.promise,
+            says=card.says,
+            models={name: gateway.card.says for name, gateway in self.gateways.items()},
         )
 
     async def health(self) -> Health:
         """What is there and what is away."""
         return Health(
             predictor=await self.predictor.ready(),
-            away=await self.gateway.away() if self.gateway else [],
-            requests=self.gateway.in_flight if self.gateway else 0,
+            away=[why for gateway in self.gateways.values() for why in await gateway.away()],
+            requests=self.in_flight,
         )
 
     async def ready(self) -> bool:
@@ -143,6 +198,8 @@ class Backend:
         """
         policy, drawn = self.card.policy, max(len(request.scores), len(keys or ()))
         if self.card.promise is None or question is None or request.contract is None or request.failed:
+            return None
+        if self.card.certificate is None or not self.card.certificate.covers(question):
             return None
         if drawn:
             if (keys is not None) != policy.reads_answers or (policy.reads_scores and not request.scores):

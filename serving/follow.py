@@ -92,7 +92,7 @@ class Stage:
 async def _drain(backend: Backend, stack: AsyncExitStack) -> None:
     """Close a backend once its last request is answered."""
     try:
-        while backend.gateway is not None and backend.gateway.in_flight:
+        while backend.in_flight:
             await asyncio.sleep(0.1)
     finally:
         await stack.aclose()

@@ -7,7 +7,7 @@ from cachetools import LRUCache
 
 from data.question import Question
 from predictor.prior import Prior
-from serving.schemas import Foretold
+from serving.schemas import Placed
 
 
 class PriorSource(Protocol):
@@ -26,7 +26,7 @@ class PriorSource(Protocol):
 class RemotePredictor:
     """The predictor's service; the priors of the latest 4096 questions are remembered.
 
-    ``bundle`` is the folder of the bundle whose predictor is asked: the service may hold two.
+    ``bundle`` is the folder of the bundle whose predictor is asked: the service may hold several.
     """
 
     def __init__(self, service: Any, bundle: str) -> None:
@@ -36,11 +36,8 @@ class RemotePredictor:
     async def priors(self, questions: Sequence[Question]) -> list[Prior]:
         """See `PriorSource`."""
         priors = {q.id: self.known[q.id] for q in questions if q.id in self.known}
-        new = {
-            q.id: Foretold(messages=list(q.messages), bundle=self.bundle)
-            for q in questions
-            if q.id not in priors
-        }
+        asked = [q for q in questions if q.id not in priors]
+        new = {q.id: Placed(messages=list(q.messages), bundle=self.bundle) for q in asked}
         if new:
             answers = await self.service.to_async.predict_priors(questions=list(new.values()))
             priors |= zip(new, answers, strict=True)

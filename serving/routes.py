@@ -16,7 +16,6 @@ from data.validation import explain, place_of
 from serving.backend import Backend
 from serving.chat import ChatRequest, ChatResponse, ErrorResponse, ModelList, stream
 from serving.errors import RequestError, error_response, fault
-from serving.gateway import Gateway
 from serving.schemas import (
     DecideRequest,
     DecideResponse,
@@ -61,7 +60,7 @@ app = FastAPI(
 )
 async def chat_completions(request: Request, chat: ChatRequest) -> Response:
     """The best of as many candidates as it takes; ``stream: true`` streams it once it is chosen."""
-    gateway, request_id = _gateway(request), request.state.request_id
+    gateway, request_id = _backend(request).gateway_of(chat.model), request.state.request_id
     response = await _unless_gone(request, gateway.answer(chat, request_id))
     if response is None:
         return Response(status_code=499)
@@ -80,9 +79,10 @@ async def chat_completions(request: Request, chat: ChatRequest) -> Response:
 
 @app.get("/v1/models", response_model_exclude_unset=True, tags=["OpenAI"])
 async def models(request: Request) -> ModelList:
-    """The generator's name; requests for it are answered with Best-of-N."""
-    name = _gateway(request).settings.generator.model
-    return ModelList(object="list", data=[Model(id=name, object="model", created=0, owned_by="optscale")])
+    """The generators' names; requests for them are answered with Best-of-N."""
+    names = _backend(request).models()
+    data = [Model(id=name, object="model", created=0, owned_by="optscale") for name in names]
+    return ModelList(object="list", data=data)
 
 
 @app.post("/predict", tags=["OptScale"])
@@ -137,14 +137,6 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 def _backend(request: Request) -> Backend:
     backend: Backend = request.app.state.backend
     return backend
-
-
-def _gateway(request: Request) -> Gateway:
-    gateway = _backend(request).gateway
-    if gateway is None:
-        missing = "this bundle has no generator: ship it with gateway settings"
-        raise RequestError(503, missing, "not_configured")
-    return gateway
 
 
 async def _unless_gone(request: Request, answer: Awaitable[ChatResponse]) -> ChatResponse | None:

@@ -74,8 +74,8 @@ class Asked(Request):
         return question
 
 
-class Foretold(Asked):
-    """A question for the predictor of one bundle; between the two services."""
+class Placed(Asked):
+    """A question, and the folder of the bundle whose predictor is asked: between the two services."""
 
     bundle: str
 
@@ -157,6 +157,7 @@ class Description(BaseModel):
     fingerprint: str = Field(description="Of the score contract.")
     promise: str | None = Field(description="What is certified of the policy; null where nothing is.")
     says: str = Field(description="The promise; where there is none, that, and what is drawn all the same.")
+    models: dict[str, str] = Field(description="The same of each model that is served.")
 
 
 class Health(BaseModel):

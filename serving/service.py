@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
+from bentoml._internal import server as bentoml_server
 from bentoml._internal.configuration.containers import BentoMLContainer
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
 from pythonjsonlogger.json import JsonFormatter
 
 from data.errors import BundleError
@@ -28,15 +32,30 @@ from serving.follow import Stage, Wanted
 from serving.middleware import middlewares
 from serving.priors import RemotePredictor
 from serving.routes import app
-from serving.schemas import EXAMPLE, MAX_QUESTIONS, Foretold
-from serving.settings import CHAMPION, override
+from serving.schemas import EXAMPLE, MAX_QUESTIONS, Placed
+from serving.settings import CHAMPION, MORE_BUNDLES, override
 
-TrafficMetrics.paths = PROBES | {
-    "/metrics",
-    "/predict_priors",
-    "/prepare",
-    *(getattr(r, "path", "") for r in app.routes),
-}
+ASSETS = "/static_content"
+OWN_ALONE = "default-src 'self' 'unsafe-inline' data:"
+
+
+@app.get("/", include_in_schema=False)
+def page() -> HTMLResponse:
+    """A page to try the routes on. It is ours since BentoML's own loads a script of another host."""
+    found = get_swagger_ui_html(
+        openapi_url="/docs.json",
+        title="OptScale",
+        swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f"{ASSETS}/favicon-light-32x32.png",
+    )
+    found.headers["content-security-policy"] = OWN_ALONE
+    return found
+
+
+app.mount(ASSETS, StaticFiles(directory=Path(bentoml_server.__file__).parent / "static_content"))
+_INTERNAL = {"/metrics", "/predict_priors", "/prepare"}
+TrafficMetrics.paths = PROBES | _INTERNAL | {getattr(r, "path", "") for r in app.routes}
 
 
 def served() -> Wanted:
@@ -49,17 +68,23 @@ def served() -> Wanted:
     return Wanted(named if Path(named).is_dir() else carried, manifest.full_cap)
 
 
+def more() -> list[str]:
+    """Folders of the bundles of ``$OPTSCALE_MORE_BUNDLES``."""
+    return [path for path in os.environ.get(MORE_BUNDLES, "").split(os.pathsep) if path]
+
+
 @bentoml.service(name="optscale-predictor", traffic={"timeout": 60}, threads=1)
 class Predictor:
     """Priors of questions, in batches."""
 
     def __init__(self) -> None:
         self.networks: dict[str, Any] = {}
-        self._load(str(served().bundle))
+        for bundle in (served().bundle, *more()):
+            self._load(bundle)
         self.ready = True
 
     def _load(self, bundle: str) -> Any:
-        """The predictor of a bundle, in a thread of its own; the latest two are kept."""
+        """The predictor of a bundle, loaded in a thread of its own; a former champion's is kept too."""
         if bundle in self.networks:
             return self.networks[bundle]
 
@@ -74,14 +99,17 @@ class Predictor:
         # ends leaves none, and the one that answers requests stays quick.
         with ThreadPoolExecutor(1) as loading:
             network = loading.submit(load).result()
-        self.networks = dict([*self.networks.items(), (bundle, network)][-2:])
+        self.networks[bundle] = network
+        for old in list(self.networks)[: -2 - len(more())]:
+            if old not in more():
+                del self.networks[old]
         return network
 
     async def __is_ready__(self) -> bool:
         return getattr(self, "ready", False)
 
     @bentoml.api(batchable=True, max_batch_size=MAX_QUESTIONS, max_latency_ms=30_000)
-    def predict_priors(self, questions: list[Foretold]) -> list[Prior]:
+    def predict_priors(self, questions: list[Placed]) -> list[Prior]:
         """The prior of each question."""
         found: dict[int, Prior] = {}
         for bundle in {question.bundle for question in questions}:
@@ -113,16 +141,22 @@ class OptScale:
         now = served()
         app.state.backend = self._make(now)
         app.state.stage = Stage(app.state, os.environ.get(CHAMPION), self._make, now)
-        logging.getLogger("optscale").info("what is served: %s", app.state.backend.card.says)
 
     def _make(self, wanted: Wanted) -> Backend:
-        bundle = Bundle.open(wanted.bundle)
-        if wanted.full_cap:
-            bundle = bundle.at_full_cap()
-        predictor = RemotePredictor(self.predictor, wanted.bundle)
-        return Backend(
-            bundle, override(bundle.card.gateway), predictor, BentoMLContainer.tracer_provider.get()
-        )
+        first = Bundle.open(wanted.bundle)
+        bundles = [first.at_full_cap() if wanted.full_cap else first, *map(Bundle.open, more())]
+        provider = BentoMLContainer.tracer_provider.get()
+        made: Backend | None = None
+        for number, bundle in enumerate(bundles):
+            settings = override(bundle.card.gateway, number)
+            predictor = RemotePredictor(self.predictor, str(bundle.path))
+            if made is None:
+                made = Backend(bundle, settings, predictor, provider)
+            else:
+                made.serve_too(bundle, settings, predictor)
+            logging.getLogger("optscale").info("what is served: %s", bundle.card.says)
+        assert made is not None
+        return made
 
     async def __is_ready__(self) -> bool:
         return bool(await app.state.backend.ready())

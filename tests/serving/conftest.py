@@ -90,7 +90,7 @@ def serve(bundle, settings: GatewaySettings, folder, **variables):
     environment = {
         **os.environ,
         "OPTSCALE_BUNDLE": str(bundle),
-        "OPTSCALE_GATEWAY": str(folder / "gateway.yaml"),
+        "OPTSCALE_GATEWAY_FILE": str(folder / "gateway.yaml"),
         "OMP_NUM_THREADS": "1",
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
         **variables,
