@@ -20,6 +20,8 @@ from serving.schemas import (
     DecideRequest,
     DecideResponse,
     Description,
+    FeedbackRequest,
+    FeedbackResponse,
     Health,
     Prediction,
     PredictRequest,
@@ -83,6 +85,13 @@ async def models(request: Request) -> ModelList:
     names = _backend(request).models()
     data = [Model(id=name, object="model", created=0, owned_by="optscale") for name in names]
     return ModelList(object="list", data=data)
+
+
+@app.post("/v1/feedback", tags=["OptScale"])
+async def feedback(request: Request, told: FeedbackRequest) -> FeedbackResponse:
+    """Keep what a person says of an answer, beside the decision log; later certificates count it."""
+    await _backend(request).keep_feedback(told)
+    return FeedbackResponse(request_id=told.request_id, kept=True)
 
 
 @app.post("/predict", tags=["OptScale"])
