@@ -11,8 +11,8 @@ the same one. Everything is fitted on train, made as strong as tune says, and he
 import gzip
 import json
 import os
+import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -95,8 +95,8 @@ def read(
     return READ[name]
 
 
-def fit_kinds(name: str, seed: int, lora: dict[str, Any]) -> dict[str, Any]:
-    """What each kind predicts of each held-out question."""
+def fit_kinds(name: str, seed: int, lora: dict[str, Any], checkpoints: Path) -> dict[str, Any]:
+    """What each kind predicts of each held-out question; LoRA goes on from checkpoints that are there."""
     (train, tune, held), family, target, passed = divide(name, seed)
     settings = PredictorSettings(family=family)
     settings = settings.model_copy(update={"lora": settings.lora.model_copy(update={"seed": seed, **lora})})
@@ -107,8 +107,7 @@ def fit_kinds(name: str, seed: int, lora: dict[str, Any]) -> dict[str, Any]:
     for kind in KINDS:
         started = time.process_time()
         if kind == "lora":
-            with tempfile.TemporaryDirectory() as folder:
-                model: Any = LoraPredictor.fit(train, tune, frozen, tokens, settings, directory=Path(folder))
+            model: Any = LoraPredictor.fit(train, tune, frozen, tokens, settings, directory=checkpoints)
             results = model.card.results
         else:
             model = KernelPredictor.fit(kind, train, settings, frozen[: len(train.questions)], states)
@@ -139,7 +138,16 @@ def fit_kinds(name: str, seed: int, lora: dict[str, Any]) -> dict[str, Any]:
 def show(name: str, runs: list[dict[str, Any]]) -> None:
     """A table of one set: over all seeds, intervals paired by question."""
     print(f"\n{name}: {len(runs)} seeds, {runs[0]['train']} questions of training in the first\n")
-    head = ("kind", "nats", "over states", "hits over states", "R2 mean, deviation", "ranks", "passed", "CPU s")
+    head = (
+        "kind",
+        "nats",
+        "over states",
+        "hits over states",
+        "R2 mean, deviation",
+        "ranks",
+        "passed",
+        "CPU s",
+    )
     print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     ids = [question for run in runs for question in run["ids"]]
     number = {question: place for place, question in enumerate(dict.fromkeys(ids))}
@@ -182,7 +190,8 @@ def main(folder: Path, wanted: list[str], lora: dict[str, Any]) -> None:
         name, _, seed = one.rpartition(":")
         file = folder / f"{'published-math' if '/' in name else name}-{seed}.json"
         if not file.exists():
-            file.write_text(json.dumps(fit_kinds(name, int(seed), lora)))
+            file.write_text(json.dumps(fit_kinds(name, int(seed), lora, checkpoints := file.with_suffix(""))))
+            shutil.rmtree(checkpoints, ignore_errors=True)
             print(file, flush=True)
     runs: dict[str, list[Any]] = {}
     for file in sorted(folder.glob("*-*.json")):
