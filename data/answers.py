@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from data.answer_key import LONGEST, canonical
+from data.files import short_digest
 from data.question import normalise
 
 _BRACE = re.compile(r"\\boxed\{|\\\\(?!boxed\{)|\\[{}]|[{}]")
@@ -54,9 +55,20 @@ def answer_key(answer: str) -> str | None:
     return key or None
 
 
+def answer_digest(question_id: str, key: str) -> str:
+    """What stands for a key where no answer may be kept: equal for equal answers to one question."""
+    return f"#{short_digest(f'{question_id} {key}')}"
+
+
 def key_of(given: str | None, completion: str | None) -> str | None:
     """The key of a candidate's answer: the one that is given, else that of its text; None for no answer."""
     return answer_key(extract_answer(completion or "") or "") if given is None else given or None
+
+
+def is_right(answer: str | None, reference: str | None) -> bool | None:
+    """Whether an answer has the reference's key; None where there is no reference."""
+    key = answer_key(answer or "")
+    return None if reference is None else key is not None and key == answer_key(reference)
 
 
 def grade(completion: str | None, reference: str | None, whole: bool = False) -> Grade:
@@ -65,8 +77,8 @@ def grade(completion: str | None, reference: str | None, whole: bool = False) ->
     extracted = extract_answer(text)
     if extracted is None and whole:
         extracted = text
-    key, expected = answer_key(extracted or ""), answer_key(reference or "")
-    return Grade(extracted, key, expected, None if reference is None else key is not None and key == expected)
+    keys = answer_key(extracted or ""), answer_key(reference or "")
+    return Grade(extracted, *keys, is_right(extracted, reference))
 
 
 def is_correct(completion: str | None, reference: str | None) -> bool | None:

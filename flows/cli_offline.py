@@ -89,8 +89,10 @@ def import_log(
     Example: optscale import-log --log decisions --pool my-pool
     """
     from data import decision_log
+    from data.questions import read_questions
 
-    return decision_log.import_log(log, pool, questions)
+    texts = read_questions(questions) if questions else ()
+    return decision_log.import_log(log, pool, texts)
 
 
 @command(pool=True)

@@ -8,6 +8,7 @@ import numpy as np
 from data.errors import ConfigError, OptScaleError, PoolError
 from data.question import Question
 from data.scores import ScoreTable
+from data.shapes import Shapes
 from predictor.assumptions import Finding, check
 from predictor.certificate import Certificate, certify, refuted
 from predictor.comparison import Row, compare
@@ -166,7 +167,7 @@ def assess(
         one_a_group=one_a_group,
         needed=made.needed,
         score_map=questions.table.score_map,
-    )
+    ).model_copy(update={"shapes": Shapes.of(calibration.table.questions)})
     policy = certificate.to_ship(settings.uncertified)
     asked = Orders(test.candidates(cap), load_rule(settings.rule), 0, made.judge, not shuffled)
     shipped = run(of_policy(SHIPPED, policy, test.priors), asked, np.arange(len(test.table)), orders)

@@ -18,8 +18,10 @@ from data.candidates import Array
 from data.contract import require_same_contract
 from data.errors import ConfigError
 from data.files import short_digest
+from data.question import Question
 from data.record import Record
 from data.score_map import ScoreMap
+from data.shapes import Shapes
 from predictor.design import Measured, run
 from predictor.goal import Goal, Loss
 from predictor.policies import AnyPolicy, FixedN
@@ -86,6 +88,13 @@ class Certificate(Record):
     """Where nothing is promised: what its losses are at most, with confidence 1 - delta."""
     score_map: ScoreMap | None = None
     """What maps the contract's raw scores to those in [0, 1] that the policy reads."""
+    shapes: Shapes | None = None
+    """What its calibration questions look like: a question that does not is none it speaks of. None in
+    earlier releases: then all are taken for alike."""
+
+    def covers(self, question: Question) -> bool:
+        """Whether calibration questions looked like this one."""
+        return self.shapes is None or self.shapes.has(question)
 
     def require_contract(self, fingerprint: str) -> None:
         """Raise ContractError unless it speaks of these scores."""

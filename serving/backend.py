@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ from numpy.typing import NDArray
 
 from data.answers import answer_key
 from data.contract import require_same_contract, require_scores
-from data.errors import ConfigError, OptScaleError
+from data.errors import ConfigError, OptScaleError, PoolError
+from data.feedback import Feedback, add_feedback
 from data.question import Question
 from predictor.decision import decide
 from predictor.policies import Predictive, Value
@@ -21,8 +24,17 @@ from serving import metrics
 from serving.bundle import Bundle
 from serving.errors import RequestError
 from serving.gateway import Gateway
+from serving.keys import CALLER
 from serving.priors import PriorSource
-from serving.schemas import Asked, DecideRequest, DecideResponse, Description, Health, Prediction
+from serving.schemas import (
+    Asked,
+    DecideRequest,
+    DecideResponse,
+    Description,
+    FeedbackRequest,
+    Health,
+    Prediction,
+)
 from serving.settings import GatewaySettings
 
 logger = logging.getLogger("optscale.backend")
@@ -42,9 +54,63 @@ class Backend:
         self.fingerprint = self.card.contract.fingerprint
         self.population = bundle.population()
         self.timeout = settings.predictor_timeout if settings else 60.0
-        self.gateway: Gateway | None = None
+        self.gateways: dict[str, Gateway] = {}
         if settings is not None:
-            self.gateway = Gateway(bundle, settings, predictor)
+            self.serve_too(bundle, settings, predictor)
+
+    def serve_too(self, bundle: Bundle, settings: GatewaySettings | None, predictor: PriorSource) -> None:
+        """Answer requests for another bundle's model by its own contract, policy and promise.
+
+        Raises
+        ------
+        ConfigError
+            If it has no gateway, or its model's name is taken.
+        """
+        if settings is None:
+            raise ConfigError(f"the bundle at {bundle.path} has no gateway settings: ship it with some")
+        if (name := settings.generator.model) in self.gateways:
+            raise ConfigError(f"two bundles answer as {name}: requests are told apart by model")
+        self.gateways[name] = Gateway(bundle, settings, predictor)
+
+    @property
+    def gateway(self) -> Gateway | None:
+        """Of the first bundle; None where it only predicts and decides."""
+        return next(iter(self.gateways.values()), None)
+
+    def models(self) -> list[str]:
+        """Names of the models that the caller may ask."""
+        caller = CALLER.get()
+        allowed = caller.key.models if caller else None
+        return [name for name in self.gateways if allowed is None or name in allowed]
+
+    def gateway_of(self, model: str) -> Gateway:
+        """The gateway that answers as ``model``.
+
+        Raises
+        ------
+        RequestError
+            If there is none, or the caller's key may not ask it.
+        """
+        if not self.gateways:
+            missing = "this bundle has no generator: ship it with gateway settings"
+            raise RequestError(503, missing, "not_configured")
+        if model not in (names := self.models()):
+            message = f"there is no model {model!r} here, but {', '.join(names) or 'none for this key'}"
+            raise RequestError(404, message, param="model")
+        return self.gateways[model]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Upstream clients and the decision logs, until the block ends."""
+        async with AsyncExitStack() as stack:
+            for gateway in self.gateways.values():
+                await stack.enter_async_context(gateway.running(self.tracer_provider))
+            yield
+
+    @property
+    def in_flight(self) -> int:
+        """Chat requests under way."""
+        return sum(gateway.in_flight for gateway in self.gateways.values())
 
     async def predict(self, questions: list[Asked]) -> list[Prediction]:
         """Prior, required samples and expected tokens of each question."""
@@ -87,19 +153,45 @@ class Backend:
             promise=self._promise(request, scores, question, prior, keys),
         )
 
+    async def keep_feedback(self, told: FeedbackRequest) -> None:
+        """Append a verdict to the file beside the decision log of the first bundle.
+
+        Raises
+        ------
+        RequestError
+            If there is no log, or it cannot be written.
+        """
+        log, caller = None if self.gateway is None else self.gateway.log, CALLER.get()
+        if log is None:
+            raise RequestError(
+                503, "nothing is logged here, so there is nothing to say it of", "not_configured"
+            )
+        who = caller.key.name if caller else "a client"
+        kept = Feedback(**told.model_dump(), who=who, when=datetime.now(UTC))
+        try:
+            await asyncio.to_thread(add_feedback, log.folder, kept)
+        except PoolError as error:
+            logger.error("%s", error)
+            raise RequestError(503, "feedback cannot be kept now", "server_error") from error
+        metrics.FEEDBACK.labels(told.verdict).inc()
+
     def describe(self) -> Description:
         """Contract, policy, certificate and versions of the bundle."""
         card = self.card
         return Description(
-            **card.model_dump(mode="json"), fingerprint=self.fingerprint, promise=card.promise, says=card.says
+            **card.model_dump(mode="json"),
+            fingerprint=self.fingerprint,
+            promise=card.promise,
+            says=card.says,
+            models={name: gateway.card.says for name, gateway in self.gateways.items()},
         )
 
     async def health(self) -> Health:
         """What is there and what is away."""
         return Health(
             predictor=await self.predictor.ready(),
-            away=await self.gateway.away() if self.gateway else [],
-            requests=self.gateway.in_flight if self.gateway else 0,
+            away=[why for gateway in self.gateways.values() for why in await gateway.away()],
+            requests=self.in_flight,
         )
 
     async def ready(self) -> bool:
@@ -138,6 +230,8 @@ class Backend:
         """
         policy, drawn = self.card.policy, max(len(request.scores), len(keys or ()))
         if self.card.promise is None or question is None or request.contract is None or request.failed:
+            return None
+        if self.card.certificate is None or not self.card.certificate.covers(question):
             return None
         if drawn:
             if (keys is not None) != policy.reads_answers or (policy.reads_scores and not request.scores):

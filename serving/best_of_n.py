@@ -7,7 +7,9 @@ the same candidates in the same order, and what was promised of it holds.
 """
 
 import asyncio
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +17,7 @@ from statistics import median
 
 from data.answers import answer_key, extract_answer
 from data.contract import ScoreContract
+from data.decision_log import FAILED
 from data.errors import ModelError, ScoreError
 from data.score_map import ScoreMap
 from models.generator.base import Candidate
@@ -28,6 +31,7 @@ from serving import metrics
 from serving.draws import Answer, Ask, Draw, Ended, select_draw
 from serving.priors import PriorSource
 
+logger = logging.getLogger("optscale.best_of_n")
 SEEDS = 2**31
 MAJORITY = Selection(kind="majority")
 UNSCORED = StepScores(None, 1)  # it has steps, and no score of them came
@@ -129,10 +133,13 @@ class _Run(Answer):
             if not draw.given:
                 tokens = min(round(draw.seconds * self.owner.speed), self.ask.sampling.max_tokens)
                 draw.candidate = draw.candidate._replace(tokens=tokens)
-        if any(map(_failed, self.draws)):
-            self.degraded.append("the generator failed on some candidates")
-        if any(draw.step_scores and draw.unscored for draw in self.draws):
-            self.degraded.append("the reward model failed on some candidates")
+        failed = [draw.candidate.cause for draw in self.draws if draw.candidate.status == "failed"]
+        unscored = [d.step_scores.cause for d in self.draws if d.step_scores and d.unscored]
+        for what, causes in ((FAILED, failed), ("the reward model failed on some candidates", unscored)):
+            if causes:
+                commonest = [cause for cause, _ in Counter(filter(None, causes)).most_common(2)]
+                self.cause = self.cause or "; ".join(commonest)
+                self.degraded.append(": ".join([what, *commonest]))
         self.chosen = self._choose()
 
     async def _predict(self) -> None:
@@ -149,7 +156,7 @@ class _Run(Answer):
     async def _round(self, count: int) -> bool:
         """See ``count`` further candidates; false where that cannot be gone on with."""
         await self._see(self.seen + count)
-        if all(map(_failed, self.draws[self.seen - count : self.seen])):
+        if all(draw.lost for draw in self.draws[self.seen - count : self.seen]):
             self.end("generator", "the generator gave no candidate of a whole round")
             return False
         seen = self.draws[: self.seen]
@@ -234,7 +241,7 @@ class _Run(Answer):
             )
         except ModelError as error:
             self.error = error
-            candidates = [draw.candidate._replace(status="failed") for draw in draws]
+            candidates = [draw.candidate._replace(status="failed", cause=str(error)) for draw in draws]
         started = time.perf_counter()
         for draw, candidate in zip(draws, candidates, strict=True):
             draw.candidate = candidate
@@ -243,12 +250,11 @@ class _Run(Answer):
         if self.owner.reward_model is None:
             return
         complete = [draw for draw in draws if draw.complete]
-        for draw in complete:
-            if not draw.text.strip():
-                draw.step_scores = StepScores(None, 0)
-            elif not self.scoring:
+        if self.scoring:
+            await self._score(complete)
+        else:
+            for draw in complete:
                 draw.step_scores = UNSCORED
-        await self._score([draw for draw in complete if draw.step_scores is None])
 
     async def _score(self, draws: list[Draw]) -> None:
         # Candidates of an easy question are often the same to the letter: score each text once.
@@ -267,6 +273,7 @@ class _Run(Answer):
                     draw.score = self.owner.in_unit(draw.raw_score)
                 except ScoreError as error:
                     self.error = error
+                    draw.step_scores = draw.step_scores._replace(cause=str(error))
 
     async def _score_texts(self, texts: list[str]) -> dict[str, StepScores]:
         reward_model = self.owner.reward_model
@@ -277,6 +284,8 @@ class _Run(Answer):
             scores = await reward_model.score(items, observe)
         except* ModelError as group:
             self.error = group.exceptions[0]
+            logger.error("%s", self.error)
+            scores = [UNSCORED._replace(cause=str(self.error))] * len(texts)
         return dict(zip(texts, scores, strict=True))
 
     def _observe(self, upstream: str, seconds: float, error: BaseException | None) -> None:
@@ -300,7 +309,3 @@ class _Run(Answer):
                 self.degraded.append("chosen by agreement among candidates, without scores")
             self.selection = MAJORITY
         return select_draw(shown, self.selection)
-
-
-def _failed(draw: Draw) -> bool:
-    return draw.candidate.status == "failed"

@@ -16,7 +16,7 @@ from models.tokenizer import open_tokenizer
 from predictor.certificate import Certificate
 from predictor.correctness import Correctness
 from predictor.empirical import load_family
-from predictor.policies import AnyPolicy
+from predictor.policies import AnyPolicy, FixedN
 from predictor.prior import Prior
 from serving.settings import GatewaySettings
 
@@ -122,6 +122,13 @@ class Bundle(Record):
         if card.certificate is not None:
             card.certificate.require_contract(card.contract.fingerprint)
         return cls(path=Path(path), card=card)
+
+    def at_full_cap(self) -> Self:
+        """The bundle with the reference in the policy's place: nothing is saved, and nothing lost."""
+        card = self.card
+        reference = FixedN(target=card.policy.target, cap=card.policy.cap, selection=card.policy.selection)
+        policy = reference if card.certificate is None else card.certificate.fallback
+        return self.model_copy(update={"card": card.model_copy(update={"policy": policy})})
 
     def population(self) -> Prior | None:
         """The population's prior, as the predictor's card has it; None in a bundle without a predictor.

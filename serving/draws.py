@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
+from data.answers import answer_digest
 from data.contract import Sampling, ScoreContract
 from data.question import Question
 from models.generator.base import Candidate, Status
@@ -85,6 +86,16 @@ class Draw:
         return self.candidate.status == "complete"
 
     @property
+    def lost(self) -> bool:
+        """The generator gave nothing at all in its place."""
+        return self.candidate.status == "failed" and self.candidate.text is None
+
+    @property
+    def whole(self) -> bool:
+        """It is complete and has a text."""
+        return self.complete and bool(self.text.strip())
+
+    @property
     def text(self) -> str:
         """Its text; empty where there is none."""
         return self.candidate.text or ""
@@ -115,19 +126,25 @@ class Draw:
 
 
 def select_draw(draws: Sequence[Draw], selection: Selection) -> Draw | None:
-    """The candidate that a selection takes, as replay does; one with a text where that has none.
+    """The candidate that a selection takes, as replay does; a whole one where that is not.
 
-    Replay counts a candidate that failed like any other miss, and may take it; a client is owed a text.
+    Replay counts a candidate that failed or was cut like any other miss, and may take it; a client is owed a
+    whole text, the one with the same answer if there is one. A cut one is delivered where others gave its
+    answer too, or where no candidate is whole. None where none has a text.
     """
     if not draws:
         return None
     scores = np.array([[draw.score or 0.0 for draw in draws]])
     chosen = draws[selection.choose(number_answers([draw.answer for draw in draws]), scores)]
-    if chosen.text.strip():
+    if chosen.whole:
         return chosen
-    whole = [draw for draw in draws if draw.complete]
-    cut = [draw for draw in draws if draw.candidate.status == "cut" and draw.text]
-    return next(iter([draw for draw in whole if draw.text.strip()] or cut or whole), None)
+    alike = [draw for draw in draws if draw.answer == chosen.answer and draw.answer is not None]
+    cut = [draw for draw in draws if draw.candidate.status == "cut" and draw.text.strip()]
+    voted = [chosen] if chosen in cut and len(alike) > 1 and not selection.reads_scores else []
+    for among in ([d for d in alike if d.whole], voted, [d for d in draws if d.whole], cut):
+        if among:
+            return among[0]
+    return None
 
 
 class Tokens(BaseModel):
@@ -155,6 +172,7 @@ class Answer:
         it needs.
     degraded : what was away or cut short, in words.
     error : the last thing that went wrong upstream.
+    cause : why candidates failed, in words.
     decision_seconds : time spent on deciding.
     """
 
@@ -169,6 +187,7 @@ class Answer:
     ended: Ended = "decided"
     degraded: list[str] = field(default_factory=list)
     error: Exception | None = None
+    cause: str = ""
     decision_seconds: float = 0.0
 
     @property
@@ -209,12 +228,10 @@ def log_row(
 
     ``contract`` is the one that its candidates were sampled under, ``model_version`` the predictor's and
     ``promise`` the certificate's statement, where one stands behind the policy; ``text`` logs messages,
-    completions and answers too, where else answers are numbered. The chance with which the request was
+    completions and answers too, where else answers are digests. The chance with which the request was
     explored is the row's inclusion probability where it was, its complement where it was not.
     """
     ask, share = answer.ask, answer.ask.explore_share
-    # Equal answers keep equal names, so that votes can be counted again without a text.
-    names = {key: f"#{n}" for n, key in enumerate(dict.fromkeys(draw.answer for draw in answer.draws)) if key}
     candidates = [
         {
             "round": draw.round,
@@ -228,7 +245,7 @@ def log_row(
             "seed": draw.candidate.seed,
             "seconds": draw.seconds,
             "completion": draw.candidate.text if text else None,
-            "answer_key": draw.answer if text or draw.answer is None else names[draw.answer],
+            "answer_key": _kept(draw.answer, ask.question.id, text),
         }
         for draw in answer.draws
     ]
@@ -256,3 +273,8 @@ def log_row(
         "seconds": seconds,
         "candidates": candidates,
     }
+
+
+def _kept(key: str | None, question_id: str, text: bool) -> str | None:
+    """An answer's key, or its digest: votes can be counted, and a known answer found, without a text."""
+    return key if text or key is None else answer_digest(question_id, key)

@@ -30,6 +30,7 @@ from serving.bundle import Bundle
 from serving.chat import ChatRequest, ChatResponse, Explanation, Options, make_response
 from serving.draws import Answer, Ask, log_row
 from serving.errors import RequestError
+from serving.keys import CALLER
 from serving.priors import PriorSource
 from serving.settings import GatewaySettings
 
@@ -134,6 +135,8 @@ class Gateway:
 
         def record(answer: Answer, status: int = 499) -> None:
             seconds = time.monotonic() - started
+            if (caller := CALLER.get()) is not None:
+                caller.tokens += answer.tokens.generated
             metrics.count_answer(answer, certificate.target if certificate else ask.policy.target)
             metrics.REQUESTS.labels(answer.ended, status).inc()
             if self.log is not None and answer.draws:
@@ -156,9 +159,6 @@ class Gateway:
     def _ask(self, request: ChatRequest) -> Ask:
         """What a request asks of Best-of-N."""
         settings, options = self.settings, request.optscale or Options()
-        if request.model != settings.generator.model:
-            message = f"there is no model {request.model!r} here; GET /v1/models lists what there is"
-            raise RequestError(404, message, param="model")
         sampling, policy = request.sampling(settings.generator.sampling), self._policy(request, options)
         if request.seed is not None and not settings.generator.seeds:
             raise _bad("the generator behind this server takes no seed", "seed")
@@ -199,6 +199,9 @@ class Gateway:
             if request.n > policy.cap:
                 raise _bad(f"n is the most candidates that are drawn, at most {policy.cap} here", "n")
             changes |= {"cap": request.n, "floor": min(policy.floor, request.n)}
+        caller = CALLER.get()
+        if caller and caller.key.candidates and caller.key.candidates < changes.get("cap", policy.cap):
+            changes |= {"cap": (most := caller.key.candidates), "floor": min(policy.floor, most)}
         if not changes:
             return policy
         try:
@@ -218,6 +221,7 @@ class Gateway:
         # A token budget may shorten a round before it ends the drawing.
         as_certified = ask.policy == self.card.policy and sampled == self.contract
         as_certified &= ask.token_budget is None and not answer.degraded
+        as_certified &= self.card.certificate is None or self.card.certificate.covers(ask.question)
         chance = None
         if score is not None and sampled == self.contract:
             drawn = sum(draw.given for draw in answer.shown)
@@ -241,6 +245,7 @@ class Gateway:
             chance_correct=chance,
             explored=ask.explore,
             contract=sampled.fingerprint,
+            model_version=self.card.model_version,
             promise=self.card.promise if as_certified else None,
             tokens=answer.tokens,
             seconds=seconds,
@@ -259,7 +264,8 @@ async def _why_away(name: str, model: AsyncHttpGenerator | AsyncHttpRewardModel)
 
 def _no_answer(answer: Answer) -> RequestError:
     """Why there is nothing to answer with."""
-    reason = f": {_first_line(answer.error)}" if answer.error else ""
+    said = answer.cause or (_first_line(answer.error) if answer.error else "")
+    reason = f": {said}" if said else ""
     match answer.ended:
         case "deadline":
             return RequestError(504, f"no candidate was ready by the deadline{reason}", "timeout_error")

@@ -11,6 +11,7 @@ from serving.draws import Answer
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 DECISIONS = Counter("optscale_decisions", "Decisions by action", ["action", "reason"])
 REQUESTS = Counter("optscale_requests", "Answered requests by what ended them", ["ended", "status"])
+FEEDBACK = Counter("optscale_feedback", "Verdicts on answers", ["verdict"])
 REFUSED = Counter("optscale_refused", "Requests refused before anything is done for them", ["why"])
 DEGRADED = Counter("optscale_degraded", "Answers given though something was away", ["why"])
 CANDIDATES = Counter("optscale_candidates", "Candidates by their status", ["status"])
@@ -35,6 +36,8 @@ UPSTREAM = Histogram(
     "optscale_upstream_seconds", "Seconds of upstream requests", ["upstream"], buckets=SECONDS
 )
 UPSTREAM_ERRORS = Counter("optscale_upstream_errors", "Upstream requests that failed", ["upstream", "kind"])
+KEY_REQUESTS = Counter("optscale_key_requests", "Requests to OpenAI's routes by API key", ["key"])
+KEY_TOKENS = Counter("optscale_key_tokens", "Generated tokens by API key", ["key"])
 IN_FLIGHT = Gauge("optscale_in_flight", "Requests under way", multiprocess_mode="livesum")
 OVERHEAD = Histogram("optscale_decision_seconds", "Seconds spent on deciding, a request", buckets=SECONDS)
 
@@ -56,7 +59,7 @@ def count_answer(answer: Answer, promised: float) -> None:
     for draw in answer.draws:
         CANDIDATES.labels(draw.status).inc()
     for why in answer.degraded:
-        DEGRADED.labels(why).inc()
+        DEGRADED.labels(why.partition(":")[0]).inc()  # what a server said of it is no label
     TOKENS.labels("generated").inc(tokens.generated)
     TOKENS.labels("thrown_away").inc(tokens.thrown_away)
     TOKENS.labels("cancelled").inc(tokens.cancelled_estimate)

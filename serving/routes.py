@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
@@ -16,11 +16,12 @@ from data.validation import explain, place_of
 from serving.backend import Backend
 from serving.chat import ChatRequest, ChatResponse, ErrorResponse, ModelList, stream
 from serving.errors import RequestError, error_response, fault
-from serving.gateway import Gateway
 from serving.schemas import (
     DecideRequest,
     DecideResponse,
     Description,
+    FeedbackRequest,
+    FeedbackResponse,
     Health,
     Prediction,
     PredictRequest,
@@ -36,8 +37,8 @@ _BODY = ChatRequest | DecideRequest | PredictRequest
 
 @asynccontextmanager
 async def _running(app: FastAPI) -> AsyncIterator[None]:
-    gateway = app.state.backend.gateway
-    async with gateway.running(app.state.backend.tracer_provider) if gateway else nullcontext():
+    stage = getattr(app.state, "stage", None)
+    async with app.state.backend.running() if stage is None else stage:
         yield
 
 
@@ -61,7 +62,7 @@ app = FastAPI(
 )
 async def chat_completions(request: Request, chat: ChatRequest) -> Response:
     """The best of as many candidates as it takes; ``stream: true`` streams it once it is chosen."""
-    gateway, request_id = _gateway(request), request.state.request_id
+    gateway, request_id = _backend(request).gateway_of(chat.model), request.state.request_id
     response = await _unless_gone(request, gateway.answer(chat, request_id))
     if response is None:
         return Response(status_code=499)
@@ -80,9 +81,17 @@ async def chat_completions(request: Request, chat: ChatRequest) -> Response:
 
 @app.get("/v1/models", response_model_exclude_unset=True, tags=["OpenAI"])
 async def models(request: Request) -> ModelList:
-    """The generator's name; requests for it are answered with Best-of-N."""
-    name = _gateway(request).settings.generator.model
-    return ModelList(object="list", data=[Model(id=name, object="model", created=0, owned_by="optscale")])
+    """The generators' names; requests for them are answered with Best-of-N."""
+    names = _backend(request).models()
+    data = [Model(id=name, object="model", created=0, owned_by="optscale") for name in names]
+    return ModelList(object="list", data=data)
+
+
+@app.post("/v1/feedback", tags=["OptScale"])
+async def feedback(request: Request, told: FeedbackRequest) -> FeedbackResponse:
+    """Keep what a person says of an answer, beside the decision log; later certificates count it."""
+    await _backend(request).keep_feedback(told)
+    return FeedbackResponse(request_id=told.request_id, kept=True)
 
 
 @app.post("/predict", tags=["OptScale"])
@@ -137,14 +146,6 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 def _backend(request: Request) -> Backend:
     backend: Backend = request.app.state.backend
     return backend
-
-
-def _gateway(request: Request) -> Gateway:
-    gateway = _backend(request).gateway
-    if gateway is None:
-        missing = "this bundle has no generator: ship it with gateway settings"
-        raise RequestError(503, missing, "not_configured")
-    return gateway
 
 
 async def _unless_gone(request: Request, answer: Awaitable[ChatResponse]) -> ChatResponse | None:

@@ -268,7 +268,7 @@ def left_out_groups_lora(location: str = "data/pool") -> None:
             folds = Fold(train.questions, train.scores), Fold(tune.questions, tune.scores)
             model = fit_lora(*folds, settings, Path(folder))
             model.calibrate(folds[1])
-        ask_strangers(f"{name}, lora", strange, model, model.detector)
+        ask_strangers(f"{name}, lora", strange, model, model.base)
 
 
 def ask_strangers(name: str, strange: Any, model: Any, detecting: Any) -> None:

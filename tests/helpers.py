@@ -86,5 +86,5 @@ def fit_lora(train, tune, settings, directory, log=lambda step, values: None):
     from predictor.learned.lora_predictor import LoraPredictor
     from predictor.learned.states import FrozenStates
 
-    frozen = FrozenStates.load(settings).read(train.questions)
-    return LoraPredictor.fit(train, tune, frozen, settings, directory=directory, log=log)
+    frozen = FrozenStates.load(settings).read([*train.questions, *tune.questions], tokens := {})
+    return LoraPredictor.fit(train, tune, frozen, tokens, settings, directory=directory, log=log)

@@ -7,8 +7,11 @@ from data.contract import Sampling
 from data.question import Question
 
 Status = Literal["complete", "cut", "over-length", "failed", "cancelled"]
-STATUS: dict[str | None, Status] = {"stop": "complete", "length": "cut"}
-"""By why a server or an engine has ended a candidate; for any other reason it failed."""
+STATUS: dict[str | None, Status] = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn"), "complete"),
+    **dict.fromkeys(("length", "max_tokens", "model_length"), "cut"),
+}
+"""By what servers and engines call the end of a candidate; with any other end it failed."""
 
 
 class Candidate(NamedTuple):
@@ -20,6 +23,8 @@ class Candidate(NamedTuple):
     prompt_tokens: int
     status: Status
     seed: int
+    cause: str | None = None
+    """Why it failed; None where it did not."""
 
 
 class Generator(Protocol):

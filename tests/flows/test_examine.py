@@ -139,6 +139,7 @@ def test_a_policy_may_select_otherwise_than_the_reference(pool):
     assert [found.row(name).selection for name in ("fixed N", "shipped policy")] == ["best_score", "majority"]
 
 
+@pytest.mark.suite
 def test_scores_alone_are_enough(tmp_path):
     rng = np.random.default_rng(0)
     lines = [

@@ -7,6 +7,7 @@ from flows import report
 from flows.config import load_config
 from flows.examine import examine
 from flows.output import verdict_lines
+from flows.pages import environment
 from predictor.assessment import bound_coverage
 from predictor.policies import Value
 from predictor.replay import replay
@@ -110,7 +111,7 @@ def test_the_moment_of_each_decision_is_that_of_a_policy_that_weighs_tokens(exam
 
 @pytest.mark.parametrize("verdict", ["fine", "look", "unknown"])
 def test_every_finding_is_put_into_words(examined, verdict):
-    template = report.environment().get_template("findings.html.j2")
+    template = environment().get_template("findings.html.j2")
     for finding in examined[2].findings:
         if verdict == "unknown" and finding.name not in ("duplicates", "order", "parts", "ties"):
             continue

@@ -173,7 +173,7 @@ def test_what_failed_is_no_vote_and_nothing_without_a_text_is_delivered(server, 
         taken = MAJORITY if (table.scores == 0).all() else selection
         column = select(taken, table.scores, table.answers, np.array([len(one.shown)]))[0]
         assert one.chosen.text.strip()
-        assert one.chosen is one.draws[column] or not one.draws[column].text.strip()
+        assert one.chosen is one.draws[column] or not one.draws[column].whole
 
 
 def test_a_policy_by_answers_goes_on_without_the_reward_model(server, tokenizer):
@@ -212,7 +212,8 @@ def test_an_empty_text_is_failed_where_nothing_scores(server, tokenizer):
     asks = [{"question": ASKED[0], "policy": FixedN(cap=3, selection=MAJORITY)}]
     (found,) = run(server, tokenizer, asks, "empty", None)
     assert [draw.status for draw in found.draws] == ["failed"] * 3
-    assert (found.decision.action, found.votes) == ("give up", 0)
+    assert (found.decision.action, found.votes, found.chosen) == ("give up", 0, None)
+    assert found.degraded == ["the generator failed on some candidates: an empty answer (finish_reason stop)"]
 
 
 @pytest.mark.parametrize("options", [{"ahead": 4}, {"ahead": 12}])

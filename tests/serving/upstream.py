@@ -28,6 +28,7 @@ FAULTS = (
     "nan",
     "empty",
     "cut",
+    "refused",
     "hang up",
 )
 SCORE = re.compile(r"score (0\.\d+)")
@@ -111,8 +112,10 @@ class Upstream(FaultyServer):
         question = body["messages"][-1]["content"]
         count = 1 if way == "fewer" else body["n"]
         texts = [f"{question}\n\nscore {score_of(question, body['seed'] + k):.3f}" for k in range(count)]
-        if way == "empty":
+        if way in {"empty", "refused"}:
             texts = [""] * count
+        if way == "every other":
+            texts = ["" if (body["seed"] + k) % 2 == 0 else text for k, text in enumerate(texts)]
         if way == "same":
             texts = [f"{question}\n\nscore 0.500"] * count
         if way == "answers":
@@ -126,7 +129,8 @@ class Upstream(FaultyServer):
             {
                 "index": k,
                 "finish_reason": "length" if way == "cut" else "stop",
-                "message": {"role": "assistant", "content": text},
+                "message": {"role": "assistant", "content": text}
+                | ({"refusal": "I cannot."} if way == "refused" else {}),
                 "token_ids": [1] * tokens[k],
             }
             for k, text in enumerate(texts)

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from data.answers import is_correct
-from data.errors import CollectError
+from data.errors import CollectError, ModelError
 from data.pool import Pool
 from data.question import Question
 from data.questions import write_questions
@@ -23,7 +24,7 @@ from models.load import load_reward_model
 from models.reward.steps import find_convention
 from models.settings import HttpRewardSettings, LocalRewardSettings, VllmGeneratorSettings
 from tests.models.by_hand import qwen_by_hand, shepherd_by_hand
-from tests.models.tiny import save_qwen_prm, save_shepherd
+from tests.models.tiny import save_classifier, save_qwen_prm, save_shepherd
 from tests.servers import free_port, running
 
 VLLM = Path(__file__).parents[2] / ".venv-vllm" / "bin" / "vllm"
@@ -86,6 +87,34 @@ def prm(request, folder):
     with start(model) as (url, _):
         settings = {"base_url": url, "model": "prm", "tokenizer": str(model), "convention": request.param}
         yield HttpRewardSettings(**settings), by_hand, blank
+
+
+@pytest.mark.parametrize(("classes", "raw"), [(2, False), (2, True), (1, False)])
+def test_a_classifier_gives_the_scores_of_its_own_softmax(folder, classes, raw):
+    """``raw``: of a server that applies no activation, whose logits are refused as probabilities."""
+    model = folder / f"classifier-{classes}-{raw}"
+    model.mkdir()
+    save_classifier(model, classes)
+    options = ("--pooler-config", json.dumps({"use_activation": False})) if raw else ()
+    texts = ["3 + 4 = 7\n\nAnswer: 7", "3 + 4 = 9", "Who knows?"]
+    items = [(Question.ask("Compute 3 + 4."), text) for text in texts]
+    network = AutoModelForSequenceClassification.from_pretrained(model).eval()
+    with serve(model, "orm", model / "log", *POOLING, *options) as (url, _):
+        settings = {"base_url": url, "model": "orm", "tokenizer": str(model), "route": "classify"}
+        if raw:
+            with pytest.raises(ModelError, match=r"not probabilities that sum to one\. Set reward\.values"):
+                load_reward_model(HttpRewardSettings(**settings)).score(items)
+            settings["values"] = "logits"
+        judged = load_reward_model(HttpRewardSettings(**settings))
+        for (question, text), found in zip(items, judged.score(items), strict=True):
+            ids = judged._inner.convention.encode_completion(judged.tokenizer, question, text)["input_ids"]
+            logits = network(torch.tensor([ids])).logits[0].detach()
+            right = logits.softmax(0)[1] if classes == 2 else logits.sigmoid()[0]
+            assert found.steps == pytest.approx([float(right)], abs=2e-3)
+        if classes == 1:
+            pairs = load_reward_model(HttpRewardSettings(**(settings | {"route": "score"}))).score(items)
+            assert len({one.steps[0] for one in pairs}) == 3
+            assert all(0 <= one.steps[0] <= 1 for one in pairs)
 
 
 @pytest.fixture(scope="module", autouse=True)
