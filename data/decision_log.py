@@ -76,11 +76,19 @@ class DecisionLog:
     """Gathers rows and writes them, off the event loop; a disk that is full costs rows, not answers.
 
     A file has at most ``rows`` rows and is written after ``seconds`` however few it has; ``files`` are kept,
-    the newest. Each is written aside and renamed, so it is whole or not there.
+    the newest, and none for longer than ``days``. Each is written aside and renamed, so it is whole or not
+    there.
     """
 
-    def __init__(self, folder: Path, rows: int = 1000, seconds: float = 60.0, files: int = 10_000) -> None:
-        self.folder, self.most, self.seconds, self.files = folder, rows, seconds, files
+    def __init__(
+        self,
+        folder: Path,
+        rows: int = 1000,
+        seconds: float = 60.0,
+        files: int = 10_000,
+        days: float | None = None,
+    ) -> None:
+        self.folder, self.most, self.seconds, self.files, self.days = folder, rows, seconds, files, days
         self._rows: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._written = 0
 
@@ -125,8 +133,10 @@ class DecisionLog:
         finally:
             pa.default_memory_pool().release_unused()  # or each thread that ever wrote keeps its share
         ours = [(int(m[1]), file) for file in self.folder.iterdir() if (m := _OURS.fullmatch(file.name))]
-        for _, old in sorted(ours)[: -self.files]:
-            old.unlink(missing_ok=True)
+        aged = 0 if self.days is None else time.time_ns() - self.days * 86_400e9
+        for place, (written, file) in enumerate(sorted(ours, reverse=True)):
+            if place >= self.files or written < aged:
+                file.unlink(missing_ok=True)
 
 
 def import_log(folder: Path, location: str, questions: Iterable[Question] = ()) -> dict[str, int]:

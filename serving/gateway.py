@@ -67,7 +67,7 @@ class Gateway:
             prior_timeout=settings.predictor_timeout,
         )
         log, folder = settings.log, settings.log.location()
-        self.log = None if folder is None else DecisionLog(folder, log.rows, log.seconds, log.files)
+        self.log = None if folder is None else DecisionLog(folder, log.rows, log.seconds, log.files, log.days)
         self.in_flight = 0
         self.latest: deque[float] = deque(maxlen=50)  # seconds of requests
         self.known_away: TTLCache[str, list[str]] = TTLCache(1, ttl=2)
