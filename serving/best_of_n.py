@@ -15,7 +15,7 @@ from statistics import median
 
 from data.answers import answer_key, extract_answer
 from data.contract import ScoreContract
-from data.errors import ModelError, ScoreError
+from data.errors import ModelError, QuestionError, ScoreError
 from models.generator.base import Candidate
 from models.generator.http import AsyncHttpGenerator
 from models.reward.base import StepScores
@@ -87,7 +87,7 @@ class _Run(Answer):
         self.owner = owner
         self.tasks: list[asyncio.Task[None]] = []  # one a draw; those of one request share theirs
         self.scored: dict[str, asyncio.Task[dict[str, StepScores]]] = {}  # of a text, the request with it
-        self.scoring = True
+        self.scoring = self.fits = True
         self.selection = ask.policy.selection
 
     def end(self, ended: Ended, why: str) -> None:
@@ -96,6 +96,13 @@ class _Run(Answer):
 
     async def go(self) -> None:
         await self._predict()
+        if (scorer := self.owner.reward_model) is not None and not await scorer.fits(self.ask.question):
+            self.scoring = self.fits = False
+            self.degraded.append("the question is too long for the reward model")
+            if self.ask.policy.reads_scores:
+                self.ended = "reward model"
+                await self._draw_voters()
+                return
         if self.ask.explore:
             if await self._round(self.ask.policy.cap):
                 self._replay_policy()
@@ -124,7 +131,7 @@ class _Run(Answer):
                 draw.candidate = draw.candidate._replace(tokens=tokens)
         if any(map(_failed, self.draws)):
             self.degraded.append("the generator failed on some candidates")
-        if any(draw.step_scores and draw.unscored for draw in self.draws):
+        if self.fits and any(draw.step_scores and draw.unscored for draw in self.draws):
             self.degraded.append("the reward model failed on some candidates")
         self.chosen = self._choose()
 
@@ -133,6 +140,8 @@ class _Run(Answer):
             if (source := self.owner.prior_source) is not None:
                 async with asyncio.timeout(self.owner.prior_timeout):
                     (self.prior,) = await source.priors([self.ask.question])
+        except QuestionError as error:
+            self.degraded.append(f"{error}: the population's prior was used")
         except Exception as error:  # whatever is wrong with it, the population's prior serves
             self.error = error
             self.degraded.append("the predictor is away: the population's prior was used")
@@ -231,7 +240,13 @@ class _Run(Answer):
         started = time.perf_counter()
         for draw, candidate in zip(draws, candidates, strict=True):
             draw.candidate = candidate
-            draw.answer = answer_key(extract_answer(draw.text) or "")
+            if ask.read is None:
+                draw.answer = answer_key(extract_answer(draw.text) or "")
+            elif (key := ask.read(draw.text)) is not None:
+                draw.answer = key
+            elif draw.complete:
+                self.error = ModelError(f"it is not of the form asked for: {draw.text[:100]!r}")
+                draw.candidate = candidate._replace(status="failed", text=None)
         self.decision_seconds += time.perf_counter() - started
         if self.owner.reward_model is None:
             return

@@ -175,7 +175,7 @@ def test_the_promise_is_given_where_it_was_certified(make_client):
 
     assert promise() == CERTIFICATE.statement
     assert promise(seed=3, optscale={"ahead": 4}) == CERTIFICATE.statement
-    for fields in ({"n": 2}, {"temperature": 0.2}, {"optscale": {"target": 0.5}}):
+    for fields in ({"n": 3}, {"temperature": 0.2}, {"optscale": {"target": 0.5}}, {"optscale": {"cap": 2}}):
         assert promise(**fields) is None
     # It ends the drawing of none of these, but may have cut a round.
     assert promise(optscale={"token_budget": 32 * POLICY.cap}) is None
@@ -208,7 +208,8 @@ def test_without_a_reward_model_it_answers_by_majority(make_app, tmp_path):
         assert client.get("/health").json()["away"] == []
         found = client.post("/v1/chat/completions", json=BODY).json()["optscale"]
         refused = client.post("/v1/chat/completions", json=BODY | {"optscale": {"target": 0.5}})
-        assert client.post("/v1/chat/completions", json=BODY | {"n": 2}).json()["optscale"]["drawn"] <= 2
+        capped = client.post("/v1/chat/completions", json=BODY | {"optscale": {"cap": 2}}).json()
+        assert capped["optscale"]["drawn"] <= 2
     assert (found["selection"], found["score"], found["prior"], found["hit"]) == (
         "majority",
         None,
@@ -262,7 +263,7 @@ def test_only_plain_requests_are_explored_and_counted_if_whole(make_client, tmp_
         return explanation["explored"], metrics.EXPLORED._value.get() - before
 
     assert explored(client) == (True, 1)
-    for fields in ({"seed": 1}, {"optscale": {"deadline": 5}}, {"n": 2}):
+    for fields in ({"seed": 1}, {"optscale": {"deadline": 5}}, {"n": 3}):
         assert explored(client, **fields) == (False, 0)
     # What the deadline cut says nothing of what the policy loses.
     lost = metrics.LOST_HITS._value.get()
