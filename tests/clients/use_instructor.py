@@ -14,7 +14,7 @@ def sync(url):
     for mode in MODES:
         client = instructor.from_openai(openai.OpenAI(base_url=url, api_key="none"), mode=mode)
         found = client.chat.completions.create(model="m", messages=TURNS, response_model=City)
-        assert found == City(name="Paris", size=found.size), mode
+        assert (type(found).model_fields.keys(), found.name) == (City.model_fields.keys(), "Paris"), mode
 
 
 def asynchronous(url):

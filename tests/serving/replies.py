@@ -5,6 +5,7 @@ import random
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+CITY = {"properties": {"name": {"type": "string"}, "size": {"type": "integer"}}}  # where no schema is given
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 
 
@@ -105,7 +106,7 @@ def json_text(body, seed: int = 0) -> str | None:
         return None
     if seed % 7 == 6:
         return "no JSON at all"
-    schema = (form.get("json_schema") or {}).get("schema") or {"type": "object"}
+    schema = (form.get("json_schema") or {}).get("schema") or CITY
     value = sample(schema, number=7 if seed % 3 else seed)
     return json.dumps(value, indent=random.Random(seed).choice([None, 1]))
 
