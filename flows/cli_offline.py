@@ -246,8 +246,9 @@ def _warn(line: str) -> None:
         typer.secho(line, fg="yellow", err=True)
 
 
-@command()
+@command(state=False)
 def compare(
+    config: Config,
     pool: Annotated[str, typer.Option(help="Pool to fit and choose on, a path or URI.")],
     report_on: Annotated[
         str | None, typer.Option(help="Pool to measure on; default: the same, what is fitted kept apart.")
@@ -279,7 +280,9 @@ def compare(
     from flows.examine import read_policies
 
     beside = read_policies(policy or ())
-    found = module.compare_pools(pool, report_on, cap, rule, seed, target, beside, predictor, by_group)
+    found = module.compare_pools(
+        pool, report_on, cap, rule, seed, target, beside, predictor, by_group, config.folds
+    )
     return Answer(found.rows, [*module.summarise(found), *compared(found.rows)])
 
 

@@ -25,7 +25,7 @@ from data.question import Question
 from data.questions import read_questions, write_questions
 from flows.config import Config, enter_home
 from models import backbone, lora
-from models.batching import Collator
+from models.batching import Collator, by_tokens
 from models.generator.http import HttpGenerator
 from models.generator.local import LocalGenerator
 from models.load import load_generator, load_reward_model
@@ -184,19 +184,26 @@ def bench_generator() -> None:
 
 
 def bench_reward() -> None:
-    reward = LocalRewardModel(LocalRewardSettings(batch_size=32))
+    reward = LocalRewardModel(LocalRewardSettings())
     asked = [Question.ask(f"Compute {n} - 2 + 5 + 1.") for n in range(96)]
     items = [(q, f"{n} - 2 = {n - 2}\n" * (1 + n % 3) + f"Answer: {n + 4}") for n, q in enumerate(asked)]
     examples = [reward.convention.encode_completion(reward.tokenizer, q, text) for q, text in items]
-    examples = sorted((e for e in examples if e is not None), key=lambda e: len(e["input_ids"]))
-    collate = Collator(reward.tokenizer.pad_token_id)
-    batches = [collate(examples[at : at + 32]) for at in range(0, len(examples), 32)]
+    examples = [e for e in examples if e is not None]
+    collate, most = Collator(reward.tokenizer.pad_token_id), reward.settings.batch_tokens
+    rows = by_tokens([e["input_ids"] for e in examples], most)
+    batches = [collate([examples[row] for row in chosen]) for chosen in rows]
 
     @torch.inference_mode()
-    def bare() -> object:
+    def scoring() -> object:
         return [reward.model.step_logits(**batch).sigmoid().tolist() for batch in batches]
 
-    show("score 96 completions", paired(lambda: reward.score(items), bare), "a bare loop of the PRM")
+    @torch.inference_mode()
+    def forward() -> None:
+        for batch in batches:
+            reward.model.backbone(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+
+    show("score 96 completions", paired(lambda: reward.score(items), scoring), "a bare loop of the PRM")
+    show("score 96 completions", paired(lambda: reward.score(items), forward), "a bare forward pass")
 
 
 def bench_training() -> None:

@@ -13,16 +13,13 @@ from data.contract import Sampling
 from data.errors import QuestionError
 from data.question import Question
 from models.faults import explain_fault, reason_in
-from models.generator.base import Candidate, Status, in_think
+from models.generator.base import STATUS, Candidate, Status, in_think
 from models.http_client import FAULTS, HttpModel, Observe, call, require_served
 from models.reward.base import scored_part
 from models.settings import HttpGeneratorSettings
 
 logger = logging.getLogger(__name__)
 SEEDS = 2**31
-# What servers call an end that the model came to, and one that the limit of tokens made.
-ENDED = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn"})
-CUT = frozenset({"length", "max_tokens", "model_length"})
 UNREAD: Any = {
     "headers": {"X-Stainless-Raw-Response": "stream"}
 }  # by it OpenAI's client leaves a body unread
@@ -187,10 +184,10 @@ def _judge(choice: Any, text: str, full: bool) -> tuple[Status, str | None]:
         return "failed", f"the model refused: {reason_in(refusal)}"
     if choice.get("error"):
         return "failed", reason_in(choice["error"])
-    name = str(ended).lower()
-    if name in CUT or (ended is None and full):
+    status = STATUS.get(str(ended).lower())
+    if status == "cut" or (ended is None and full):
         return "cut", None
-    if name not in ENDED and ended is not None:
+    if status is None and ended is not None:
         return "failed", f"finish_reason {ended}"
     if not scored_part(text, "answer").strip():
         return "failed", f"an empty answer (finish_reason {ended})"

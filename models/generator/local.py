@@ -15,10 +15,26 @@ from data.question import Question
 from models import backbone, lora
 from models.batching import by_length
 from models.generator.base import Candidate, Status
-from models.settings import LocalGeneratorSettings
+from models.settings import LocalGeneratorSettings, WeightsSettings
 from models.tokenizer import chat_prompt
 
 _SEEDED = threading.Lock()  # torch's seed is the whole process's
+
+
+def identify(settings: WeightsSettings, tokenizer: Any) -> dict[str, str]:
+    """What weights and prompts are, for the score contract: the same whatever computes them."""
+    return {
+        "generator": Path(settings.adapter).name if settings.adapter else settings.backbone,
+        "generator_revision": backbone.revision(settings.backbone, settings.adapter),
+        "prompt_template": short_digest(tokenizer.chat_template or ""),
+    }
+
+
+def encode_prompt(tokenizer: Any, question: Question) -> list[int]:
+    """Token ids of the question in the tokenizer's chat template."""
+    text = chat_prompt(tokenizer, question.as_chat())
+    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return ids
 
 
 class LocalGenerator:
@@ -31,22 +47,19 @@ class LocalGenerator:
         self.tokenizer = backbone.load_tokenizer(settings.backbone, settings.adapter)
         self.tokenizer.padding_side = "left"
         dtype = backbone.resolve_dtype(settings.dtype, self.device)
-        self.model = backbone.load(settings.backbone, AutoModelForCausalLM)
+        # An adapter is folded in before anything is rounded.
+        whole = torch.float32 if settings.adapter else dtype
+        self.model = backbone.load(settings.backbone, AutoModelForCausalLM, dtype=whole)
         if settings.adapter is not None:
             self.model = lora.merge_adapter(self.model, backbone.find_adapter(settings.adapter))
         self.model.to(self.device, dtype)
         # What our settings leave open would be taken from the model's own defaults, which no contract tells.
         self.model.generation_config = GenerationConfig()
-        name = Path(settings.adapter).name if settings.adapter else settings.backbone
-        self.identity = {
-            "generator": name,
-            "generator_revision": backbone.revision(settings.backbone, settings.adapter),
-            "prompt_template": short_digest(self.tokenizer.chat_template or ""),
-        }
+        self.identity = identify(settings, self.tokenizer)
 
     def sample(self, questions: Sequence[Question], n: int, seed: int) -> list[list[Candidate]]:
         """See `Generator`. Questions of like length share a batch; its seed is ``seed`` + its number."""
-        prompts = [self._prompt(q) for q in questions]
+        prompts = [encode_prompt(self.tokenizer, q) for q in questions]
         size = min(n, self.settings.batch_size)
         width = self.settings.batch_size // size
         found: list[list[Candidate]] = [[] for _ in questions]
@@ -58,11 +71,6 @@ class LocalGenerator:
                 for index, candidates in zip(chosen, batch, strict=True):
                     found[index] += candidates
         return found
-
-    def _prompt(self, question: Question) -> list[int]:
-        text = chat_prompt(self.tokenizer, question.as_chat())
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
 
     @torch.inference_mode()
     def _sample_batch(self, prompts: list[list[int]], n: int, seed: int) -> list[list[Candidate]]:

@@ -8,7 +8,7 @@ import torch
 
 from data.question import Question
 from models import backbone
-from models.batching import Collator, by_length
+from models.batching import Collator, by_tokens
 from models.reward.base import StepScores
 from models.reward.steps import Example, encode_completions, examples_of, fill_in, find_convention
 from models.settings import LocalRewardSettings
@@ -36,18 +36,18 @@ class LocalRewardModel:
     def score(self, items: Sequence[tuple[Question, str]]) -> list[StepScores]:
         """See `RewardModel`. A completion without a step has no score; one too long is not cut."""
         coded = encode_completions(self.convention, self.tokenizer, self.settings.span, self.positions, items)
-        pad, size = self.tokenizer.pad_token_id, self.settings.batch_size
-        return fill_in(coded, step_probabilities(self.model, pad, examples_of(coded), size))
+        pad, tokens = self.tokenizer.pad_token_id, self.settings.batch_tokens
+        return fill_in(coded, step_probabilities(self.model, pad, examples_of(coded), tokens))
 
 
 @torch.inference_mode()
 def step_probabilities(
-    model: Any, pad_token_id: int, examples: Sequence[Example], batch_size: int
+    model: Any, pad_token_id: int, examples: Sequence[Example], batch_tokens: int
 ) -> list[list[float]]:
     """P(step right) of each example's steps, in order; examples of like length share a batch."""
     collate, device = Collator(pad_token_id), next(model.parameters()).device
     found: list[list[float]] = [[] for _ in examples]
-    for rows in by_length([example["input_ids"] for example in examples], batch_size):
+    for rows in by_tokens([example["input_ids"] for example in examples], batch_tokens):
         batch = {k: v.to(device) for k, v in collate([examples[row] for row in rows]).items()}
         right = model.step_logits(**batch).float().sigmoid()
         for row, steps in zip(rows, right, strict=True):

@@ -47,7 +47,10 @@ def test_later_sources_win(tmp_path, monkeypatch):
             "policy={kind: fixed, cpa: 4}",
             r"policy\.cpa is unknown; allowed: target, cap, .*kind$",
         ),
-        ("generator={kind: vllm}", r"config: generator\.kind is 'vllm': allowed: local, openai$"),
+        (
+            "generator={kind: vllm}",
+            r"config: generator\.kind is 'vllm': allowed: local, vllm-offline, openai$",
+        ),
         ("generator={kind: openai, model: m}", r"config: generator\.base_url is missing$"),
         ("reward={kind: vllm, batch_size: many}", r"reward\.batch_size is 'many': .*integer"),
         ("gateway={generator: {}}", r"gateway\.generator\.model is missing; gateway\.reward is missing$"),

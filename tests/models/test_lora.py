@@ -46,11 +46,10 @@ class KilledError(Exception):
     pass
 
 
-def train(directory, kill_at=None):
+def train(directory, kill_at=None, **changes):
     """(results, steps of the looks at tune) of a run whose patience ends before its epochs do."""
-    settings = LoraSettings(
-        rank=2, targets=("q_proj",), learning_rate=0.05, batch_size=4, epochs=4, evaluate_every=4, patience=3
-    )
+    common = {"rank": 2, "targets": ("q_proj",), "learning_rate": 0.05, "batch_size": 4, "evaluate_every": 4}
+    settings = LoraSettings(**{**common, "epochs": 4, "patience": 3, **changes})
     looks = []
 
     def log(step, values):
@@ -91,6 +90,12 @@ def test_a_resumed_run_keeps_its_patience(killed, tmp_path):
     results, after = train(tmp_path)
     assert after == looks[-2:]
     assert results["tune_loss"] == pytest.approx(whole["tune_loss"])
+
+
+def test_an_epoch_that_gains_nothing_is_the_last(tmp_path):
+    results, looks = train(tmp_path, learning_rate=1e-30, patience=9)
+    assert looks == [4, 8, 12]  # twelve steps are an epoch
+    assert results["tune_loss"] == results["start_tune_loss"]
 
 
 @pytest.mark.parametrize("state", [None, "", '{"best_metric": 0.'])

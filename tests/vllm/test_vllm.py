@@ -1,5 +1,6 @@
-"""``make test-vllm``: real vLLM servers on the CPU, of the solver and of two PRMs, driven by `collect`."""
+"""``make test-vllm``: real vLLM on the CPU, servers of the solver and of two PRMs and the engine alone."""
 
+import gc
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from flows.adapters import export
 from flows.config import load_config
 from models.load import load_reward_model
 from models.reward.steps import find_convention
-from models.settings import HttpRewardSettings, LocalRewardSettings
+from models.settings import HttpRewardSettings, LocalRewardSettings, VllmGeneratorSettings
 from tests.models.by_hand import qwen_by_hand, shepherd_by_hand
 from tests.models.tiny import save_classifier, save_qwen_prm, save_shepherd
 from tests.servers import free_port, running
@@ -151,6 +152,57 @@ def test_collect_drives_the_solver(solver, tmp_path):
     local = load_config()
     here = make_contract(load_generator(local.generator), load_reward_model(local.reward))
     assert pool.manifest.contract == here
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """Settings of the engine in a process of its own."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"0-{(os.cpu_count() or 1) - 1}")
+    options = {"max_model_len": 512, "enforce_eager": True, "max_num_seqs": 128}
+    python = str(VLLM.with_name("python"))
+    return {"kind": "vllm-offline", "python": python, "dtype": "bfloat16", "seeds": False, "options": options}
+
+
+def test_collect_drives_the_engine_without_a_server(engine, tmp_path):
+    from flows.collect import collect, make_contract
+    from models.load import load_generator
+
+    generator = json.dumps(engine | {"sampling": {"temperature": 0.8, "top_p": 1.0, "max_tokens": 96}})
+    made = config(tmp_path, "http://127.0.0.1:9/v1", EASY)
+    made = load_config(None, (f"home={tmp_path}", f"generator={generator}")).model_copy(
+        update={"collect": made.collect, "home": tmp_path}
+    )
+    found = collect(made)
+    assert (found.questions, found.candidates) == (len(EASY), 8 * len(EASY))
+    pool = Pool.open(str(tmp_path / "pool"))
+    rows = list(pool.rows())
+    assert sum(is_correct(r["completion"], r["answer"]) for r in rows) > 0.8 * len(rows)
+    assert len({r["completion"] for r in rows}) > len(EASY)
+    local = load_config()
+    tokenizer = load_reward_model(local.reward).tokenizer
+    for row in rows[:20]:
+        assert row["completion_tokens"] == len(tokenizer(row["completion"]).input_ids) + 1
+    here = make_contract(load_generator(local.generator), load_reward_model(local.reward))
+    assert pool.manifest.contract == here  # as in this process, so that one pool may have both
+
+
+def test_the_engine_stops_where_it_is_told_and_leaves_out_what_is_too_long(engine):
+    from models.generator.vllm_offline import VllmGenerator
+
+    sampling = {"temperature": 0, "max_tokens": 40, "stop": ["\n"]}
+    made = VllmGenerator(VllmGeneratorSettings.model_validate(engine | {"sampling": sampling}))
+    process = made._process
+    long = Question.ask("Compute " + " + ".join(["17"] * 400) + ".")
+    one, none, cut = made.sample([EASY[0], long, Question.ask("Tell a story.")], n=2, seed=0)
+    assert {(c.status, "\n" in c.text) for c in one} == {("complete", False)}
+    assert {(c.status, c.text, c.tokens) for c in none} == {("failed", None, 0)}
+    assert len(cut) == 2
+    made.sampling = made.sampling.model_copy(update={"max_tokens": 2})
+    assert {(c.status, c.tokens) for c in made.sample(EASY[:1], n=2, seed=0)[0]} == {("cut", 2)}
+    del made
+    gc.collect()
+    assert process.wait(60) is not None
 
 
 def test_pooling_gives_the_scores_of_the_model_card(prm):
