@@ -18,7 +18,7 @@ from statistics import median
 from data.answers import answer_key, extract_answer
 from data.contract import ScoreContract
 from data.decision_log import FAILED
-from data.errors import ModelError, ScoreError
+from data.errors import ModelError, QuestionError, ScoreError
 from data.score_map import ScoreMap
 from models.generator.base import Candidate
 from models.generator.http import AsyncHttpGenerator
@@ -98,7 +98,7 @@ class _Run(Answer):
         self.owner = owner
         self.tasks: list[asyncio.Task[None]] = []  # one a draw; those of one request share theirs
         self.scored: dict[str, asyncio.Task[dict[str, StepScores]]] = {}  # of a text, the request with it
-        self.scoring = True
+        self.scoring = self.fits = True
         self.selection = ask.policy.selection
 
     def end(self, ended: Ended, why: str) -> None:
@@ -107,6 +107,13 @@ class _Run(Answer):
 
     async def go(self) -> None:
         await self._predict()
+        if (scorer := self.owner.reward_model) is not None and not await scorer.fits(self.ask.question):
+            self.scoring = self.fits = False
+            self.degraded.append("the question is too long for the reward model")
+            if self.ask.policy.reads_scores:
+                self.ended = "reward model"
+                await self._draw_voters()
+                return
         if self.ask.explore:
             if await self._round(self.ask.policy.cap):
                 self._replay_policy()
@@ -134,7 +141,7 @@ class _Run(Answer):
                 tokens = min(round(draw.seconds * self.owner.speed), self.ask.sampling.max_tokens)
                 draw.candidate = draw.candidate._replace(tokens=tokens)
         failed = [draw.candidate.cause for draw in self.draws if draw.candidate.status == "failed"]
-        unscored = [d.step_scores.cause for d in self.draws if d.step_scores and d.unscored]
+        unscored = [d.step_scores.cause for d in self.draws if self.fits and d.step_scores and d.unscored]
         for what, causes in ((FAILED, failed), ("the reward model failed on some candidates", unscored)):
             if causes:
                 commonest = [cause for cause, _ in Counter(filter(None, causes)).most_common(2)]
@@ -147,6 +154,8 @@ class _Run(Answer):
             if (source := self.owner.prior_source) is not None:
                 async with asyncio.timeout(self.owner.prior_timeout):
                     (self.prior,) = await source.priors([self.ask.question])
+        except QuestionError as error:
+            self.degraded.append(f"{error}: the population's prior was used")
         except Exception as error:  # whatever is wrong with it, the population's prior serves
             self.error = error
             self.degraded.append("the predictor is away: the population's prior was used")
@@ -245,7 +254,13 @@ class _Run(Answer):
         started = time.perf_counter()
         for draw, candidate in zip(draws, candidates, strict=True):
             draw.candidate = candidate
-            draw.answer = answer_key(extract_answer(draw.text) or "")
+            if ask.read is None:
+                draw.answer = answer_key(extract_answer(draw.text) or "")
+            elif (key := ask.read(draw.text)) is not None:
+                draw.answer = key
+            elif draw.complete:
+                cause = "an answer that is not of the form asked for"
+                draw.candidate = candidate._replace(status="failed", text="", cause=cause)
         self.decision_seconds += time.perf_counter() - started
         if self.owner.reward_model is None:
             return

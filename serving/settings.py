@@ -73,6 +73,10 @@ class GatewaySettings(Record):
     """Requests under way at once; more are refused with 429."""
     body_bytes: int = Field(1_000_000, ge=1)
     """Bytes of a request's body at most."""
+    passthrough: bool = True
+    """Let the generator answer alone what Best-of-N does not fit, such as tools; false: 400."""
+    keep_alive: float = Field(5.0, gt=0)
+    """Seconds between the comments that a stream sends until its answer is chosen."""
     without_reward: Literal["agreement", "refuse"] = "agreement"
     """Where no candidate can be scored: answer with the one that most agree with, or with 503."""
     agreement: int = Field(5, ge=1)

@@ -276,6 +276,9 @@ def test_candidates_ahead_of_the_decision_are_not_shown(server):
         async def sample(self, question, count, seed, sampling, more, observe):
             return [Candidate("so", 5, 5, "cut" if seed < 2 else "complete", seed)]
 
+        async def fits(self, question):
+            return True
+
         async def score(self, items, observe):
             await asyncio.sleep(60)
 

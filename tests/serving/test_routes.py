@@ -155,6 +155,24 @@ def test_a_key_asks_its_models_and_draws_its_candidates(make_app, bundle, upstre
         assert said == {"m": CERTIFICATE.statement, "m2": told}
 
 
+def test_what_the_generator_answers_alone_is_charged_too(make_app, upstream):
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    spent = metrics.KEY_TOKENS.labels("team")._value
+    with TestClient(make_app(keys=[make_key(models=("m",))])) as client:
+
+        def charged(route, **fields):
+            before = spent.get()
+            answer = client.post(f"/v1/{route}", json=fields, headers={"authorization": "Bearer team"})
+            return answer.status_code, spent.get() - before
+
+        assert charged("chat/completions", **BODY, tools=[tool]) == (200, 4)
+        counted = {"stream": True, "stream_options": {"include_usage": True}}
+        assert charged("chat/completions", **BODY, tools=[tool], **counted) == (200, 4)
+        assert charged("chat/completions", **BODY, tools=[tool], stream=True) == (200, 4)  # its events
+        assert charged("responses", model="m", input="hm", stream=True) == (200, 4)
+        assert charged("embeddings", model="another", input="hm") == (404, 0)
+
+
 @pytest.mark.parametrize("way", ["empty", "refused"])
 def test_no_answer_is_delivered_as_one(make_client, way):
     answer = make_client(way=way).post("/v1/chat/completions", json=BODY)
@@ -258,7 +276,7 @@ def test_the_promise_is_given_where_it_was_certified(make_client):
 
     assert promise() == CERTIFICATE.statement
     assert promise(seed=3, optscale={"ahead": 4}) == CERTIFICATE.statement
-    for fields in ({"n": 2}, {"temperature": 0.2}, {"optscale": {"target": 0.5}}):
+    for fields in ({"n": 3}, {"temperature": 0.2}, {"optscale": {"target": 0.5}}, {"optscale": {"cap": 2}}):
         assert promise(**fields) is None
     # It ends the drawing of none of these, but may have cut a round.
     assert promise(optscale={"token_budget": 32 * POLICY.cap}) is None
@@ -291,7 +309,8 @@ def test_without_a_reward_model_it_answers_by_majority(make_app, tmp_path):
         assert client.get("/health").json()["away"] == []
         found = client.post("/v1/chat/completions", json=BODY).json()["optscale"]
         refused = client.post("/v1/chat/completions", json=BODY | {"optscale": {"target": 0.5}})
-        assert client.post("/v1/chat/completions", json=BODY | {"n": 2}).json()["optscale"]["drawn"] <= 2
+        capped = client.post("/v1/chat/completions", json=BODY | {"optscale": {"cap": 2}}).json()
+        assert capped["optscale"]["drawn"] <= 2
     assert (found["selection"], found["score"], found["prior"], found["hit"]) == (
         "majority",
         None,
@@ -344,7 +363,7 @@ def test_only_plain_requests_are_explored_and_counted_if_whole(make_client, tmp_
         return explanation["explored"], metrics.EXPLORED._value.get() - before
 
     assert explored(client) == (True, 1)
-    for fields in ({"seed": 1}, {"optscale": {"deadline": 5}}, {"n": 2}):
+    for fields in ({"seed": 1}, {"optscale": {"deadline": 5}}, {"n": 3}):
         assert explored(client, **fields) == (False, 0)
     # What the deadline cut says nothing of what the policy loses.
     lost = metrics.LOST_HITS._value.get()
