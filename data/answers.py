@@ -59,14 +59,20 @@ def key_of(given: str | None, completion: str | None) -> str | None:
     return answer_key(extract_answer(completion or "") or "") if given is None else given or None
 
 
+def is_right(answer: str | None, reference: str | None) -> bool | None:
+    """Whether an answer has the reference's key; None where there is no reference."""
+    key = answer_key(answer or "")
+    return None if reference is None else key is not None and key == answer_key(reference)
+
+
 def grade(completion: str | None, reference: str | None, whole: bool = False) -> Grade:
     """Judge a completion; with ``whole`` a text that marks no answer is one from end to end."""
     text = completion or ""
     extracted = extract_answer(text)
     if extracted is None and whole:
         extracted = text
-    key, expected = answer_key(extracted or ""), answer_key(reference or "")
-    return Grade(extracted, key, expected, None if reference is None else key is not None and key == expected)
+    keys = answer_key(extracted or ""), answer_key(reference or "")
+    return Grade(extracted, *keys, is_right(extracted, reference))
 
 
 def is_correct(completion: str | None, reference: str | None) -> bool | None:

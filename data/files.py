@@ -2,7 +2,7 @@
 
 import hashlib
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
 import pyarrow as pa
@@ -19,6 +19,23 @@ def file_digest(file: Path) -> str:
     """The same of what a file holds, however large it is."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def filesystem(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:
+    """The file system of a path or URI, and the path on it.
+
+    Raises
+    ------
+    OSError
+        If there is no such file system, or it cannot be reached.
+    """
+    if "://" not in location:
+        return pafs.LocalFileSystem(), PurePosixPath(Path(location).resolve())
+    try:
+        fs, path = pafs.FileSystem.from_uri(location)
+    except pa.ArrowInvalid as error:
+        raise OSError(str(error)) from error
+    return fs, PurePosixPath(path)
 
 
 def write_whole(path: str | Path, content: bytes, fs: pafs.FileSystem | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data.answers import extract_answer, is_correct
+from data.answers import extract_answer, is_right
 from data.contract import Rule, Sampling, ScoreContract, aggregate
 from data.errors import ConfigError, PoolError, ScoreError
 from data.pool import Pool
@@ -159,7 +159,7 @@ def _rows(
         text, key = found.completion, found.answer_key
         answer = key if key is not None else None if text is None else extract_answer(text) or ""
         if found.correct is None and answer is not None:
-            row["correct"] = is_correct(text if key is None else rf"\boxed{{{key}}}", question.answer)
+            row["correct"] = is_right(answer, question.answer)
         rows.append(row)
         count["candidates"] += 1
         count["with_score"] += score is not None

@@ -7,7 +7,7 @@ process killed at any moment leaves either the old pool or the new one, never ha
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from data.contract import ScoreContract, require_same_contract
 from data.errors import PoolError
-from data.files import parquet_bytes, read_parquet, short_digest, write_whole
+from data.files import filesystem, parquet_bytes, read_parquet, short_digest, write_whole
 from data.question import Question
 from data.record import Record
 from data.rows import SCHEMA, SCHEMA_VERSION, Row, with_added
@@ -59,7 +59,7 @@ class Pool:
     def __init__(self, location: str, manifest: Manifest) -> None:
         self.location = location
         self.manifest = manifest
-        self._fs, self._root = _filesystem(location)
+        self._fs, self._root = _reach(location)
 
     @classmethod
     def open(cls, location: str) -> Self:
@@ -70,7 +70,7 @@ class Pool:
         PoolError
             If there is no manifest, or it is not one this version reads.
         """
-        fs, root = _filesystem(location)
+        fs, root = _reach(location)
         path = str(root / "manifest.json")
         try:
             with fs.open_input_stream(path) as stream:
@@ -86,7 +86,7 @@ class Pool:
     @classmethod
     def exists(cls, location: str) -> bool:
         """Whether a manifest is at ``location``, of whatever kind."""
-        fs, root = _filesystem(location)
+        fs, root = _reach(location)
         try:
             return bool(fs.get_file_info(str(root / "manifest.json")).type != pafs.FileType.NotFound)
         except OSError as error:
@@ -244,13 +244,10 @@ class Pool:
         self.manifest = manifest
 
 
-def _filesystem(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:
+def _reach(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:
     try:
-        if "://" in location:
-            fs, path = pafs.FileSystem.from_uri(location)
-            return fs, PurePosixPath(path)
-        return pafs.LocalFileSystem(), PurePosixPath(Path(location).resolve())
-    except (pa.ArrowInvalid, OSError) as error:
+        return filesystem(location)
+    except OSError as error:
         raise PoolError(f"pool location {location!r} cannot be reached: {error}") from error
 
 

@@ -18,6 +18,9 @@ from data.question import Question
 from data.rows import Row, question_of
 from data.score_map import ScoreMap
 
+ONE_OF_ALL = ("questions", "scale", "score_map")
+"""Fields of a table that are no arrays by question."""
+
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
@@ -51,6 +54,8 @@ class ScoreTable:
     """Equal numbers stand for equal completions of a question; -1 where there is no text."""
     answers: IntArray
     """Equal numbers stand for equal answers of a question; -1 where none is found."""
+    score_map: ScoreMap | None = None
+    """What mapped raw scores to those in [0, 1]."""
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -58,7 +63,7 @@ class ScoreTable:
     def select(self, rows: NDArray[np.bool_]) -> "ScoreTable":
         """The questions where ``rows`` is true."""
         chosen = np.flatnonzero(rows)
-        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("questions", "scale")}
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ONE_OF_ALL}
         arrays = {name: values[chosen] for name, values in arrays.items()}
         return replace(self, questions=[self.questions[i] for i in chosen], **arrays)
 
@@ -127,7 +132,9 @@ class ScoreTable:
             If the pool has none.
         """
         if not self.has_scores:
-            why = "they are raw, and not mapped yet" if self.scale == "raw" else "nothing scored them"
+            why = (
+                "they are raw, and no map of them is known" if self.scale == "raw" else "nothing scored them"
+            )
             raise ScoreError(
                 f"this pool has no scores: {why}; use what goes by answers, or import scores in [0, 1]"
             )
@@ -137,7 +144,8 @@ class ScoreTable:
         """The table with raw scores mapped to [0, 1]; a candidate without one is a miss."""
         scores = np.nan_to_num(score_map.apply(self.raw_scores), nan=0.0)
         beyond = np.arange(scores.shape[1]) >= self.drawn[:, None]
-        return replace(self, scale="unit", scores_or_nan=np.where(beyond, np.nan, scores))
+        scores = np.where(beyond, np.nan, scores)
+        return replace(self, scale="unit", scores_or_nan=scores, score_map=score_map)
 
     def candidates(self, cap: int) -> Candidates:
         """The first ``cap`` candidates as replay takes them; see `full`.
@@ -155,8 +163,11 @@ class ScoreTable:
         )
 
 
-def load_scores(pool: Pool, folds: FoldSettings) -> ScoreTable:
+def load_scores(pool: Pool, folds: FoldSettings, score_map: ScoreMap | None = None) -> ScoreTable:
     """All questions of the pool, in the order of their ids; texts are read part by part and not kept.
+
+    Raw scores are mapped to [0, 1] by ``score_map``, or else by their rank among the train fold's; where that
+    has none they stay raw.
 
     Raises
     ------
@@ -166,7 +177,13 @@ def load_scores(pool: Pool, folds: FoldSettings) -> ScoreTable:
     number = {q: n for n, part in enumerate(pool.manifest.parts) for q in part.question_ids}
     contract = pool.manifest.contract
     scale = contract.scale if contract.reward_model else "none"
-    return tabulate(pool.rows(), folds, f"pool {pool.location}", number, scale)
+    table = tabulate(pool.rows(), folds, f"pool {pool.location}", number, scale)
+    if scale != "raw":
+        return table
+    train = table.fold("train").raw_scores
+    if score_map is None and np.isfinite(train).any():
+        score_map = ScoreMap.fit(train)
+    return table if score_map is None else table.mapped(score_map)
 
 
 def tabulate(
@@ -195,7 +212,7 @@ def tabulate(
     ids, place, drawn = np.unique(keys, return_inverse=True, return_counts=True)
     folds = folds.sized(len(ids))
     number = np.arange(len(keys)) - (drawn.cumsum() - drawn)[place]
-    arrays = {name: np.full((len(ids), drawn.max()), blank) for name, blank in BLANKS.items()}
+    arrays: dict[str, Any] = {name: np.full((len(ids), drawn.max()), blank) for name, blank in BLANKS.items()}
     for array, values in zip(arrays.values(), columns, strict=True):
         array[place, number] = values
     return ScoreTable(

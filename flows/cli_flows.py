@@ -8,7 +8,7 @@ import typer
 
 from data.errors import ConfigError
 from flows.command import Json, Report, Version, command, make_folder, run_with_progress
-from flows.config import Config
+from flows.config import Config, load_config
 from flows.output import Answer, as_table, goals, print_answer
 
 Uncertified = Annotated[
@@ -183,6 +183,13 @@ def serve(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Serve the policy that `certify` wrote here."),
     ] = None,
+    open_to_all: Annotated[
+        bool, typer.Option("--open", help="Serve other machines without API keys: anybody there may ask.")
+    ] = False,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="Config of another bundle to serve, by its model."),
+    ] = None,
 ) -> None:
     """Serve the champion's bundle over HTTP until interrupted.
 
@@ -192,7 +199,8 @@ def serve(
     """
     from flows.serve import serve_bundle
 
-    serve_bundle(config, with_models, host, certificate)
+    others = [load_config(file) for file in also or ()]
+    serve_bundle(config, with_models, host, certificate, open_to_all, others)
 
 
 @command()

@@ -267,6 +267,7 @@ def compare(
     predictor: Annotated[
         Path | None, typer.Option(help="Directory that `train --output` wrote: adds what reads its priors.")
     ] = None,
+    by_group: Annotated[bool, typer.Option(help="Also of each group of questions alone.")] = False,
 ) -> Answer:
     """Lay out the honest table of a pool: every selection with every stopping rule, on held-out questions.
 
@@ -276,7 +277,7 @@ def compare(
     from flows.examine import read_policies
 
     beside = read_policies(policy or ())
-    found = module.compare_pools(pool, report_on, cap, rule, seed, target, beside, predictor)
+    found = module.compare_pools(pool, report_on, cap, rule, seed, target, beside, predictor, by_group)
     return Answer(found.rows, [*module.summarise(found), *compared(found.rows)])
 
 

@@ -2,7 +2,7 @@
 
 import operator
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -44,6 +44,8 @@ class Collected(NamedTuple):
     failed: int
     """Candidates that are misses: cut, failed, or too long for the reward model."""
     seconds: float
+    causes: Counter[str]
+    """Why candidates failed, with how often."""
 
 
 def make_contract(generator: Generator, reward: RewardModel | None) -> ScoreContract:
@@ -78,11 +80,13 @@ def sample_and_score(
     generator: Generator,
     reward: RewardModel | None,
     contract: ScoreContract,
+    causes: Counter[str] | None = None,
 ) -> list[Row]:
     """``n`` candidates of each question, scored where there is a reward model, as rows of the pool.
 
     A candidate whose text is empty or whose step scores are no probabilities is kept as failed: it
-    cost its tokens, and it is a miss. ``reward_tokens`` are what scoring it alone takes.
+    cost its tokens, and it is a miss. ``reward_tokens`` are what scoring it alone takes. ``causes`` counts
+    why candidates failed.
     """
     sampled = generator.sample(questions, n, seed)
     whole = {
@@ -96,6 +100,9 @@ def sample_and_score(
     judged = [UNJUDGED] * len(distinct) if reward is None else reward.score(distinct)
     scores = {(q.id, text): found for (q, text), found in zip(distinct, judged, strict=True)}
     scored = {key: scores[q.id, text] for key, (q, text) in whole.items()}
+    if causes is not None:
+        causes.update(c.cause for candidates in sampled for c in candidates if c.cause)
+        causes.update(found.cause for found in scored.values() if found.cause)
     return [
         _row(question, contract, number, candidate, scored.get((place, number)))
         for place, question in enumerate(questions)
@@ -113,11 +120,12 @@ def _row(
     steps, status = None, candidate.status
     if found is not None and found is not UNJUDGED:
         try:
-            steps = require_scores(found.steps if found.steps else [np.nan], "step scores")
+            steps = require_scores(found.steps if found.steps else [np.nan], "step scores", contract.scale)
         except ScoreError:
             status = "over-length" if found.over_length else "failed"
     elif status == "complete" and found is None:
         status = "failed"
+    score = None if steps is None else contract.score(steps)
     return make_row(
         question,
         contract,
@@ -128,7 +136,8 @@ def _row(
         prompt_tokens=candidate.prompt_tokens,
         status=status,
         step_scores=None if steps is None else steps.tolist(),
-        score=None if steps is None else contract.score(steps),
+        score=score if contract.scale == "unit" else None,
+        raw_score=score if contract.scale == "raw" else None,
         correct=is_correct(candidate.text, question.answer),
         reward_tokens=0 if found is None else found.tokens,
         seed=candidate.seed,
@@ -202,20 +211,19 @@ def collect_part(
     questions = pending(questions, Pool.open(pool.location))  # another collection may have added some
     if not questions:
         return NOTHING
-    started = time.monotonic()
-    n = settings.candidates
-    rows = sample_and_score(questions, n, seed, generator, reward, pool.manifest.contract)
+    started, n, causes = time.monotonic(), settings.candidates, Counter[str]()
+    rows = sample_and_score(questions, n, seed, generator, reward, pool.manifest.contract, causes)
     seconds = time.monotonic() - started
     failed = sum(row["status"] == "failed" for row in rows)
     if failed > settings.failed_share * len(rows):
         raise CollectError(
-            f"{failed} of {len(rows)} candidates failed (see the warnings above), more than "
-            f"collect.failed_share allows; the part is not kept. Is the generator or reward model in order?"
+            f"{failed} of {len(rows)} candidates failed, more than collect.failed_share allows; the part is "
+            f"not kept. {'; '.join(f'{count}: {cause}' for cause, count in causes.most_common(3))}"
         )
     pool.append(rows, seconds=seconds)
     missed = sum(row["status"] != "complete" for row in rows)
     tokens = sum(row["completion_tokens"] for row in rows)
-    return Collected(len(questions), len(rows), tokens, missed, seconds)
+    return Collected(len(questions), len(rows), tokens, missed, seconds, causes)
 
 
 def may_try_again(task: Any, run: Any, state: Any) -> bool:
@@ -282,4 +290,4 @@ def _collect_parts(
         yield under_way.popleft().result()
 
 
-NOTHING = Collected(0, 0, 0, 0, 0.0)
+NOTHING = Collected(0, 0, 0, 0, 0.0, Counter())

@@ -12,7 +12,6 @@ from data.contract import require_same_contract
 from data.errors import ModelError, PoolError
 from data.folds import FoldSettings
 from data.pool import Pool
-from data.score_map import ScoreMap
 from data.scores import ScoreTable, load_scores
 from predictor.comparison import PRODUCT, Row, compare
 from predictor.policies import AnyPolicy
@@ -50,6 +49,7 @@ def compare_pools(
     target: float | None = None,
     policies: Mapping[str, AnyPolicy] | None = None,
     predictor: Path | None = None,
+    by_group: bool = False,
 ) -> Compared:
     """Compare on a pool, cross-fitted, or fit on it and measure on all of another.
 
@@ -61,6 +61,7 @@ def compare_pools(
     target : score that is a hit, for what the papers have.
     policies : to show beside, as they are.
     predictor : directory that `train` wrote; questions that it has read are left out.
+    by_group : rows of each of the questions' groups, too.
 
     Raises
     ------
@@ -68,19 +69,21 @@ def compare_pools(
         If a pool cannot be read, has too few questions, or neither answers nor scores; if there is no such
         rule; if the predictor cannot be loaded, or is of another contract.
     """
-    own = load_scores(Pool.open(pool), FoldSettings())
-    other = None if report_on is None else load_scores(Pool.open(report_on), FoldSettings())
+    known = None if predictor is None else _Priors.load(predictor)
+    score_map = known and known.predictor.card.score_map
+    own = load_scores(Pool.open(pool), FoldSettings(), score_map)
+    other = None
+    if report_on is not None:
+        other = load_scores(Pool.open(report_on), FoldSettings(), own.score_map)
     measured = own if other is None else other
     size = cap or measured.usual_cap(MOST)
-    if own.scale == "raw":  # by rank, without a look at a verdict
-        ranks = ScoreMap.fit(own.full(size).raw_scores[:, :size])
-        own, other = own.mapped(ranks), None if other is None else other.mapped(ranks)
-    known = None if predictor is None else _Priors.load(predictor)
     if known is not None:
         own, other = known.unread(own, pool), other and known.unread(other, report_on or pool)
     shown, seen = (own if other is None else other).full(size), own.full(size)
     candidates, learned = _require_answers(shown, size, pool), load_rule(rule)
     settings: dict[str, Any] = {"target": target, "shown_too": policies, "seed": seed}
+    if by_group:
+        settings["groups"] = shown.groups
     if known is not None:
         settings |= {"priors": known.of(shown), "fit_priors": None if other is None else known.of(seen)}
     if other is None:
@@ -134,9 +137,10 @@ def _side(question_id: str, seed: int) -> int:
 
 def summarise(compared: Compared) -> list[str]:
     """The verdict, in three sentences."""
-    rows = [row for row in compared.rows if row.selection == compared.selection]
+    all_rows = [row for row in compared.rows if row.group is None]
+    rows = [row for row in all_rows if row.selection == compared.selection]
     singles = next(row for row in rows if row.policy == "fixed N" and row.setting == "1")
-    fulls = [row for row in compared.rows if row.policy == "fixed N" and row.setting == str(compared.cap)]
+    fulls = [row for row in all_rows if row.policy == "fixed N" and row.setting == str(compared.cap)]
     unit = "tokens" if compared.tokens_known else "candidates"
     lines = [f"{compared.questions} questions with {compared.cap} candidates each."]
     if singles.accuracy is None:

@@ -29,11 +29,25 @@ from models.settings import (
 from predictor.goal import Goal
 from predictor.learned.settings import PredictorSettings
 from predictor.policies import AnyPolicy, Value
-from predictor.settings import CertifySettings
-from serving.settings import KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
+from predictor.settings import CertifySettings, Prices
+from serving.settings import (
+    CHAMPION,
+    KEYS,
+    KEYS_FILE,
+    MORE_BUNDLES,
+    OLD_OVERRIDES,
+    OVERRIDES,
+    GatewaySettings,
+    old_overrides,
+)
 
 ROOT = Path(__file__).parent.parent
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+# What Kubernetes sets in every pod beside a service whose name begins with optscale; it is none of ours.
+_OF_KUBERNETES = re.compile(
+    r"OPTSCALE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|OPTSCALE_(\w+_)?PORT=(tcp|udp|sctp)://.*"
+)
 
 
 class CollectSettings(Record):
@@ -66,11 +80,32 @@ class PriceSettings(Record):
     """Price of a million prompt tokens."""
     reward_per_million: float = Field(0.0, ge=0)
     """Price of a million tokens read by the reward model."""
+    predictor_per_million: float | None = Field(None, ge=0)
+    """Price of a million tokens read by the predictor; null: as the reward model's."""
+    per_round: float = Field(0.0, ge=0)
+    """What a round is worth to you, for the time that its answer waits; 0: ``certify.round_candidates``."""
     currency: str = "USD"
     generator_per_second: float | None = Field(None, gt=0)
     """Tokens a second that one GPU generates; null: unknown, and GPU hours are too."""
     reward_per_second: float | None = Field(None, gt=0)
     """Tokens a second that the reward model reads on one GPU; null: unknown, and GPU hours are too."""
+
+    @property
+    def predictor(self) -> float:
+        """Price of a million tokens that the predictor reads."""
+        known = self.predictor_per_million
+        return self.reward_per_million if known is None else known
+
+    def in_tokens(self) -> Prices:
+        """All of them in generated tokens; where these have no price, what counts is tokens alone."""
+        if not (million := self.generator_per_million):
+            return Prices()
+        return Prices(
+            million=million,
+            round=1e6 * self.per_round / million or None,
+            reward=self.reward_per_million / million,
+            predictor=self.predictor / million,
+        )
 
 
 class GateSettings(Record):
@@ -87,13 +122,6 @@ class GateSettings(Record):
     planned for .95. 0 asks for none."""
     refutation_level: float = Field(0.05, gt=0, lt=1)
     """Level of the one-sided tests by which test questions refute the certified risk."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _renamed(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "refuted" in given:
-            raise ValueError("refuted is called refutation_level now: write gate.refutation_level")
-        return given
 
     def thresholds(self, losses: int) -> dict[str, float]:
         """What each metric must reach; the least p-value of several losses is held against its share."""
@@ -134,6 +162,10 @@ class TrackingSettings(Record):
 class ServeSettings(Record):
     """The service and its limits."""
 
+    champion: Uri | None = None
+    """The champion's manifest, a path or URI, which every gateway follows; null: in the state folder."""
+    approval: bool = False
+    """Whether a person has to approve of what passed the gate (`optscale approve`) before it is served."""
     port: int = Field(3000, ge=1, le=65535)
     """Port of `optscale serve`."""
     start_timeout: float = Field(180.0, gt=0)
@@ -185,6 +217,11 @@ class Config(Record):
     def pool_location(self) -> str:
         """Where the pool is."""
         return self.pool or str(self.home.resolve() / "pool")
+
+    @property
+    def champion_location(self) -> str:
+        """Where the manifest of the registered model's champion is."""
+        return self.serve.champion or str(self.home.resolve() / "champions" / f"{self.tracking.model}.json")
 
     @property
     def tracking_uri(self) -> str:
@@ -246,7 +283,9 @@ def _read_environment() -> Iterator[tuple[list[str], Any, str]]:
     """Path, value and name of each variable that is a setting; a misspelt one would be ignored in silence."""
     for name, text in sorted(os.environ.items()):  # a section comes before what is in it
         path = name.lower().removeprefix("optscale_").split("__")
-        if not name.upper().startswith("OPTSCALE_"):
+        if not name.upper().startswith("OPTSCALE_") or _OF_KUBERNETES.fullmatch(f"{name}={text}"):
+            continue
+        if name == OLD_OVERRIDES and old_overrides():
             continue
         if path[0] in Config.model_fields:
             # Text becomes a number or a truth value where the setting is one; a file name stays text.
@@ -294,7 +333,10 @@ def _merge(base: Any, over: Any, by_kind: bool = False) -> Any:
     return base | {key: _merge(base.get(key), value, by_kind) for key, value in over.items()}
 
 
-OTHER_VARIABLES = {"OPTSCALE_BUNDLE", "OPTSCALE_CONFIG", DTYPE, OVERRIDES, KEYS, KEYS_FILE}
+OTHER_VARIABLES = {
+    *("OPTSCALE_BUNDLE", "OPTSCALE_CONFIG", DTYPE),
+    *(OVERRIDES, MORE_BUNDLES, CHAMPION, KEYS, KEYS_FILE),
+}
 
 
 def enter_home(config: Config) -> None:

@@ -10,7 +10,6 @@ from data.contract import require_same_contract
 from data.errors import ConfigError, ScoreError
 from data.pool import Pool
 from data.question import Question
-from data.score_map import ScoreMap
 from data.scores import ScoreTable, load_scores
 from data.validation import explain
 from flows.config import Config
@@ -69,6 +68,8 @@ def predictor_priors(predictor: "Predictor", table: ScoreTable, contract: str, n
     from predictor.learned.unread import leave_out_read
 
     require_same_contract(predictor.card.contract, contract, name)
+    if predictor.card.score_map is not None:
+        table = table.mapped(predictor.card.score_map)
     table, left_out = leave_out_read(table, predictor.card)
     population, priors = predictor.card.population, predictor.predict(table.questions)
     if predictor.card.kind == "lora":  # it has learnt its train questions by heart: nothing is chosen on that
@@ -98,7 +99,7 @@ def assess_priors(
         shown_too=shown_too,
         tokens_read=priors.tokens_read,
         one_a_group=config.folds.by == "group",
-        token_price=config.prices.generator_per_million,
+        prices=config.prices.in_tokens(),
     )._replace(left_out=priors.left_out, priors_from=priors.name)
 
 
@@ -138,12 +139,9 @@ def forecast_goals(config: Config) -> list[GoalForecast]:
 
 
 def load_table(config: Config) -> tuple[Pool, ScoreTable]:
-    """The pool and its candidates; raw scores are mapped to [0, 1] by their rank among the train fold's."""
+    """The pool and its candidates."""
     pool = Pool.open(config.pool_location)
-    table = load_scores(pool, config.folds)
-    if table.scale == "raw":
-        table = table.mapped(ScoreMap.fit(table.fold("train").raw_scores))
-    return pool, table
+    return pool, load_scores(pool, config.folds)
 
 
 def examine(

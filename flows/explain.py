@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -62,8 +62,10 @@ def explain_request(
     policy = load_policy(row["policy"])
     prior = None if row["prior"] == "null" else Prior.model_validate_json(row["prior"])
     ends = [sum(c["round"] <= n for c in rows[: row["seen"]]) for n in range(row["rounds"])]
-    scale = contract.scale if contract.reward_model else "none"
-    candidates = tabulate(rows, FoldSettings(), "the request", scale=scale).candidates(len(rows))
+    scale: Literal["unit", "none"] = "unit" if contract.reward_model else "none"
+    # As they were mapped then: the pool's rows keep of raw scores the raw ones alone.
+    decided = [r | {"score": c["score"]} for r, c in zip(rows, row["candidates"], strict=True)]
+    candidates = tabulate(decided, FoldSettings(), "the request", scale=scale).candidates(len(rows))
     told = _explain(policy, contract, prior, rows, candidates, ends)
     told["versions"] |= {"predictor": row.get("model_version"), "promise": row.get("promise")}
     told["delivered"] = _deliver(rows, row["chosen"]) | {"by": row.get("selection")}

@@ -12,8 +12,9 @@ from data.errors import ConfigError, ModelError
 from data.question import Question
 from flows.config import load_config
 from flows.pages import render
+from models.faults import explain_fault
 from models.generator.http import AsyncHttpGenerator
-from models.http_client import Observe, call, make_client
+from models.http_client import call, make_client
 from models.reward.http import AsyncHttpRewardModel
 from models.settings import HttpGeneratorSettings, HttpRewardSettings, HttpSettings
 
@@ -87,7 +88,8 @@ def _url(given: str) -> str:
 
 def _served(url: str, what: str) -> list[str]:
     """Names that a server lists; none where it has no list."""
-    client = make_client(HttpSettings(base_url=url, model="", **PATIENCE))
+    settings = HttpSettings(base_url=url, model="", **PATIENCE)
+    client = make_client(settings)
 
     async def ask() -> list[str]:
         async with client:
@@ -98,7 +100,7 @@ def _served(url: str, what: str) -> list[str]:
     except (openai.NotFoundError, AttributeError, TypeError, ValueError):
         return []
     except openai.OpenAIError as error:
-        raise ModelError(f"{what} at {url} lists no models: {_cause(error)}") from error
+        raise ModelError(f"{what} at {url} lists no models: {explain_fault(error, settings)}") from error
 
 
 def _choose(served: list[str], given: str | None, flag: str, what: str) -> str:
@@ -110,37 +112,21 @@ def _choose(served: list[str], given: str | None, flag: str, what: str) -> str:
     return name
 
 
-def _listen() -> tuple[list[BaseException], Observe]:
-    """What goes wrong, and who notes it down."""
-    wrong = list[BaseException]()
-    return wrong, lambda seconds, error: None if error is None else wrong.append(error)
-
-
 def _complete(settings: HttpGeneratorSettings) -> dict[str, Any]:
     """One completion."""
-    wrong, observe = _listen()
     generator = AsyncHttpGenerator(settings)
-    (found,) = call(generator.sample, QUESTION, 1, 0, Sampling(max_tokens=64), {}, observe)
+    (found,) = call(generator.sample, QUESTION, 1, 0, Sampling(max_tokens=64))
     if found.status == "failed":
-        why = _cause(wrong[-1]) if wrong else "its finish_reason is neither stop nor length"
-        raise ModelError(f"generator at {settings.base_url} gave no completion: {why}")
+        raise ModelError(f"generator at {settings.base_url} gave no completion: {found.cause}")
     return {"completion": found.text, "tokens": found.tokens}
 
 
 def _judge(settings: HttpRewardSettings) -> dict[str, Any]:
     """One score."""
-    wrong, observe = _listen()
-    (found,) = call(AsyncHttpRewardModel(settings).score, [(QUESTION, SOLUTION)], observe)
+    (found,) = call(AsyncHttpRewardModel(settings).score, [(QUESTION, SOLUTION)])
     if found.steps is None:
-        why = _cause(wrong[-1]) if wrong else "it gave no step scores"
-        raise ModelError(f"reward model at {settings.base_url} gave no score: {why}")
+        raise ModelError(f"reward model at {settings.base_url} gave no score: {found.cause}")
     return {"step_scores": found.steps}
-
-
-def _cause(error: BaseException) -> str:
-    """What the other side said, or what kept it from saying anything."""
-    inner = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else error
-    return str(inner).strip() or type(inner).__name__
 
 
 def _write(output: Path, text: str) -> None:

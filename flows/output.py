@@ -113,19 +113,21 @@ def policies(
 
 
 def compared(rows: Iterable[Row]) -> list[Table]:
-    """Each fixed N, every policy at the setting chosen for it, and those asked for: a table a selection."""
+    """Each fixed N, every policy at the setting chosen for it, those asked for, by selection and group."""
     tables: dict[str, Table] = {}
     for row in rows:
-        if row.selection not in tables:
-            title = f"selected by {row.selection.replace('_', ' ')}"
-            tables[row.selection] = Table(title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-            tables[row.selection].columns[0].min_width = 16
+        title = f"selected by {row.selection.replace('_', ' ')}"
+        if row.group is not None:
+            title = f"group {row.group or '(none)'}, {title}"
+        if (made := tables.get(title)) is None:
+            made = tables[title] = Table(title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+            made.columns[0].min_width = 16
             for name in COMPARED_COLUMNS:
-                tables[row.selection].add_column(name, justify="right", no_wrap=True)
+                made.add_column(name, justify="right", no_wrap=True)
         if not (row.chosen or row.policy == FIXED or not row.setting):
             continue
         saved = row.gain and [round(100 * value) for value in (row.gain.tokens, row.gain.low, row.gain.high)]
-        tables[row.selection].add_row(
+        made.add_row(
             row.policy,
             "chosen" if row.chosen else row.setting,
             f"{row.tokens:,.0f}",

@@ -4,9 +4,13 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from predictor.policies import AnyPolicy
 from predictor.replay import Interval
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 def number(value: Any, share: bool = False) -> str:
@@ -27,19 +31,28 @@ def number(value: Any, share: bool = False) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def render(template: str, **values: Any) -> str:
-    """A page from a template of this folder, as text."""
+def environment() -> "jinja2.Environment":
+    """The templates of this folder; a name that is not there is an error, and in HTML text is escaped."""
     import jinja2  # by the commands that write pages
 
-    folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    pages = jinja2.Environment(loader=folder, undefined=jinja2.StrictUndefined)
+    pages = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined,
+    )
     pages.filters |= {
         "number": number,
         "points": _points,
         "quoted": _quoted,
+        "setting": _setting,
         "share": partial(number, share=True),
     }
-    return pages.get_template(template).render(**values)
+    return pages
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template of this folder."""
+    return environment().get_template(template).render(**values)
 
 
 def _points(value: Interval) -> str:
@@ -48,3 +61,8 @@ def _points(value: Interval) -> str:
 
 def _quoted(text: str | None) -> str:
     return "> (not stored)" if text is None else "\n".join(f"> {line}" for line in text.splitlines() or [""])
+
+
+def _setting(policy: AnyPolicy) -> str:
+    """Its knobs, without the coefficients of a learned rule."""
+    return policy.model_dump_json(exclude_defaults=True, exclude={"value": True, "selection": {"weights"}})

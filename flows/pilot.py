@@ -16,7 +16,7 @@ from data.read_file import source_of
 from data.scores import ScoreTable
 from flows.config import Config
 from flows.examine import load_table
-from flows.pages import render
+from flows.pages import environment, render
 from predictor import pilot
 from predictor.assumptions import Finding, check
 from predictor.forecast import GoalForecast, forecast
@@ -168,8 +168,6 @@ def _against(found: Findings, findings: Sequence[Finding], savings: Sequence[Goa
 
 def page(found: dict[str, Any]) -> str:
     """What a pilot shows, for a person: Markdown."""
-    from flows.report import environment  # with the plots
-
     say = environment().get_template("findings.html.j2").module.words  # type: ignore[attr-defined]
     words = {f.name: html.unescape(" ".join(str(say(f)).split())) for f in found["findings"]}
     return render("pilot.md.j2", **found, words=words)

@@ -35,7 +35,7 @@ def build_plain(config: Config, certificate: Certificate | None = None) -> str:
             "under gateway (optscale init writes such a config), or run optscale run"
         )
     contract = contract_of(config)
-    policy: AnyPolicy = first_policy(config)
+    policy: AnyPolicy = first_policy(config, contract)
     if certificate is not None:
         certificate.require_contract(contract.fingerprint)
         policy = certificate.to_ship(config.certify.uncertified)
@@ -66,9 +66,9 @@ def contract_of(config: Config) -> ScoreContract:
     return make_contract(load_generator(config.gateway.generator), scored)
 
 
-def first_policy(config: Config) -> FixedN:
-    """All candidates of the cap, by majority, or by a vote that scores weigh."""
-    scored = config.gateway is not None and config.gateway.reward is not None
+def first_policy(config: Config, contract: ScoreContract) -> FixedN:
+    """All candidates of the cap, by majority, or by a vote that scores in [0, 1] weigh."""
+    scored = contract.reward_model is not None and contract.scale == "unit"
     kind = config.goal.reference.select or ("weighted_vote" if scored else "majority")
     cap = min(config.goal.reference.n or config.policy.cap, config.policy.cap)
     return FixedN(target=config.policy.target, cap=cap, selection=Selection(kind=kind))

@@ -5,7 +5,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 
 matplotlib.use("Agg")
@@ -15,15 +14,15 @@ from matplotlib.figure import Figure
 
 from data.pool import Pool
 from flows.config import Config
+from flows.pages import render
 from flows.verdict import verdict
-from predictor.assessment import SHIPPED, Assessment
+from predictor.assessment import SHIPPED, VOTE_OF, Assessment
 from predictor.certificate import describe
 from predictor.comparison import Row
 from predictor.contenders import FIXED, SCHEDULE
 from predictor.design import REFERENCE
 from predictor.forecast import forecast_of
 from predictor.learned.unread import describe_left_out
-from predictor.policies import AnyPolicy
 from predictor.replay import Interval, bootstrap, pick, replay, round_ends
 
 EXAMPLES = 10
@@ -60,39 +59,34 @@ def write(
         plots = {name: _embed(figure) for name, figure in figures.items()}
     plt.close("all")
     level, certificate = config.gate.level(max(len(assessment.refuted), 1)), assessment.certificate
-    page = (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            plots=plots,
-            config=config,
-            manifest=pool.manifest,
-            assessment=assessment,
-            certificate=certificate,
-            metrics=metrics,
-            prior_value=prior_value,
-            verdict=verdict(certificate, assessment.rows, assessment.refuted, level),
-            level=level,
-            left_out=describe_left_out(assessment.left_out),
-            shipped=assessment.row(SHIPPED),
-            full=assessment.row(REFERENCE),
-            reference=describe(certificate.fallback),
-            money=money(config, assessment),
-            rows=[row for row in alike(assessment) if row.chosen or row.policy == FIXED or not row.setting],
-            forecasts=forecast_of(assessment.design, assessment.certificate.questions),
-            examples=examples(assessment),
-            groups=by_group(assessment),
-        )
+    page = render(
+        "report.html.j2",
+        plots=plots,
+        config=config,
+        manifest=pool.manifest,
+        assessment=assessment,
+        certificate=certificate,
+        metrics=metrics,
+        prior_value=prior_value,
+        verdict=verdict(certificate, assessment.rows, assessment.refuted, level),
+        level=level,
+        left_out=describe_left_out(assessment.left_out),
+        shipped=assessment.row(SHIPPED),
+        full=assessment.row(REFERENCE),
+        reference=describe(certificate.fallback),
+        money=money(config, assessment),
+        rows=shown_rows(assessment),
+        forecasts=forecast_of(assessment.design, assessment.certificate.questions),
+        examples=examples(assessment),
+        groups=by_group(assessment),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def environment() -> jinja2.Environment:
-    """The templates of this folder; a name that is not there is an error."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    templates.filters.update(number=_number, percent=_percent, setting=_setting)
-    return templates
+def shown_rows(assessment: Assessment) -> list[Row]:
+    """Those of the report's table: the shipped policy's selection, and plain votes at equal tokens."""
+    rows = [row for row in alike(assessment) if row.chosen or row.policy == FIXED or not row.setting]
+    return [*rows, *(row for row in assessment.rows if VOTE_OF in row.policy and row not in rows)]
 
 
 def alike(assessment: Assessment) -> list[Row]:
@@ -155,9 +149,9 @@ def money(config: Config, assessment: Assessment) -> list[dict[str, Any]]:
     candidates = table.candidates(cap)
     reward, prompt = float(candidates.reward_tokens.mean()), float(table.prompt_tokens.mean())
     rows = []
-    for name, draws, tokens, read in (
-        (describe(assessment.certificate.fallback), assessment.certificate.fallback.cap, None, 0.0),
-        (SHIPPED, shipped.draws, shipped.tokens, assessment.reading),
+    for name, draws, tokens, rounds, read in (
+        (describe(assessment.certificate.fallback), assessment.certificate.fallback.cap, None, 1.0, 0.0),
+        (SHIPPED, shipped.draws, shipped.tokens, shipped.rounds, assessment.reading),
     ):
         generated = candidates.tokens[:, :draws].sum(axis=1).mean() if tokens is None else tokens
         used = {
@@ -169,9 +163,11 @@ def money(config: Config, assessment: Assessment) -> list[dict[str, Any]]:
         price = (
             prices.generator_per_million * generated
             + prices.prompt_per_million * prompt * draws
-            + prices.reward_per_million * (reward * draws + read)
+            + prices.reward_per_million * reward * draws
+            + prices.predictor * read
         )
-        rows.append({"what": name, "cost": price / 1000} | {key: value / 1000 for key, value in used.items()})
+        cost = price / 1000 + 1000 * prices.per_round * rounds
+        rows.append({"what": name, "cost": cost} | {key: value / 1000 for key, value in used.items()})
     return rows
 
 
@@ -259,20 +255,3 @@ def _embed(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg")
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _number(value: Any) -> str:
-    if value is None or np.isnan(value):
-        return "–"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
-
-
-def _setting(policy: AnyPolicy) -> str:
-    """Its knobs, without the coefficients of a learned rule."""
-    return policy.model_dump_json(exclude_defaults=True, exclude={"value": True, "selection": {"weights"}})

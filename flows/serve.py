@@ -4,20 +4,22 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 
 from data.errors import BundleError, ConfigError
+from flows.champion import manifest
 from flows.config import Config
 from flows.examine import read_certificate
-from flows.plain_bundle import build_plain, first_policy
-from flows.tracking import BUNDLE, CHAMPION, Tracking
+from flows.plain_bundle import build_plain, contract_of, first_policy
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
 from predictor.certificate import describe
 from serving.auth import read_keys
 from serving.bento import free_port
-from serving.settings import KEYS, KEYS_FILE, OVERRIDES, GatewaySettings
+from serving.champion import Champion
+from serving.settings import CHAMPION, KEYS, KEYS_FILE, MORE_BUNDLES, OVERRIDES, GatewaySettings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -27,6 +29,8 @@ def serve_bundle(
     with_models: bool = False,
     host: str = "127.0.0.1",
     certificate: Path | None = None,
+    open_to_all: bool = False,
+    also: Sequence[Config] = (),
 ) -> None:
     """Serve until interrupted; does not return.
 
@@ -37,26 +41,33 @@ def serve_bundle(
     with_models : serve generator and reward model too, from a process that ends with this one.
     host : address to listen on.
     certificate : file that `certify` wrote: serve its policy without a predictor.
+    open_to_all : serve without keys on an address that other machines reach.
+    also : configs of the same state folder whose bundles are served too, each for its own model.
 
     Raises
     ------
     BundleError
-        If the champion was never shipped, or its bento is not on this machine.
+        If the champion's bento is not on this machine.
     ConfigError, ContractError
-        If there is neither a champion nor a gateway, or the certificate is of another contract.
+        If there is neither a champion nor a gateway, the certificate is of another contract, or anybody could
+        use the generator.
     """
+    if host not in LOOPBACK and not open_to_all and not read_keys():
+        raise ConfigError(
+            f"{host} can be reached from other machines and no API keys are set, so anybody there could use "
+            f"the generator: set {KEYS} or {KEYS_FILE}, or say --open"
+        )
+    if other := [str(one.home) for one in also if one.home.resolve() != config.home.resolve()]:
+        raise ConfigError(f"--also: its home is {other[0]}, not {config.home}; bundles are kept in one")
     tag = _bento(config, certificate)
+    if more := [_bento(one, None) for one in also]:
+        import bentoml
+
+        os.environ[MORE_BUNDLES] = os.pathsep.join(bentoml.get(one).path_of("src/bundle") for one in more)
     if with_models:
         os.environ[OVERRIDES] = str(_start_models(config))
     port = str(config.serve.port)
     print(f"{tag} on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
-    if host not in LOOPBACK and not read_keys():
-        print(
-            f"WARNING: {host} can be reached from other machines and no API keys are set: anybody there can "
-            f"use the generator. Set {KEYS} or {KEYS_FILE}.",
-            file=sys.stderr,
-            flush=True,
-        )
     os.execv(
         sys.executable,
         [sys.executable, "-m", "bentoml", "serve", tag, "--host", host, "--port", port],
@@ -64,34 +75,28 @@ def serve_bundle(
 
 
 def _bento(config: Config, certificate: Path | None) -> str:
-    tracking = Tracking(config)
-    if certificate is None and tracking.find(CHAMPION) is not None:
-        return champion_bento(tracking)
+    if certificate is None and (champion := manifest(config).champion) is not None:
+        os.environ[CHAMPION] = config.champion_location  # the gateway follows it
+        return champion_bento(champion)
     known = None if certificate is None else read_certificate(certificate)
     tag = build_plain(config, known)
-    policy = first_policy(config)
+    policy = first_policy(config, contract_of(config))
     says = known.statement if known else f"Nothing is certified yet: {describe(policy)} are drawn."
     print(says, file=sys.stderr, flush=True)
     return tag
 
 
-def champion_bento(tracking: Tracking) -> str:
+def champion_bento(champion: Champion) -> str:
     """Tag of the champion's bento, which is on this machine.
 
     Raises
     ------
     BundleError
-        If the champion was never shipped, or its bento is not on this machine.
+        If it is not.
     """
     import bentoml
 
-    version = tracking.version_of(CHAMPION)
-    tag = tracking.tags(version).get(BUNDLE)
-    if tag is None:
-        raise BundleError(
-            f"version {version} of {tracking.model} is champion but was never shipped, so it has no bundle: "
-            f"optscale ship --version {version}"
-        )
+    tag = champion.tag
     try:
         return str(bentoml.get(tag).tag)
     except bentoml.exceptions.BentoMLException as error:
@@ -99,7 +104,7 @@ def champion_bento(tracking: Tracking) -> str:
             f"the champion's bundle {tag} is not on this machine ({error}): bundles are kept where they were "
             f"built. There run `bentoml export {tag} bundle.bento`, here `bentoml import bundle.bento` (both "
             f"with BENTOML_HOME as optscale has it, here {os.environ.get('BENTOML_HOME')}), or ship it anew "
-            f"here: optscale ship --version {version}"
+            f"here: optscale ship --version {champion.version}"
         ) from error
 
 

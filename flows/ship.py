@@ -15,11 +15,11 @@ from prefect.logging import get_run_logger
 from data.contract import require_same_contract
 from data.errors import BundleError, GateError
 from data.pool import Pool
+from flows import champion as champions
 from flows.config import Config
 from flows.tracking import (
     BUNDLE,
     CHALLENGER,
-    CHAMPION,
     CHAMPION_THEN,
     VALIDATED,
     VALIDATION_RUN,
@@ -30,6 +30,7 @@ from predictor.certificate import Certificate
 from predictor.learned.store import load_predictor
 from serving.bento import build_bento, serve_bento
 from serving.bundle import BundleCard, carry_tokenizer, write_card
+from serving.champion import Manifest, change
 from serving.schemas import EXAMPLE
 
 
@@ -40,6 +41,8 @@ class Shipped(NamedTuple):
     tag: str
     answer: dict[str, Any]
     """What the started bundle answered to a question."""
+    waits: bool = False
+    """For a person's approval: the champion is another."""
 
 
 @task(name="build-bundle", task_run_name="build-bundle", cache_policy=NO_CACHE)
@@ -89,12 +92,22 @@ def _ask(url: str, route: str, body: dict[str, Any]) -> Any:
     return response.json()
 
 
-@task(name="move-alias", task_run_name="move-alias", cache_policy=NO_CACHE)
-def promote(config: Config, version: str, tag: str) -> None:
-    """Let the champion alias name the version whose bundle was just asked."""
-    tracking = Tracking(config)
-    tracking.tag(version, **{BUNDLE: tag})
-    tracking.set_alias(CHAMPION, version)
+@task(name="promote", task_run_name="promote", cache_policy=NO_CACHE)
+def promote(config: Config, version: str, tag: str, by: str | None) -> Manifest:
+    """Let the manifest, and then the registry's alias, name the version whose bundle was just asked.
+
+    Where a person has to approve of it, it waits, unless a person (``by``) has named it.
+    """
+    bundle = Path(bentoml.get(tag).path) / "src" / "bundle"
+    new = champions.describe(version, tag, bundle, by)
+    waits = config.serve.approval and by is None
+    made = change(
+        config.champion_location,
+        lambda now: now.model_copy(update={"waiting": new}) if waits else now.name(new),
+    )
+    if (problem := champions.follow(config, made)) is not None:
+        get_run_logger().warning("the registry's alias does not name the champion yet: %s", problem)
+    return made
 
 
 @flow(name="ship", flow_run_name="ship")
@@ -112,7 +125,7 @@ def ship(config: Config, version: str | None = None, named: bool = False) -> Shi
     logger = get_run_logger()
     tracking = Tracking(config)
     version = version or tracking.version_of(CHALLENGER)
-    require_shippable(tracking, version, named)
+    require_shippable(config, tracking, version, named)
     logger.info("building the bundle of version %s", version)
     tag = build(config, version)
     logger.info("starting and asking bundle %s", tag)
@@ -121,17 +134,18 @@ def ship(config: Config, version: str | None = None, named: bool = False) -> Shi
     except BaseException:
         bentoml.delete(tag)
         raise
-    require_shippable(tracking, version, named)  # building took a while
+    require_shippable(config, tracking, version, named)  # building took a while
     # A bundle that was asked is kept whatever becomes of the alias, so none can name one that is gone.
-    promote(config, version, tag)
-    logger.info("champion is version %s, bundle %s", version, tag)
-    create_markdown_artifact(f"Champion **{version}**, bundle `{tag}`", key="champion")
-    return Shipped(version, tag, answer)
+    made = promote(config, version, tag, champions.who() if named else None)
+    logger.info("champion is version %s, bundle %s", made.version, tag)
+    create_markdown_artifact(f"Champion **{made.version}**, bundle `{tag}`", key="champion")
+    return Shipped(version, tag, answer, made.version != version)
 
 
-def require_shippable(tracking: Tracking, version: str, named: bool) -> None:
+def require_shippable(config: Config, tracking: Tracking, version: str, named: bool) -> None:
     """Raise GateError unless the version passed its last validation and is still the next one to ship."""
-    tags, champion = tracking.tags(version), tracking.find(CHAMPION)
+    champions.require_not_held(config)
+    tags, champion = tracking.tags(version), champions.current(config)
     what = f"version {version} of {tracking.model}"
     if VALIDATED not in tags:
         raise GateError(

@@ -71,7 +71,8 @@ def fit_predictor(
         say=say,
     )
     contract = pool.manifest.contract.fingerprint
-    model.card = model.card.change(contract=contract, data_digest=pool.manifest.digest)
+    digest, score_map = pool.manifest.digest, table.score_map
+    model.card = model.card.change(contract=contract, data_digest=digest, score_map=score_map)
     return model
 
 

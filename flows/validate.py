@@ -13,12 +13,12 @@ from data.errors import GateError
 from data.folds import Fold
 from data.pool import Pool
 from flows import report
+from flows.champion import current
 from flows.config import Config
 from flows.examine import PriorSource, assess_priors, load_table, predictor_priors
 from flows.model_card import model_card
 from flows.tracking import (
     CHALLENGER,
-    CHAMPION,
     CHAMPION_THEN,
     VALIDATED,
     VALIDATION_RUN,
@@ -57,7 +57,7 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
     earlier validation stands.
     """
     tracking, target = Tracking(config), output or config.home.resolve() / "report"
-    version, champion = version or tracking.version_of(CHALLENGER), tracking.find(CHAMPION)
+    version, champion = version or tracking.version_of(CHALLENGER), current(config)
     pool, table = load_table(config)
     contract = pool.manifest.contract.fingerprint
     computed = backbone.arithmetic(config.predictor.dtype)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from predictor.assessment import SHIPPED
+from predictor.assessment import SHIPPED, VOTE_OF
 from predictor.certificate import Certificate, describe
 from predictor.comparison import Row
 from predictor.design import REFERENCE
@@ -30,7 +30,7 @@ def verdict(
     share, held = shipped.tokens / full.tokens, describe(certificate.fallback)
     text = (
         f"On test questions: {_right(shipped, full)}, answers changed on {shipped.changed:.1%}, for "
-        f"{share:.1%} of the tokens of {held}, in {shipped.rounds:.1f} rounds."
+        f"{share:.1%} of the tokens of {held}, in {shipped.rounds:.1f} rounds.{_plain_votes(rows)}"
     )
     if not certificate.epsilon:
         return Verdict(False, f"NOTHING IS PROMISED: {1 - share:.1%} fewer generated tokens", text)
@@ -55,6 +55,13 @@ def gain(row: Row) -> str:
         "Against the best mixtures of fixed N and schedules with the same selection, at equal accuracy, it "
         f"saves {interval} of their tokens{shown}."
     )
+
+
+def _plain_votes(rows: Sequence[Row]) -> str:
+    """What votes of so many candidates that they take as many tokens are right on."""
+    known = [row for row in rows if VOTE_OF in row.policy and row.accuracy is not None]
+    told = ", ".join(f"{row.policy} on {row.accuracy:.1%}" for row in known)
+    return f" Right for as many tokens: {told}." if known else ""
 
 
 def _right(shipped: Row, full: Row) -> str:

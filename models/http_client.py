@@ -14,6 +14,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from httpx2 import Limits
 
 from data.errors import ModelError
+from models.faults import explain_fault
 from models.settings import HttpSettings
 
 # The set-up is at fault: no request can succeed.
@@ -82,7 +83,7 @@ class HttpModel:
 
     def __init__(self, settings: HttpSettings) -> None:
         self.client = make_client(settings)
-        self._where = f"{self.role} at {settings.base_url}"
+        self._settings = settings
         self._deadline, self._limit = settings.deadline, asyncio.Semaphore(settings.in_flight)
 
     @asynccontextmanager
@@ -100,7 +101,7 @@ class HttpModel:
         except BaseException as error:
             wrong.insert(0, error)
             if isinstance(error, MISCONFIGURED):
-                raise ModelError(f"{self._where}: {error}") from error
+                raise ModelError(f"{self.role}: {explain_fault(error, self._settings)}") from error
             raise
         finally:
             if observe and started is not None:
@@ -122,12 +123,13 @@ async def require_served(client: openai.AsyncOpenAI, settings: HttpSettings) -> 
     except (openai.NotFoundError, AttributeError, ValueError):
         return  # not every server lists its models
     except (openai.APIConnectionError, TimeoutError) as error:
-        told = str(error) or f"nothing whole in {settings.deadline:g} s"
-        raise ModelError(f"{where} does not answer ({told}); is it running?") from error
+        raise ModelError(
+            f"{where} does not answer: {explain_fault(error, settings)}; is it running?"
+        ) from error
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        variable = settings.api_key_variable
-        raise ModelError(f"{where} refuses the key in ${variable}: {error}") from error
+        variable, told = settings.api_key_variable, explain_fault(error, settings)
+        raise ModelError(f"{where} refuses the key in ${variable}: {told}") from error
     except openai.APIStatusError as error:
-        raise ModelError(f"{where} answers {error.status_code}: {error}") from error
+        raise ModelError(f"{where}: {explain_fault(error, settings)}") from error
     if served and settings.model not in served:
         raise ModelError(f"{where} serves {', '.join(served[:5])}, not {settings.model!r}")

@@ -157,11 +157,19 @@ class LocalRewardSettings(Record):
 
 
 class HttpRewardSettings(HttpSettings):
-    """A process reward model behind vLLM's ``/pooling`` route."""
+    """A reward model behind vLLM's routes, or SGLang's ``/classify``."""
 
     kind: Literal["vllm"] = "vllm"
-    convention: ConventionName = "qwen"
-    """How it marks steps."""
+    route: Literal["pooling", "classify", "score"] = "pooling"
+    """``pooling``: a process reward model; ``classify``: an outcome model or a classifier of a conversation;
+    ``score``: one of a pair of question and completion."""
+    convention: ConventionName | Literal["outcome"] = "qwen"
+    """How a process reward model marks steps; ``outcome``, always so for the other routes: it has none."""
+    values: Literal["probabilities", "logits", "raw"] = "probabilities"
+    """What the server gives. Of ``logits`` the softmax is taken, of a single one the sigmoid; ``raw`` is any
+    number: the contract's scale is raw then, and the certificate has the map to [0, 1]."""
+    right_class: int | None = Field(None, ge=0)
+    """Which of several classes means right; null: the convention's, of ``outcome`` the second."""
     tokenizer: str
     """Hub id or directory with the ``tokenizer.json``; texts are encoded here, so marks are certain."""
     positions: int = Field(4096, ge=1)
@@ -172,6 +180,15 @@ class HttpRewardSettings(HttpSettings):
     """How step scores become the candidate's score."""
     batch_size: int = Field(16, ge=1)
     """Completions a request."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _outcomes_have_no_steps(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("route", "pooling") == "pooling":
+            return values
+        if values.get("convention", "outcome") != "outcome":
+            raise ValueError(f"the route {values['route']} scores no steps: leave convention out")
+        return {**values, "convention": "outcome"}
 
 
 RewardSettings = Annotated[LocalRewardSettings | HttpRewardSettings, Field(discriminator="kind")]

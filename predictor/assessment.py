@@ -8,31 +8,34 @@ import numpy as np
 from data.errors import ConfigError, OptScaleError, PoolError
 from data.question import Question
 from data.scores import ScoreTable
+from data.shapes import Shapes
 from predictor.assumptions import Finding, check
 from predictor.certificate import Certificate, certify, refuted
 from predictor.comparison import Row, compare
 from predictor.contenders import of_policy
 from predictor.correctness import Correctness, ReliabilityBin, reliability, training_rows
-from predictor.design import REFERENCE, Design, Measured, design, run
+from predictor.design import REFERENCE, Design, Measured, design, run, selections
 from predictor.empirical import fit_empirical
 from predictor.families import EMPIRICAL, FAMILIES, get_family
 from predictor.family_check import FamilyFit, choose, compare_families
 from predictor.goal import Goal
 from predictor.planning import ReferenceQuestions
-from predictor.policies import AnyPolicy, Predictive
+from predictor.policies import AnyPolicy, FixedN, Predictive
 from predictor.prior import Prior
 from predictor.prior_quality import prior_metrics
 from predictor.prior_value import PriorValue
 from predictor.replay import pick, replay
 from predictor.reward_quality import selection_accuracy, within_question_auc
 from predictor.scored_questions import ScoredQuestions
-from predictor.settings import CertifySettings
+from predictor.settings import CertifySettings, Prices
 from predictor.stopping import load_rule
 from predictor.value_rule import Orders
 
 LEAST_TRAIN, LEAST_TUNE = 8, 4
 CONFIDENCE = 0.95
 SHIPPED = "shipped policy"
+VOTE_OF = " vote of "
+"""What is in the names of rows of plain votes that take as many tokens as the shipped policy."""
 
 
 class Assessment(NamedTuple):
@@ -108,7 +111,7 @@ def assess(
     shown_too: Mapping[str, AnyPolicy] | None = None,
     tokens_read: Callable[[Question], int] = lambda question: 0,
     one_a_group: bool = False,
-    token_price: float = 1.0,
+    prices: Prices = Prices(),  # noqa: B008 - it is frozen
 ) -> Assessment:
     """Design on train and tune, certify on calibration, then compare on test, whatever the priors are.
 
@@ -123,7 +126,7 @@ def assess(
     shown_too : policies to show beside.
     tokens_read : tokens that a prior of a question costs.
     one_a_group : let one question of each group count in the certificate.
-    token_price : of a million generated tokens, for the goal ``price_per_point``.
+    prices : by which the cheapest policy is chosen.
 
     Raises
     ------
@@ -149,7 +152,7 @@ def assess(
     order = next(f for f in check_table(seen.table, policy.target) if f.name == "order")
     shuffled = order.verdict in ("fine", "unknown")
     orders = settings.orders if shuffled else 1
-    made = design(policy, goal, settings, seen.candidates(cap), seen.priors, reading, shuffled, token_price)
+    made = design(policy, goal, settings, seen.candidates(cap), seen.priors, reading, shuffled, prices)
     certificate = certify(
         [each.on(calibration.priors) for each in made.sequence],
         Orders(calibration.candidates(cap), load_rule(settings.rule), 0, made.judge, not shuffled),
@@ -163,10 +166,18 @@ def assess(
         groups=calibration.table.groups,
         one_a_group=one_a_group,
         needed=made.needed,
-    )
+        score_map=questions.table.score_map,
+    ).model_copy(update={"shapes": Shapes.of(calibration.table.questions)})
     policy = certificate.to_ship(settings.uncertified)
     asked = Orders(test.candidates(cap), load_rule(settings.rule), 0, made.judge, not shuffled)
     shipped = run(of_policy(SHIPPED, policy, test.priors), asked, np.arange(len(test.table)), orders)
+    share = float(shipped.tokens.mean() / test.candidates(cap).tokens.sum(axis=1).mean())
+    n = max(round(cap * share), 1)
+    votes: dict[str, AnyPolicy] = {
+        f"{option.kind.removesuffix('_vote')}{VOTE_OF}{n}": FixedN(target=target, cap=n, selection=option)
+        for option in selections(seen.candidates(cap))
+        if option.kind != "best_score"
+    }
     compared = compare(
         test.candidates(cap),
         load_rule(settings.rule),
@@ -174,7 +185,7 @@ def assess(
         target=made.judge.target if made.goal.hit else None,
         priors=test.priors,
         fit_priors=seen.priors,
-        shown_too={SHIPPED: policy, REFERENCE: made.reference, **(shown_too or {})},
+        shown_too={SHIPPED: policy, REFERENCE: made.reference, **votes, **(shown_too or {})},
         only=tuple(dict.fromkeys((made.reference.selection, policy.selection))),
         orders=orders,
     )

@@ -18,7 +18,10 @@ from data.candidates import Array
 from data.contract import require_same_contract
 from data.errors import ConfigError
 from data.files import short_digest
+from data.question import Question
 from data.record import Record
+from data.score_map import ScoreMap
+from data.shapes import Shapes
 from predictor.design import Measured, run
 from predictor.goal import Goal, Loss
 from predictor.policies import AnyPolicy, FixedN
@@ -83,6 +86,15 @@ class Certificate(Record):
     """Orders of a question's candidates that its loss is a mean over; 1: the pool's own."""
     bounds: dict[Loss, float] = Field(default_factory=dict)
     """Where nothing is promised: what its losses are at most, with confidence 1 - delta."""
+    score_map: ScoreMap | None = None
+    """What maps the contract's raw scores to those in [0, 1] that the policy reads."""
+    shapes: Shapes | None = None
+    """What its calibration questions look like: a question that does not is none it speaks of. None in
+    earlier releases: then all are taken for alike."""
+
+    def covers(self, question: Question) -> bool:
+        """Whether calibration questions looked like this one."""
+        return self.shapes is None or self.shapes.has(question)
 
     def require_contract(self, fingerprint: str) -> None:
         """Raise ContractError unless it speaks of these scores."""
@@ -117,6 +129,7 @@ def certify(
     groups: NDArray[np.str_],
     one_a_group: bool = False,
     needed: int | None = None,
+    score_map: ScoreMap | None = None,
 ) -> Certificate:
     """Test policies one by one until the first that fails; the last that passed is certified.
 
@@ -131,6 +144,7 @@ def certify(
     question_ids, groups : (questions,)
     one_a_group : let one question of each group count, since questions of a group are alike.
     needed : about how many questions certify what is proposed.
+    score_map : what made the scores of raw ones.
 
     Raises
     ------
@@ -190,6 +204,7 @@ def certify(
         proposed=proposed,
         orders=orders,
         bounds=bounds,
+        score_map=score_map,
     )
 
 

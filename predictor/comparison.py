@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.candidates import Array, Candidates, IntArray
 from data.errors import ConfigError
 from data.record import Record
-from predictor.contenders import LADDER, Contender, Kind, of_policy, published
+from predictor.contenders import FIXED, LADDER, Contender, Kind, of_policy, published
 from predictor.design import Measured, best_selection, cheapest, measure, selections
 from predictor.goal import same_answer
 from predictor.policies import AnyPolicy
@@ -63,6 +64,8 @@ class Row(Record):
     """Against mixtures of fixed N and schedules with the same selection; None where none is as accurate."""
     chosen: bool = False
     """Whether the setting was chosen on questions that are not measured here."""
+    group: str | None = None
+    """The questions of which it is; None: all of them."""
 
 
 Key = tuple[str, Kind, str, str, bool]
@@ -80,6 +83,7 @@ def compare(
     fit_priors: PriorBatch | None = None,
     shown_too: Mapping[str, AnyPolicy] | None = None,
     only: Sequence[Selection] = (),
+    groups: NDArray[np.str_] | None = None,
     orders: int = ORDERS,
     seed: int = 0,
 ) -> Comparison:
@@ -96,6 +100,8 @@ def compare(
         reads them.
     shown_too : policies to show as they are, each with its own selection.
     only : these selections alone, instead of every one that the pool has the scores for.
+    groups : (questions,) names of groups, each of which has rows of its own, without a gain: single
+        candidates, the full cap, and what was chosen.
 
     Raises
     ------
@@ -141,6 +147,13 @@ def compare(
     for name, policy in (shown_too or {}).items():
         add([(of_policy(name, policy, priors), False)], policy.selection, questions)
     rows_ = to_rows(sums, seed)
+    if groups is not None:
+        short = {
+            key: s for key, s in sums.items() if key[-1] or (key[0] == FIXED and key[3] in ("1", str(cap)))
+        }
+        for name in np.unique(groups):
+            inside_ = {key: values[:, groups == name] for key, values in short.items()}
+            rows_ += [_row(key, values, None, str(name)) for key, values in inside_.items()]
     return Comparison(rows_, max(set(preferred), key=preferred.count))
 
 
@@ -183,25 +196,29 @@ def to_rows(measures: dict[Key, Array], seed: int = 0) -> list[Row]:
         hull = np.array([key[1] != "adaptive" and not key[4] for key in inside])
         gains = gain_over(tokens, right, hull, seed)
         for (key, values), gain in zip(inside.items(), gains, strict=True):
-            policy, kind, _, setting, chosen = key
-            draws, spent, rounds, _, changed = values.mean(axis=1)
-            known = values[3][~np.isnan(values[3])]
-            found.append(
-                Row(
-                    policy=policy,
-                    kind=kind,
-                    selection=selection,
-                    setting=setting,
-                    draws=draws,
-                    tokens=spent,
-                    rounds=rounds,
-                    accuracy=known.mean() if known.size else None,
-                    changed=changed,
-                    gain=gain if kind == "adaptive" else None,
-                    chosen=chosen,
-                )
-            )
+            found.append(_row(key, values, gain if key[1] == "adaptive" else None))
     return found
+
+
+def _row(key: Key, values: Array, gain: Gain | None, group: str | None = None) -> Row:
+    """The means of draws, tokens, rounds, right, changed: ``values`` (5, questions)."""
+    policy, kind, selection, setting, chosen = key
+    draws, tokens, rounds, _, changed = values.mean(axis=1)
+    known = values[3][~np.isnan(values[3])]
+    return Row(
+        policy=policy,
+        kind=kind,
+        selection=selection,
+        setting=setting,
+        draws=draws,
+        tokens=tokens,
+        rounds=rounds,
+        accuracy=known.mean() if known.size else None,
+        changed=changed,
+        gain=gain,
+        chosen=chosen,
+        group=group,
+    )
 
 
 def gain_over(tokens: Array, right: Array, hull: np.ndarray, seed: int = 0) -> list[Gain | None]:

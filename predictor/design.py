@@ -14,7 +14,7 @@ from predictor.policies import AnyPolicy, FixedN
 from predictor.prior import PriorBatch
 from predictor.risk import questions_needed
 from predictor.selection import Selection, accuracy, choose_weights
-from predictor.settings import CertifySettings
+from predictor.settings import CertifySettings, Prices
 from predictor.stopping import load_rule
 from predictor.value_rule import Orders, Shown, fit_value_rules
 
@@ -171,7 +171,7 @@ def design(
     priors: PriorBatch | None = None,
     reading: float = 0.0,
     shuffled: bool = True,
-    token_price: float = 1.0,
+    prices: Prices = Prices(),  # noqa: B008 - it is frozen
 ) -> Design:
     """What the goal is held against, and the policies to test, from questions that may be looked at.
 
@@ -179,6 +179,7 @@ def design(
     ----------
     candidates : up to the policy's cap, of questions that may be looked at, with their priors.
     reading : tokens that the predictor reads a question.
+    prices : in generated tokens, by which the cheapest policy is chosen.
     shuffled : whether candidates may be taken in other orders than the pool's own.
     """
     cap = policy.cap
@@ -225,31 +226,36 @@ def design(
     else:
         measured.append(run(of_policy("config's policy", policy, priors), orders, rows, 1))
     measured = [m for m in measured if m.contender.policy and m.contender.policy.cap <= cap]
-    costs = np.array([cost(m, tokens * settings.round_candidates, reading) for m in measured])
+    round_price = tokens * settings.round_candidates if prices.round is None else prices.round
+    scoring = prices.reward * float(candidates.reward_tokens.mean()) / tokens
+    costs = np.array([cost(m, round_price, prices.predictor * reading, scoring) for m in measured])
     if not settings.choose:
         picked = [place for place, m in enumerate(measured) if m.contender.policy == policy]
     elif goal.epsilon:
         picked = sequence(measured, costs)
     else:
-        picked = [spend(goal, measured, tokens * cap, token_price)]
+        picked = [spend(goal, measured, tokens * cap, prices.million)]
     risk = next(iter(goal.epsilon.values()), 0.0)
     proposed = cheapest(measured, costs, risk) if settings.choose and goal.epsilon else measured[picked[-1]]
     return Design(goal, judge, reference, measured, costs, [measured[place] for place in picked], proposed)
 
 
-def cost(measured: Measured, round_price: float, reading: float) -> float:
-    """Mean price of a question in generated tokens; ``round_price`` and ``reading`` are in tokens."""
-    policy = measured.contender.policy
-    read = reading if policy is not None and policy.reads_prior else 0.0
-    return float((measured.tokens + round_price * measured.rounds).mean()) + read
+def cost(measured: Measured, round_price: float, reading: float, scoring: float = 0.0) -> float:
+    """Mean price of a question, in generated tokens.
+
+    ``reading`` is what a prior of the question costs, ``scoring`` what the score of a generated token does.
+    """
+    policy = measured.policy
+    drawn = measured.tokens * (1 + scoring * policy.reads_scores)
+    return float((drawn + round_price * measured.rounds).mean()) + reading * policy.reads_prior
 
 
-def spend(goal: Goal, measured: Sequence[Measured], full: float, token_price: float) -> int:
+def spend(goal: Goal, measured: Sequence[Measured], full: float, million: float) -> int:
     """The place of the policy that loses least for what may be spent, or that is worth most at its price."""
     losses = np.array([np.nanmean(m.loss) for m in measured])
     tokens = np.array([m.tokens.mean() for m in measured])
     if goal.price_per_point is not None:
-        return int((1e-3 * (token_price or 1.0) * tokens + 100 * goal.price_per_point * losses).argmin())
+        return int((1e-3 * million * tokens + 100 * goal.price_per_point * losses).argmin())
     assert goal.spend is not None
     fine = np.flatnonzero(tokens <= goal.spend * full)
     return int(fine[losses[fine].argmin()]) if fine.size else int(tokens.argmin())

@@ -2,13 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.answers import answer_key
-from data.contract import require_same_contract
+from data.contract import require_same_contract, require_scores
 from data.errors import ConfigError, OptScaleError
 from data.question import Question
 from predictor.decision import decide
@@ -20,6 +22,7 @@ from serving import metrics
 from serving.bundle import Bundle
 from serving.errors import RequestError
 from serving.gateway import Gateway
+from serving.keys import CALLER
 from serving.priors import PriorSource
 from serving.schemas import Asked, DecideRequest, DecideResponse, Description, Health, Prediction
 from serving.settings import GatewaySettings
@@ -41,9 +44,66 @@ class Backend:
         self.fingerprint = self.card.contract.fingerprint
         self.population = bundle.population()
         self.timeout = settings.predictor_timeout if settings else 60.0
-        self.gateway: Gateway | None = None
+        self.gateways: dict[str, Gateway] = {}
         if settings is not None:
-            self.gateway = Gateway(bundle, settings, predictor)
+            self.serve_too(bundle, settings, predictor)
+
+    def serve_too(self, bundle: Bundle, settings: GatewaySettings | None, predictor: PriorSource) -> None:
+        """Answer requests for another bundle's model by its own contract, policy and promise.
+
+        Raises
+        ------
+        ConfigError
+            If it has no gateway, or its model's name is taken.
+        """
+        if settings is None:
+            raise ConfigError(f"the bundle at {bundle.path} has no gateway settings: ship it with some")
+        if (name := settings.generator.model) in self.gateways:
+            raise ConfigError(f"two bundles answer as {name}: requests are told apart by model")
+        self.gateways[name] = Gateway(bundle, settings, predictor)
+
+    @property
+    def gateway(self) -> Gateway | None:
+        """Of the first bundle; None where it only predicts and decides."""
+        return next(iter(self.gateways.values()), None)
+
+    def models(self) -> list[str]:
+        """Names of the models that the caller may ask."""
+        caller = CALLER.get()
+        allowed = caller.key.models if caller else None
+        return [name for name in self.gateways if allowed is None or name in allowed]
+
+    def gateway_of(self, model: str, others: bool = False) -> Gateway:
+        """The gateway that answers as ``model``; with ``others`` the first one for a model that is not ours.
+
+        Raises
+        ------
+        RequestError
+            If there is none, or the caller's key may not ask it.
+        """
+        if not self.gateways:
+            missing = "this bundle has no generator: ship it with gateway settings"
+            raise RequestError(503, missing, "not_configured")
+        if model not in (names := self.models()):
+            caller = CALLER.get()
+            if others and not (caller and caller.key.models):
+                return next(iter(self.gateways.values()))
+            message = f"there is no model {model!r} here, but {', '.join(names) or 'none for this key'}"
+            raise RequestError(404, message, param="model", code="model_not_found")
+        return self.gateways[model]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Upstream clients and the decision logs, until the block ends."""
+        async with AsyncExitStack() as stack:
+            for gateway in self.gateways.values():
+                await stack.enter_async_context(gateway.running(self.tracer_provider))
+            yield
+
+    @property
+    def in_flight(self) -> int:
+        """Chat requests under way."""
+        return sum(gateway.in_flight for gateway in self.gateways.values())
 
     async def predict(self, questions: list[Asked]) -> list[Prediction]:
         """Prior, required samples and expected tokens of each question."""
@@ -73,30 +133,36 @@ class Backend:
         keys = None
         if request.answers is not None:
             keys = [None if answer is None else answer_key(answer) for answer in request.answers]
-        policy = self.card.policy
-        decision = decide(policy, request.scores, prior, request.failed, request.tokens, keys)
+        policy, scores = self.card.policy, require_scores(request.scores, "scores", self.card.contract.scale)
+        if self.card.score_map is not None:
+            scores = self.card.score_map.apply(scores)
+        decision = decide(policy, scores.tolist(), prior, request.failed, request.tokens, keys)
         metrics.DECISIONS.labels(decision.action, decision.reason).inc()
         return DecideResponse(
             **decision.model_dump(),
             prior=prior,
             contract=self.fingerprint,
             chance_correct=self.card.chance_correct(decision.best, decision.drawn, prior),
-            promise=self._promise(request, question, prior, keys),
+            promise=self._promise(request, scores, question, prior, keys),
         )
 
     def describe(self) -> Description:
         """Contract, policy, certificate and versions of the bundle."""
         card = self.card
         return Description(
-            **card.model_dump(mode="json"), fingerprint=self.fingerprint, promise=card.promise, says=card.says
+            **card.model_dump(mode="json"),
+            fingerprint=self.fingerprint,
+            promise=card.promise,
+            says=card.says,
+            models={name: gateway.card.says for name, gateway in self.gateways.items()},
         )
 
     async def health(self) -> Health:
         """What is there and what is away."""
         return Health(
             predictor=await self.predictor.ready(),
-            away=await self.gateway.away() if self.gateway else [],
-            requests=self.gateway.in_flight if self.gateway else 0,
+            away=[why for gateway in self.gateways.values() for why in await gateway.away()],
+            requests=self.in_flight,
         )
 
     async def ready(self) -> bool:
@@ -122,6 +188,7 @@ class Backend:
     def _promise(
         self,
         request: DecideRequest,
+        mapped: NDArray[np.float64],
         question: Question | None,
         prior: Prior | None,
         keys: Sequence[str | None] | None,
@@ -135,6 +202,8 @@ class Backend:
         policy, drawn = self.card.policy, max(len(request.scores), len(keys or ()))
         if self.card.promise is None or question is None or request.contract is None or request.failed:
             return None
+        if self.card.certificate is None or not self.card.certificate.covers(question):
+            return None
         if drawn:
             if (keys is not None) != policy.reads_answers or (policy.reads_scores and not request.scores):
                 return None
@@ -142,7 +211,7 @@ class Backend:
             if isinstance(policy, Value) and (request.tokens is not None) != counted:
                 return None
             tokens = None if request.tokens is None else np.array([request.tokens], float)
-            scores = np.array([request.scores or [np.nan] * drawn])
+            scores = mapped[None] if mapped.size else np.full((1, drawn), np.nan)
             answers = None if keys is None else number_answers(keys)
             priors = None if prior is None else PriorBatch.of([prior])
             if drawn not in round_ends(policy, scores, priors, tokens, answers):

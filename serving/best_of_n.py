@@ -7,7 +7,9 @@ the same candidates in the same order, and what was promised of it holds.
 """
 
 import asyncio
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +18,7 @@ from statistics import median
 from data.answers import answer_key, extract_answer
 from data.contract import ScoreContract
 from data.errors import ModelError, QuestionError, ScoreError
+from data.score_map import ScoreMap
 from models.generator.base import Candidate
 from models.generator.http import AsyncHttpGenerator
 from models.reward.base import StepScores
@@ -27,6 +30,7 @@ from serving import metrics
 from serving.draws import Answer, Ask, Draw, Ended, select_draw
 from serving.priors import PriorSource
 
+logger = logging.getLogger("optscale.best_of_n")
 SEEDS = 2**31
 MAJORITY = Selection(kind="majority")
 UNSCORED = StepScores(None, 1)  # it has steps, and no score of them came
@@ -41,6 +45,7 @@ class BestOfN:
     reward_model : None where nothing scores candidates: then policies that read scores cannot be used.
     prior_source : None where no prior is asked for.
     contract : how step scores become a score.
+    score_map : how a raw score becomes one in [0, 1].
     population : prior where the prior source gives none within ``prior_timeout`` seconds.
     per_request : candidates a request to the generator; None: all of a round.
     agreement : without the reward model, vote among this many candidates; None gives up instead.
@@ -54,8 +59,13 @@ class BestOfN:
     population: Prior | None
     per_request: int | None = 1
     agreement: int | None = None
+    score_map: ScoreMap | None = None
     prior_timeout: float = 5.0
     speed: float = 0.0
+
+    def in_unit(self, score: float) -> float:
+        """The score in [0, 1] that decisions read."""
+        return score if self.score_map is None else float(self.score_map.apply(score))
 
     async def answer(self, ask: Ask, on_cancel: Callable[[Answer], None] | None = None) -> Answer:
         """Draw, score and decide until the policy, the deadline or the budget ends it.
@@ -129,10 +139,13 @@ class _Run(Answer):
             if not draw.given:
                 tokens = min(round(draw.seconds * self.owner.speed), self.ask.sampling.max_tokens)
                 draw.candidate = draw.candidate._replace(tokens=tokens)
-        if any(map(_failed, self.draws)):
-            self.degraded.append("the generator failed on some candidates")
-        if self.fits and any(draw.step_scores and draw.unscored for draw in self.draws):
-            self.degraded.append("the reward model failed on some candidates")
+        failed = [draw.candidate.cause for draw in self.draws if draw.candidate.status == "failed"]
+        unscored = [d.step_scores.cause for d in self.draws if self.fits and d.step_scores and d.unscored]
+        for who, causes in (("generator", failed), ("reward model", unscored)):
+            if causes:
+                commonest = [cause for cause, _ in Counter(filter(None, causes)).most_common(2)]
+                self.cause = self.cause or "; ".join(commonest)
+                self.degraded.append(": ".join([f"the {who} failed on some candidates", *commonest]))
         self.chosen = self._choose()
 
     async def _predict(self) -> None:
@@ -151,7 +164,7 @@ class _Run(Answer):
     async def _round(self, count: int) -> bool:
         """See ``count`` further candidates; false where that cannot be gone on with."""
         await self._see(self.seen + count)
-        if all(map(_failed, self.draws[self.seen - count : self.seen])):
+        if all(draw.lost for draw in self.draws[self.seen - count : self.seen]):
             self.end("generator", "the generator gave no candidate of a whole round")
             return False
         seen = self.draws[: self.seen]
@@ -236,7 +249,7 @@ class _Run(Answer):
             )
         except ModelError as error:
             self.error = error
-            candidates = [draw.candidate._replace(status="failed") for draw in draws]
+            candidates = [draw.candidate._replace(status="failed", cause=str(error)) for draw in draws]
         started = time.perf_counter()
         for draw, candidate in zip(draws, candidates, strict=True):
             draw.candidate = candidate
@@ -245,18 +258,17 @@ class _Run(Answer):
             elif (key := ask.read(draw.text)) is not None:
                 draw.answer = key
             elif draw.complete:
-                self.error = ModelError(f"it is not of the form asked for: {draw.text[:100]!r}")
-                draw.candidate = candidate._replace(status="failed", text=None)
+                cause = "a text that is not of the form asked for"
+                draw.candidate = candidate._replace(status="failed", text=None, cause=cause)
         self.decision_seconds += time.perf_counter() - started
         if self.owner.reward_model is None:
             return
         complete = [draw for draw in draws if draw.complete]
-        for draw in complete:
-            if not draw.text.strip():
-                draw.step_scores = StepScores(None, 0)
-            elif not self.scoring:
+        if self.scoring:
+            await self._score(complete)
+        else:
+            for draw in complete:
                 draw.step_scores = UNSCORED
-        await self._score([draw for draw in complete if draw.step_scores is None])
 
     async def _score(self, draws: list[Draw]) -> None:
         # Candidates of an easy question are often the same to the letter: score each text once.
@@ -271,9 +283,11 @@ class _Run(Answer):
             draw.step_scores = (await self.scored[draw.text])[draw.text]
             if draw.step_scores.steps is not None:
                 try:
-                    draw.score = self.owner.contract.score(draw.step_scores.steps)
+                    draw.raw_score = self.owner.contract.score(draw.step_scores.steps)
+                    draw.score = self.owner.in_unit(draw.raw_score)
                 except ScoreError as error:
                     self.error = error
+                    draw.step_scores = draw.step_scores._replace(cause=str(error))
 
     async def _score_texts(self, texts: list[str]) -> dict[str, StepScores]:
         reward_model = self.owner.reward_model
@@ -284,6 +298,8 @@ class _Run(Answer):
             scores = await reward_model.score(items, observe)
         except* ModelError as group:
             self.error = group.exceptions[0]
+            logger.error("%s", self.error)
+            scores = [UNSCORED._replace(cause=str(self.error))] * len(texts)
         return dict(zip(texts, scores, strict=True))
 
     def _observe(self, upstream: str, seconds: float, error: BaseException | None) -> None:
@@ -307,7 +323,3 @@ class _Run(Answer):
                 self.degraded.append("chosen by agreement among candidates, without scores")
             self.selection = MAJORITY
         return select_draw(shown, self.selection)
-
-
-def _failed(draw: Draw) -> bool:
-    return draw.candidate.status == "failed"

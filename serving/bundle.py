@@ -10,12 +10,13 @@ from pydantic import Field, ValidationError, model_validator
 from data.contract import ScoreContract
 from data.errors import BundleError, ConfigError
 from data.record import Record
+from data.score_map import ScoreMap
 from data.validation import explain
 from models.tokenizer import open_tokenizer
 from predictor.certificate import Certificate
 from predictor.correctness import Correctness
 from predictor.empirical import load_family
-from predictor.policies import AnyPolicy
+from predictor.policies import AnyPolicy, FixedN
 from predictor.prior import Prior
 from serving.settings import GatewaySettings
 
@@ -47,7 +48,17 @@ class BundleCard(Record):
                 f"model_version is null, so there is no predictor, but the policy, {self.policy.kind}, reads "
                 "a prior: take one by answers, fixed or schedule, without give_up"
             )
+        if self.contract.scale == "raw" and self.policy.reads_scores and self.score_map is None:
+            raise ValueError(
+                f"the contract's scores are raw, and no certificate says how to map them to those that the "
+                f"policy, {self.policy.kind}, reads: take a policy with selection majority, or certify one"
+            )
         return self
+
+    @property
+    def score_map(self) -> ScoreMap | None:
+        """What maps the contract's raw scores to those that the policy reads."""
+        return None if self.certificate is None else self.certificate.score_map
 
     @property
     def promise(self) -> str | None:
@@ -111,6 +122,13 @@ class Bundle(Record):
         if card.certificate is not None:
             card.certificate.require_contract(card.contract.fingerprint)
         return cls(path=Path(path), card=card)
+
+    def at_full_cap(self) -> Self:
+        """The bundle with the reference in the policy's place: nothing is saved, and nothing lost."""
+        card = self.card
+        reference = FixedN(target=card.policy.target, cap=card.policy.cap, selection=card.policy.selection)
+        policy = reference if card.certificate is None else card.certificate.fallback
+        return self.model_copy(update={"card": card.model_copy(update={"policy": policy})})
 
     def population(self) -> Prior | None:
         """The population's prior, as the predictor's card has it; None in a bundle without a predictor.

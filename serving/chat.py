@@ -166,6 +166,7 @@ class Explanation(BaseModel):
     chance_correct: float | None = Field(description="Chance that the answer is right, where it is known.")
     explored: bool = Field(description="Drawn to the full cap for the log, whatever the policy said.")
     contract: str = Field(description="Fingerprint of the contract that the scores were made under.")
+    model_version: str | None = Field(description="Version of the registered predictor; null: there is none.")
     promise: str | None = Field(
         description="The certificate's statement; null where the request or a fault puts it aside."
     )

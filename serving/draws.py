@@ -71,6 +71,7 @@ class Draw:
     answer: str | None = None
     step_scores: StepScores | None = None
     score: float | None = None
+    raw_score: float | None = None
     round: int = 0
     seconds: float = 0.0
     repeated: bool = False
@@ -85,6 +86,16 @@ class Draw:
     def complete(self) -> bool:
         """The generator ended it by itself."""
         return self.candidate.status == "complete"
+
+    @property
+    def lost(self) -> bool:
+        """The generator gave nothing at all in its place."""
+        return self.candidate.status == "failed" and self.candidate.text is None
+
+    @property
+    def whole(self) -> bool:
+        """It is complete and has a text."""
+        return self.complete and bool(self.text.strip())
 
     @property
     def text(self) -> str:
@@ -117,19 +128,25 @@ class Draw:
 
 
 def select_draw(draws: Sequence[Draw], selection: Selection) -> Draw | None:
-    """The candidate that a selection takes, as replay does; one with a text where that has none.
+    """The candidate that a selection takes, as replay does; a whole one where that is not.
 
-    Replay counts a candidate that failed like any other miss, and may take it; a client is owed a text.
+    Replay counts a candidate that failed or was cut like any other miss, and may take it; a client is owed a
+    whole text, the one with the same answer if there is one. A cut one is delivered where others gave its
+    answer too, or where no candidate is whole. None where none has a text.
     """
     if not draws:
         return None
     scores = np.array([[draw.score or 0.0 for draw in draws]])
     chosen = draws[selection.choose(number_answers([draw.answer for draw in draws]), scores)]
-    if chosen.text.strip():
+    if chosen.whole:
         return chosen
-    whole = [draw for draw in draws if draw.complete]
-    cut = [draw for draw in draws if draw.candidate.status == "cut" and draw.text]
-    return next(iter([draw for draw in whole if draw.text.strip()] or cut or whole), None)
+    alike = [draw for draw in draws if draw.answer == chosen.answer and draw.answer is not None]
+    cut = [draw for draw in draws if draw.candidate.status == "cut" and draw.text.strip()]
+    voted = [chosen] if chosen in cut and len(alike) > 1 and not selection.reads_scores else []
+    for among in ([d for d in alike if d.whole], voted, [d for d in draws if d.whole], cut):
+        if among:
+            return among[0]
+    return None
 
 
 def best_first(answer: "Answer", count: int) -> list[Draw]:
@@ -167,6 +184,7 @@ class Answer:
         it needs.
     degraded : what was away or cut short, in words.
     error : the last thing that went wrong upstream.
+    cause : why candidates failed, in words.
     decision_seconds : time spent on deciding.
     """
 
@@ -181,6 +199,7 @@ class Answer:
     ended: Ended = "decided"
     degraded: list[str] = field(default_factory=list)
     error: Exception | None = None
+    cause: str = ""
     decision_seconds: float = 0.0
 
     @property
@@ -232,6 +251,7 @@ def log_row(
             "round": draw.round,
             "status": draw.status,
             "score": draw.score,
+            "raw_score": draw.raw_score if contract.scale == "raw" else None,
             "step_scores": draw.step_scores.steps if draw.step_scores and draw.score is not None else None,
             "tokens": draw.tokens,
             "prompt_tokens": draw.candidate.prompt_tokens,

@@ -29,6 +29,7 @@ from serving.chat import ChatResponse, Explanation, Shown, make_response
 from serving.draws import Answer, best_first, log_row
 from serving.errors import RequestError
 from serving.intake import Intake, Prepared, first_line
+from serving.keys import CALLER
 from serving.passthrough import Forward, failed
 from serving.priors import PriorSource
 from serving.settings import GatewaySettings
@@ -46,7 +47,7 @@ class Gateway:
         if (reward := self.settings.reward) is not None:
             self.reward_model = AsyncHttpRewardModel(reward)
             scored = {**self.reward_model.identity, "aggregation": reward.aggregation}
-            scored["decimals"] = self.card.contract.decimals
+            scored |= {"decimals": self.card.contract.decimals, "scale": self.card.contract.scale}
             expected, population = self.card.contract, bundle.population()
         self.contract = ScoreContract(
             **self.generator.identity, sampling=settings.generator.sampling, **scored
@@ -60,6 +61,7 @@ class Gateway:
             population,
             per_request=settings.per_request,
             agreement=settings.agreement if settings.without_reward == "agreement" else None,
+            score_map=self.card.score_map,
             prior_timeout=settings.predictor_timeout,
         )
         log, folder = settings.log, settings.log.location()
@@ -158,6 +160,8 @@ class Gateway:
 
         def record(answer: Answer, status: int = 499) -> None:
             seconds = time.monotonic() - started
+            if (caller := CALLER.get()) is not None:
+                caller.tokens += answer.tokens.generated
             metrics.count_answer(answer, certificate.target if certificate else ask.policy.target)
             metrics.REQUESTS.labels(answer.ended, status).inc()
             if self.log is not None and answer.draws:
@@ -196,6 +200,7 @@ class Gateway:
         as_certified = ask.policy == self.card.policy and sampled == self.contract
         as_certified &= ask.token_budget is None and not answer.degraded
         as_certified &= "messages" not in ask.extra_fields
+        as_certified &= self.card.certificate is None or self.card.certificate.covers(ask.question)
         chance = None
         if score is not None and sampled == self.contract:
             drawn = sum(draw.given for draw in answer.shown)
@@ -219,6 +224,7 @@ class Gateway:
             chance_correct=chance,
             explored=ask.explore,
             contract=sampled.fingerprint,
+            model_version=self.card.model_version,
             promise=self.card.promise if as_certified else None,
             tokens=answer.tokens,
             seconds=seconds,
@@ -237,7 +243,8 @@ async def _why_away(name: str, model: AsyncHttpGenerator | AsyncHttpRewardModel)
 
 def _no_answer(answer: Answer) -> RequestError:
     """Why there is nothing to answer with."""
-    reason = f": {first_line(answer.error)}" if answer.error else ""
+    said = answer.cause or (first_line(answer.error) if answer.error else "")
+    reason = f": {said}" if said else ""
     match answer.ended:
         case "deadline":
             return RequestError(504, f"no candidate was ready by the deadline{reason}", "timeout_error")

@@ -21,6 +21,7 @@ from serving.draws import Ask
 from serving.errors import RequestError, bad
 from serving.fields import sort_fields
 from serving.json_answers import json_reader
+from serving.keys import CALLER
 from serving.passthrough import Forward, forward_chat
 from serving.settings import GatewaySettings
 
@@ -64,7 +65,6 @@ class Intake:
             If it cannot be answered as it is.
         """
         settings, options = self.settings, request.optscale or Options()
-        self.require_model(request.model)
         configured = settings.generator.extra_body
         kinds = sort_fields(request.model_extra or {}, configured)
         if request.seed is not None and not settings.generator.seeds:
@@ -112,12 +112,6 @@ class Intake:
         )
         return Prepared(request, ask, sampled, notes)
 
-    def require_model(self, name: str) -> None:
-        """Raise RequestError unless the model is served here."""
-        if name != self.settings.generator.model:
-            message = f"there is no model {name!r} here; GET /v1/models lists what there is"
-            raise RequestError(404, message, param="model", code="model_not_found")
-
     def allow(self, asked: Forward) -> Forward:
         """The request, where the generator may answer alone; else a RequestError."""
         if not self.settings.passthrough:
@@ -144,9 +138,11 @@ class Intake:
             raise bad("nothing scores candidates here, so there is no target", "optscale.target")
         if "confidence" in changes and not policy.has_confidence:
             raise bad(f"the policy here, {policy.kind}, has no confidence", "optscale.confidence")
-        cap, wanted = changes.get("cap", policy.cap), request.n or 1
+        cap, wanted, caller = changes.get("cap", policy.cap), request.n or 1, CALLER.get()
         if cap > policy.cap:
             raise bad(f"at most {policy.cap} candidates are drawn here", "optscale.cap")
+        if caller and caller.key.candidates and caller.key.candidates < cap:
+            changes["cap"] = cap = caller.key.candidates
         if wanted > cap:
             raise bad(
                 f"n is the number of choices, at most {cap}, the candidates that are drawn; "

@@ -36,6 +36,8 @@ UPSTREAM = Histogram(
     "optscale_upstream_seconds", "Seconds of upstream requests", ["upstream"], buckets=SECONDS
 )
 UPSTREAM_ERRORS = Counter("optscale_upstream_errors", "Upstream requests that failed", ["upstream", "kind"])
+KEY_REQUESTS = Counter("optscale_key_requests", "Requests to OpenAI's routes by API key", ["key"])
+KEY_TOKENS = Counter("optscale_key_tokens", "Generated tokens by API key", ["key"])
 IN_FLIGHT = Gauge("optscale_in_flight", "Requests under way", multiprocess_mode="livesum")
 OVERHEAD = Histogram("optscale_decision_seconds", "Seconds spent on deciding, a request", buckets=SECONDS)
 
@@ -57,7 +59,7 @@ def count_answer(answer: Answer, promised: float) -> None:
     for draw in answer.draws:
         CANDIDATES.labels(draw.status).inc()
     for why in answer.degraded:
-        DEGRADED.labels(why).inc()
+        DEGRADED.labels(why.partition(":")[0]).inc()  # what a server said of it is no label
     TOKENS.labels("generated").inc(tokens.generated)
     TOKENS.labels("thrown_away").inc(tokens.thrown_away)
     TOKENS.labels("cancelled").inc(tokens.cancelled_estimate)

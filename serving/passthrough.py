@@ -11,6 +11,7 @@ from data.errors import ModelError
 from serving.chat import Alone, ChatRequest
 from serving.errors import RequestError, error_event
 from serving.fields import Sorted, forwarded
+from serving.keys import Caller
 from serving.messages import reasons_alone
 
 THEIRS = frozenset({400, 404, 409, 413, 415, 422, 429})
@@ -37,8 +38,8 @@ class Forward(NamedTuple):
         """What marks the answer, be it a stream."""
         return {"x-optscale-passthrough": self.reason}
 
-    def mark(self, answer: bytes, request_id: str) -> bytes:
-        """The generator's answer with the ``optscale`` field.
+    def mark(self, answer: bytes, request_id: str) -> tuple[bytes, int]:
+        """The generator's answer with the ``optscale`` field, and how many tokens it generated.
 
         Raises
         ------
@@ -47,8 +48,11 @@ class Forward(NamedTuple):
         """
         try:
             told = Alone(request_id=request_id, passthrough=self.reason).model_dump()
-            return json.dumps(json.loads(answer) | {"optscale": told}, ensure_ascii=False).encode()
-        except (ValueError, TypeError) as error:
+            marked = json.loads(answer) | {"optscale": told}
+            usage = marked.get("usage") or {}
+            tokens = usage.get("completion_tokens") or usage.get("output_tokens") or 0
+            return json.dumps(marked).encode(), int(tokens)
+        except (ValueError, TypeError, AttributeError) as error:
             shown = answer[:100].decode(errors="replace")
             message = f"the generator answered {self.path} with what is no JSON object: {shown!r}"
             raise RequestError(502, message, "upstream_error") from error
@@ -70,10 +74,12 @@ def forward_chat(chat: ChatRequest, kinds: Sorted, configured: Mapping[str, Any]
     return Forward("/chat/completions", body, why, list(reasons))
 
 
-async def relay(reply: Response) -> AsyncIterator[bytes]:
-    """The events of a stream as they come; one of ours where it breaks off."""
+async def relay(reply: Response, caller: Caller | None) -> AsyncIterator[bytes]:
+    """The events of a stream as they come, counted as tokens; one of ours where it breaks off."""
     try:
         async for piece in reply.aiter_bytes():
+            if caller is not None:
+                caller.tokens += piece.count(b"data:")
             yield piece
     except HTTPError as error:
         yield f"\n\n{error_event(failed(error))}".encode()

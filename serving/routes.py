@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Body, FastAPI, Request
@@ -19,6 +19,7 @@ from serving.chat import AnyRequest, ChatRequest, ChatResponse, ErrorResponse, M
 from serving.errors import RequestError, error_event, error_response, fault
 from serving.gateway import Gateway
 from serving.intake import Prepared
+from serving.keys import CALLER
 from serving.passthrough import Forward, failed, relay
 from serving.schemas import (
     DecideRequest,
@@ -44,8 +45,8 @@ STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-strea
 
 @asynccontextmanager
 async def _running(app: FastAPI) -> AsyncIterator[None]:
-    gateway = app.state.backend.gateway
-    async with gateway.running(app.state.backend.tracer_provider) if gateway else nullcontext():
+    stage = getattr(app.state, "stage", None)
+    async with app.state.backend.running() if stage is None else stage:
         yield
 
 
@@ -72,7 +73,7 @@ async def chat_completions(request: Request, chat: ChatRequest) -> Response:
 
     ``stream: true`` streams it once it is chosen, with comments until then.
     """
-    gateway = _gateway(request)
+    gateway = _backend(request).gateway_of(chat.model)
     prepared = gateway.intake.prepare(chat)
     if isinstance(prepared, Forward):
         return await _pass_on(request, gateway, prepared)
@@ -93,9 +94,8 @@ async def chat_completions(request: Request, chat: ChatRequest) -> Response:
 @app.post("/v1/responses", response_model=PassedOn, responses=STREAMED, tags=["OpenAI"])
 async def others(request: Request, body: AnyRequest) -> Response:
     """The generator's own answer: Best-of-N is for chats."""
-    gateway, route = _gateway(request), request.scope["route"].path.removeprefix("/v1")
-    if route != "/embeddings":  # a server may have a model for them beside the one that answers
-        gateway.intake.require_model(body.model)
+    route = request.scope["route"].path.removeprefix("/v1")
+    gateway = _backend(request).gateway_of(body.model, others=route == "/embeddings")
     fields = body.model_dump(exclude_unset=True, exclude={"optscale"})
     return await _pass_on(
         request, gateway, gateway.intake.allow(Forward(route, fields, "route", [f"/v1{route}"]))
@@ -104,15 +104,14 @@ async def others(request: Request, body: AnyRequest) -> Response:
 
 @app.get("/v1/models", response_model_exclude_unset=True, tags=["OpenAI"])
 async def models(request: Request) -> ModelList:
-    """The generator's name; requests for it are answered with Best-of-N."""
-    name = _gateway(request).settings.generator.model
-    return ModelList(object="list", data=[_model(name)])
+    """The generators' names; requests for them are answered with Best-of-N."""
+    return ModelList(object="list", data=[_model(name) for name in _backend(request).models()])
 
 
 @app.get("/v1/models/{name:path}", response_model_exclude_unset=True, tags=["OpenAI"])
 async def model(request: Request, name: str) -> Model:
     """One of them."""
-    _gateway(request).intake.require_model(name)
+    _backend(request).gateway_of(name)
     return _model(name)
 
 
@@ -174,14 +173,6 @@ def _backend(request: Request) -> Backend:
     return backend
 
 
-def _gateway(request: Request) -> Gateway:
-    gateway = _backend(request).gateway
-    if gateway is None:
-        missing = "this bundle has no generator: ship it with gateway settings"
-        raise RequestError(503, missing, "not_configured")
-    return gateway
-
-
 def _model(name: str) -> Model:
     return Model(id=name, object="model", created=0, owned_by="optscale")
 
@@ -230,13 +221,17 @@ async def _pass_on(request: Request, gateway: Gateway, asked: Forward) -> Respon
     """What the generator answers alone: a stream as it comes, all else marked."""
     request.state.log = {"passthrough": asked.reason}
 
+    caller = CALLER.get()
+
     async def begin() -> Response:
         async with AsyncExitStack() as held:
             held.enter_context(gateway.place())
             reply = await held.enter_async_context(gateway.forward(asked))
             if reply.headers.get("content-type", "").startswith("text/event-stream"):
-                return Held(held.pop_all(), relay(reply), asked.headers)
-            answer = asked.mark(await reply.aread(), request.state.request_id)
+                return Held(held.pop_all(), relay(reply, caller), asked.headers)
+            answer, tokens = asked.mark(await reply.aread(), request.state.request_id)
+        if caller is not None:
+            caller.tokens += tokens
         return Response(answer, media_type="application/json", headers=asked.headers)
 
     try:

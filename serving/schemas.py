@@ -74,6 +74,12 @@ class Asked(Request):
         return question
 
 
+class Placed(Asked):
+    """A question, and the folder of the bundle whose predictor is asked: between the two services."""
+
+    bundle: str
+
+
 class PredictRequest(BaseModel):
     """Questions that nothing was drawn of yet."""
 
@@ -103,8 +109,11 @@ class DecideRequest(Asked):
     )
 
     prior: Prior | None = None
-    scores: list[Annotated[float, Field(ge=0, le=1)]] = Field(
-        default_factory=list, max_length=MAX_SCORES, examples=[[0.31, 0.42]]
+    scores: list[float] = Field(
+        default_factory=list,
+        max_length=MAX_SCORES,
+        examples=[[0.31, 0.42]],
+        description="In [0, 1]; any numbers where the contract's scores are raw.",
     )
     tokens: list[Annotated[int, Field(ge=0, le=2**31)]] | None = Field(
         None, max_length=MAX_SCORES, description="Completion tokens of each scored candidate."
@@ -148,6 +157,7 @@ class Description(BaseModel):
     fingerprint: str = Field(description="Of the score contract.")
     promise: str | None = Field(description="What is certified of the policy; null where nothing is.")
     says: str = Field(description="The promise; where there is none, that, and what is drawn all the same.")
+    models: dict[str, str] = Field(description="The same of each model that is served.")
 
 
 class Health(BaseModel):

@@ -16,8 +16,16 @@ from predictor.policies import AnyPolicy
 
 KEYS, KEYS_FILE = "OPTSCALE_API_KEYS", "OPTSCALE_API_KEYS_FILE"
 """Environment variables with API keys, commas between, and with the name of a file of them."""
-OVERRIDES = "OPTSCALE_GATEWAY"
-"""Environment variable that names a YAML file with settings that differ where the bundle runs."""
+OVERRIDES = "OPTSCALE_GATEWAY_FILE"
+"""Environment variable that names a YAML file with settings that differ where the bundle runs; of several
+bundles one each, a colon between."""
+MORE_BUNDLES = "OPTSCALE_MORE_BUNDLES"
+"""Environment variable with folders of further bundles to serve, a colon between."""
+OLD_OVERRIDES = "OPTSCALE_GATEWAY"
+"""What it was called; with YAML's braces it is the config's ``gateway``, which a bundle carries already."""
+
+CHAMPION = "OPTSCALE_CHAMPION"
+"""Environment variable with the path or URI of the champion's manifest: the service follows it."""
 
 
 class LogSettings(Record):
@@ -95,15 +103,29 @@ class GatewaySettings(Record):
             )
 
 
-def override(settings: GatewaySettings | None) -> GatewaySettings | None:
-    """The settings with those of ``$OPTSCALE_GATEWAY`` in their place.
+def spend_file() -> Path:
+    """Where it is kept what API keys have spent.
+
+    Raises
+    ------
+    ConfigError
+        If no place is named.
+    """
+    if not os.environ.get(HOME):
+        raise ConfigError(f"API keys have limits: name a folder to keep their counts in, with ${HOME}")
+    return state_home() / "spent.db"
+
+
+def override(settings: GatewaySettings | None, bundle: int = 0) -> GatewaySettings | None:
+    """The settings with those of ``$OPTSCALE_GATEWAY_FILE`` in their place, for the bundle of that number.
 
     Raises
     ------
     ConfigError
         If the file cannot be read, or they are no settings together.
     """
-    if not (file := os.environ.get(OVERRIDES)):
+    files = (os.environ.get(OVERRIDES) or old_overrides() or "").split(os.pathsep)
+    if not (file := files[bundle] if bundle < len(files) else ""):
         return settings
     try:
         changes = yaml.safe_load(Path(file).read_text())
@@ -113,6 +135,12 @@ def override(settings: GatewaySettings | None) -> GatewaySettings | None:
         raise ConfigError(f"${OVERRIDES}, {file}: {explain(error.errors(), GatewaySettings)}") from error
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"${OVERRIDES}, {file}: {error}") from error
+
+
+def old_overrides() -> str | None:
+    """The file that the old name of `OVERRIDES` names, if it names one."""
+    given = os.environ.get(OLD_OVERRIDES, "")
+    return None if given[:1] in ("", "{", "[") or given == "null" else given
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,10 @@
 halves a pool by the hash of its questions' ids; policies are designed on one half, certified on questions
 that are drawn again (with replacement) from the other, the population that the promise is about.
 
-    python -m tests.projects made [--lose .05 | --change .1 | ...] [--projects 100]
+    python -m tests.projects made [--lose .05 | --change .1 | ...] [--questions 300] [--projects 100]
 
-makes questions with answers, scores and ties of several kinds, anew for each project.
+makes questions with answers, scores and ties of several kinds, anew for each project: half as many to
+design on as to certify on.
 """
 
 import argparse
@@ -135,15 +136,16 @@ KINDS: dict[str, Maker] = {
 }
 
 
-def simulated(goals: list[Goal], projects: int, settings: CertifySettings) -> None:
-    """Projects of made questions: 150 to design on, 300 to certify on, 1,500 that the promise is about."""
+def simulated(goals: list[Goal], questions: int, projects: int, settings: CertifySettings) -> None:
+    """Projects of made questions; the promise is about 1,500 others."""
+    counts = questions // 2, questions, 1500
     for goal in goals:
         ((loss, risk),) = goal.epsilon.items()
         for name, maker in KINDS.items():
             broken, shares, saving = 0, list[float](), list[float]()
             for number in range(projects):
                 rng = np.random.default_rng(number)
-                seen, calibration, population = (maker(rng, count) for count in (150, 300, 1500))
+                seen, calibration, population = (maker(rng, count) for count in counts)
                 made = design(FixedN(cap=CAP), goal, settings, seen)
                 found = project(made, calibration, settings.orders, number)
                 asked = Orders(population, RULE, 1, made.judge)
@@ -180,4 +182,4 @@ if __name__ == "__main__":
         real(given["pool"], Goal(**named or {"lose": 0.05}), given["questions"], given["projects"], chosen)
     else:
         goals = [Goal(lose=0.03), Goal(lose=0.05), Goal(change=0.1), Goal(hit=0.03, target=0.7)]
-        simulated([Goal(**named)] if named else goals, given["projects"], chosen)
+        simulated([Goal(**named)] if named else goals, given["questions"], given["projects"], chosen)

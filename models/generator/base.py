@@ -18,6 +18,8 @@ class Candidate(NamedTuple):
     prompt_tokens: int
     status: Status
     seed: int
+    cause: str | None = None
+    """Why it failed; None where it did not."""
     reasoning: str | None = None
     """What a server keeps apart from its answer; the text begins with it, in ``<think>``."""
 

@@ -12,16 +12,19 @@ from httpx2 import Response
 from data.contract import Sampling
 from data.errors import QuestionError
 from data.question import Question
+from models.faults import explain_fault, reason_in
 from models.generator.base import Candidate, Status, in_think
 from models.http_client import FAULTS, HttpModel, Observe, call, require_served
+from models.reward.base import scored_part
 from models.settings import HttpGeneratorSettings
 
 logger = logging.getLogger(__name__)
 SEEDS = 2**31
-UNREAD: Any = {
-    "headers": {"X-Stainless-Raw-Response": "stream"}
-}  # by it OpenAI's client leaves a body unread
-STATUS: dict[str, Status] = {"stop": "complete", "length": "cut"}
+UNREAD: Any = {"headers": {"X-Stainless-Raw-Response": "stream"}}
+"""By it OpenAI's client leaves a body unread."""
+# What servers call an end that the model came to, and one that the limit of tokens made.
+ENDED = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn"})
+CUT = frozenset({"length", "max_tokens", "model_length"})
 
 
 class TurnsError(QuestionError):
@@ -66,13 +69,13 @@ class AsyncHttpGenerator(HttpModel):
             try:
                 async with self._request(observe):
                     answer = await self._ask(question, count - len(found), number, sampling, more)
-                    candidates = self._read(answer, number)[: count - len(found)]
+                    candidates = self._read(answer, number, sampling)[: count - len(found)]
             except (*FAULTS, TurnsError) as error:
-                logger.warning("question %s got no answer: %s: %s", question.id, type(error).__name__, error)
-                candidates = []
-            if not candidates:
-                missing = count - len(found)
-                return found + [Candidate(None, 0, 0, "failed", number)] * missing
+                cause = explain_fault(error, self.settings)
+                logger.warning("question %s got no answer: %s", question.id, cause)
+                return found + [Candidate(None, 0, 0, "failed", number, cause=cause)] * (count - len(found))
+            for cause in {one.cause for one in candidates if one.cause}:
+                logger.warning("question %s got an answer that is none: %s", question.id, cause)
             found += candidates
         return found
 
@@ -129,7 +132,9 @@ class AsyncHttpGenerator(HttpModel):
         prompt = self.settings.template.replace("{question}", turns[-1]["content"])
         return await self.client.post("/completions", body={"prompt": prompt, **body}, cast_to=object)
 
-    def _read(self, answer: Any, seed: int) -> list[Candidate]:
+    def _read(self, answer: Any, seed: int, sampling: Sampling) -> list[Candidate]:
+        if not isinstance(answer, dict) or not answer.get("choices"):
+            raise ValueError(f"200 without choices: {reason_in(answer)}")
         choices, usage = answer["choices"], answer.get("usage")
         if usage is None:
             raise ValueError("the answer counts no tokens: it has no usage")
@@ -137,17 +142,14 @@ class AsyncHttpGenerator(HttpModel):
         tokens = [_counted(choice) for choice in choices]
         if None in tokens:
             tokens = _apportion(usage["completion_tokens"], texts)
-        return [
-            Candidate(
-                text=text,
-                tokens=count or 0,
-                prompt_tokens=usage["prompt_tokens"],
-                status=STATUS.get(choice.get("finish_reason"), "failed"),
-                seed=seed,
-                reasoning=_reasoning(choice),
-            )
-            for choice, text, count in zip(choices, texts, tokens, strict=True)
-        ]
+        found = []
+        for choice, text, count in zip(choices, texts, tokens, strict=True):
+            status, cause = _judge(choice, text, (count or 0) >= sampling.max_tokens)
+            # What failed has no text, so that it is neither delivered nor a vote.
+            text = "" if cause else text
+            prompt = usage.get("prompt_tokens") or 0
+            found.append(Candidate(text, count or 0, prompt, status, seed, cause, _reasoning(choice)))
+        return found
 
 
 class HttpGenerator:
@@ -178,21 +180,54 @@ class HttpGenerator:
         return [[candidate for task in tasks for candidate in task.result()] for tasks in asked]
 
 
+def _judge(choice: Any, text: str, full: bool) -> tuple[Status, str | None]:
+    """Status of a choice, and why it failed if it did; ``full``: it has all the tokens that it may have."""
+    ended, message = choice.get("finish_reason"), choice.get("message") or {}
+    if refusal := message.get("refusal"):
+        return "failed", f"the model refused: {reason_in(refusal)}"
+    if choice.get("error"):
+        return "failed", reason_in(choice["error"])
+    name = str(ended).lower()
+    if name in CUT or (ended is None and full):
+        return "cut", None
+    if name not in ENDED and ended is not None:
+        return "failed", f"finish_reason {ended}"
+    if not scored_part(text, "answer").strip():
+        return "failed", f"an empty answer (finish_reason {ended})"
+    return "complete", None
+
+
 def _text(choice: Any) -> str:
     """The completion; what a server has taken out as reasoning is put back where it was."""
     if "message" not in choice:
-        text = str(choice["text"])
+        text = _joined(choice["text"])
     else:
-        reasoning, content = _reasoning(choice), choice["message"].get("content") or ""
-        text = f"{in_think(reasoning)}{content}" if reasoning else str(content)
-    return text.encode(errors="replace").decode()  # JSON can hold half a character, which nothing else can
+        text, reasoning = _joined((choice["message"] or {}).get("content")), _reasoning(choice)
+        text = f"{in_think(reasoning)}{text}" if reasoning else text
+    return _whole(text)
 
 
 def _reasoning(choice: Any) -> str | None:
     """What a server keeps apart from the answer."""
     message = choice.get("message") or {}
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
-    return str(reasoning).encode(errors="replace").decode() if reasoning else None
+    content = message.get("content")
+    thoughts = [part.get("thinking") for part in content] if isinstance(content, list) else []
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or _joined(thoughts)
+    return _whole(str(reasoning)) if reasoning else None
+
+
+def _whole(text: str) -> str:
+    """JSON can hold half a character, which nothing else can."""
+    return text.encode(errors="replace").decode()
+
+
+def _joined(content: Any) -> str:
+    """The text of a content, which may be null, or a list of parts."""
+    if isinstance(content, list):
+        return "".join(map(_joined, content))
+    if isinstance(content, dict):
+        return _joined(content.get("text"))
+    return content if isinstance(content, str) else ""
 
 
 def _counted(choice: Any) -> int | None:

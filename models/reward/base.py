@@ -18,6 +18,8 @@ class StepScores(NamedTuple):
     """Tokens read by the reward model."""
     over_length: bool = False
     """The completion has more tokens than the model has positions."""
+    cause: str | None = None
+    """Why it could not be scored, where that was the server's fault."""
 
 
 class RewardModel(Protocol):

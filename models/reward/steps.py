@@ -9,7 +9,7 @@ also contain.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from data.contract import Span
 from data.errors import ModelError
@@ -47,7 +47,7 @@ class Convention:
         return self.encode(tokenizer, question, steps) if steps else None
 
 
-def find_convention(name: ConventionName) -> Convention:
+def find_convention(name: ConventionName | Literal["outcome"]) -> Convention:
     """The convention that the module of its name defines."""
     convention: Convention = import_module(f"models.reward.{name.replace('-', '_')}").CONVENTION
     return convention
@@ -81,13 +81,16 @@ def examples_of(coded: Sequence[Example | StepScores]) -> list[Example]:
     return [one for one in coded if not isinstance(one, StepScores)]
 
 
-def fill_in(coded: Sequence[Example | StepScores], judged: Sequence[list[float] | None]) -> list[StepScores]:
-    """``judged``, the step scores of `examples_of`, put in their places."""
-    steps = iter(judged)
-    return [
-        one if isinstance(one, StepScores) else StepScores(next(steps), len(one["input_ids"]))
-        for one in coded
-    ]
+def fill_in(coded: Sequence[Example | StepScores], judged: Sequence[list[float] | str]) -> list[StepScores]:
+    """``judged``, the step scores of `examples_of` or why there are none, put in their places."""
+    found, rest = list[StepScores](), iter(judged)
+    for one in coded:
+        if isinstance(one, StepScores):
+            found.append(one)
+            continue
+        told, size = next(rest), len(one["input_ids"])
+        found.append(StepScores(None, size, cause=told) if isinstance(told, str) else StepScores(told, size))
+    return found
 
 
 def non_empty_lines(completion: str) -> list[str]:

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from data.errors import ModelError
 from data.files import file_digest
 from data.record import Record
+from data.score_map import ScoreMap
 from data.validation import explain
 from predictor.learned.settings import Kind, PredictorSettings
 from predictor.prior import Prior
@@ -56,6 +57,8 @@ class PredictorCard(Record):
     """Multiplies the precision of every prior that rests on a question; the best on tune questions."""
     contract: str = ""
     """Fingerprint of the scores it speaks of."""
+    score_map: ScoreMap | None = None
+    """What maps raw scores to those it speaks of."""
     data_digest: str = ""
     """Digest of the pool it was fitted on."""
     results: dict[str, float] = Field({})

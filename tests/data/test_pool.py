@@ -85,6 +85,7 @@ print(psutil.Process().num_threads() - before)
 """
 
 
+@pytest.mark.slow
 def test_reading_starts_no_thread(pool, tmp_path):
     """Arrow's own may outlast what it reads, and abort a short run when it ends."""
     table = pa.table({"a": [1]}).replace_schema_metadata({"version": "1"})
@@ -167,6 +168,7 @@ def test_two_that_start_one_pool_lose_no_part(tmp_path, contract, monkeypatch):
     assert len(Pool.open(location).question_ids) == 1
 
 
+@pytest.mark.slow
 def test_processes_that_start_one_pool_at_once_all_add_to_it(tmp_path):
     script = f"""
 import sys

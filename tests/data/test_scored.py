@@ -325,12 +325,15 @@ def test_raw_scores_are_mapped_by_rank(tmp_path):
     lines = [{"question": f"{n}?", "scores": [n - 5, None, n], "correct": [0, 0, 1]} for n in range(9)]
     lines.append({"question": "more?", "scores": [100]})
     import_pool(ScoredFile(write(tmp_path, *lines)), str(tmp_path / "p"))
-    table = load_scores(Pool.open(str(tmp_path / "p")), FoldSettings())
-    assert not table.has_scores
+    pool = Pool.open(str(tmp_path / "p"))
+    table = load_scores(pool, FoldSettings())
+    assert table.score_map == ScoreMap.fit(table.fold("train").raw_scores)
+    nobody = FoldSettings(train=1e-9, tune=0.2, calibration=0.6, test=0.2)
     with pytest.raises(ScoreError, match="this pool has no scores: they are raw"):
-        _ = table.scores
+        _ = load_scores(pool, nobody).scores
     fitted = ScoreMap.fit(table.raw_scores[table.drawn == 3])
-    scores = table.mapped(fitted).scores
+    scores = load_scores(pool, FoldSettings(), fitted).scores
+    assert (scores == table.mapped(fitted).scores)[table.drawn == 3].all()
     assert (scores[table.drawn == 3, 1] == 0).all()
     known = ~np.isnan(table.raw_scores)
     order = table.raw_scores[known].argsort(kind="stable")

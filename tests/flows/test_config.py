@@ -190,6 +190,7 @@ def test_several_losses_share_the_level_of_the_gate():
     assert gate.thresholds(2)["refutation_p_value"] == gate.refutation_level / 2
 
 
+@pytest.mark.slow
 def test_what_commands_print_is_json(capsys):
     from flows.validate import Validated
 
@@ -222,6 +223,7 @@ def test_every_setting_is_documented():
     assert undocumented == []
 
 
+@pytest.mark.slow
 def test_decide_needs_no_heavy_library():
     import subprocess
     import sys
@@ -299,6 +301,7 @@ def test_a_user_without_a_home_has_the_state_folder(tmp_path, monkeypatch):
     assert Path.home() == tmp_path
 
 
+@pytest.mark.slow
 def test_a_locale_without_a_character_gets_the_rest():
     code = "from flows import cli; cli.app = lambda: print('hits ± 2, score ≥ .5'); cli.main()"
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
@@ -318,12 +321,42 @@ def test_serve_listens_where_it_says(monkeypatch, capsys):
     serve.serve_bundle(Config())
     assert started.pop() == ["serve", "optscale:1", "--host", "127.0.0.1", "--port", "3000"]
     assert capsys.readouterr().err == "optscale:1 on http://127.0.0.1:3000\n"
-    serve.serve_bundle(Config(), host="0.0.0.0")
+    with pytest.raises(ConfigError, match="0.0.0.0 can be reached .* no API keys .* or say --open"):
+        serve.serve_bundle(Config(), host="0.0.0.0")
+    assert not started
+    serve.serve_bundle(Config(), host="0.0.0.0", open_to_all=True)
     assert "--host 0.0.0.0" in " ".join(started.pop())
-    assert (
-        "WARNING: 0.0.0.0 can be reached from other machines and no API keys are set"
-        in capsys.readouterr().err
-    )
     monkeypatch.setenv("OPTSCALE_API_KEYS", "k")
     serve.serve_bundle(Config(), host="0.0.0.0")
-    assert "WARNING" not in capsys.readouterr().err
+    assert "--host 0.0.0.0" in " ".join(started.pop())
+    with pytest.raises(ConfigError, match="--also: its home is elsewhere"):
+        serve.serve_bundle(Config(), also=[Config(home="elsewhere")])
+
+
+def test_variables_that_kubernetes_sets_for_a_service_stop_nothing(monkeypatch):
+    for name, value in {
+        "OPTSCALE_PORT": "tcp://10.0.0.1:80",
+        "OPTSCALE_SERVICE_HOST": "10.0.0.1",
+        "OPTSCALE_SERVICE_PORT": "80",
+        "OPTSCALE_SERVICE_PORT_HTTP": "80",
+        "OPTSCALE_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "OPTSCALE_PORT_80_TCP_ADDR": "10.0.0.1",
+        "OPTSCALE_GATEWAY_PORT": "tcp://10.0.0.2:80",
+        "OPTSCALE_GATEWAY_SERVICE_HOST": "10.0.0.2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert load_config().serve == Config().serve
+    monkeypatch.setenv("OPTSCALE_SERVE_PORT", "8080")  # a misspelt OPTSCALE_SERVE__PORT
+    with pytest.raises(ConfigError, match="OPTSCALE_SERVE_PORT"):
+        load_config()
+
+
+def test_a_file_for_the_gateway_is_no_setting_and_its_settings_are(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPTSCALE_GATEWAY_FILE", str(tmp_path / "gateway.yaml"))
+    monkeypatch.setenv("OPTSCALE_GATEWAY", str(tmp_path / "gateway.yaml"))  # its name before
+    assert load_config().gateway is None
+    monkeypatch.setenv(
+        "OPTSCALE_GATEWAY", '{"generator": {"base_url": "http://h/v1", "model": "m"}, "reward": null}'
+    )
+    monkeypatch.setenv("OPTSCALE_CERTIFY__CHOOSE", "true")
+    assert load_config().gateway.generator.model == "m"

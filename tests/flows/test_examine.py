@@ -13,7 +13,7 @@ from flows.config import load_config
 from flows.examine import examine
 from predictor.certificate import Certificate
 from predictor.policies import FixedN, Schedule
-from tests.helpers import make_pool
+from tests.helpers import make_contract, make_pool, make_questions, score_rows
 
 pytestmark = pytest.mark.slow
 
@@ -139,6 +139,7 @@ def test_a_policy_may_select_otherwise_than_the_reference(pool):
     assert [found.row(name).selection for name in ("fixed N", "shipped policy")] == ["best_score", "majority"]
 
 
+@pytest.mark.suite
 def test_scores_alone_are_enough(tmp_path):
     rng = np.random.default_rng(0)
     lines = [
@@ -176,3 +177,27 @@ def test_another_family_can_be_named(pool):
     _, found = examine(config_of(pool, "predictor.family=beta"))
     assert [f.family for f in found.families] == ["beta"]
     assert found.test.priors.family.name == "beta"
+
+
+def make_raw_pool(location, factor, contract):
+    """The candidates of `make_pool`, whose scores come as rewards."""
+    asked, raw = make_questions(180), Pool.create(str(location), contract)
+    rows = score_rows(asked, contract)
+    raw.append([r | {"score": None, "raw_score": factor * (r["score"] - 1)} for r in rows], seconds=1.0)
+
+
+def test_raw_scores_are_decided_on_by_their_rank(tmp_path):
+    """However they are scaled, the same is certified, and the certificate carries the map."""
+    contract = make_contract(scale="raw")
+    found = []
+    for factor in (7.0, 30.0):
+        make_raw_pool(tmp_path / f"{factor}", factor, contract)
+        _, assessment = examine(config_of(tmp_path / f"{factor}"))
+        found.append(assessment.certificate)
+        raw = assessment.test.table.raw_scores
+        assert (found[-1].score_map.apply(raw) == assessment.test.table.scores).all()
+    one, other = found
+    assert one.certified
+    assert one.model_copy(update={"score_map": None}) == other.model_copy(update={"score_map": None})
+    assert np.allclose(np.array(one.score_map.values) / 7, np.array(other.score_map.values) / 30)
+    assert Certificate.model_validate_json(one.model_dump_json()) == one

@@ -73,6 +73,7 @@ def test_an_mlflow_server_that_goes_away_in_the_middle(trunk, tmp_path):
     assert not list(tmp_path.glob("checkpoints/*/*"))
 
 
+@pytest.mark.suite
 def test_an_mlflow_server_that_is_silent_is_not_waited_for(tmp_path):
     from flows.tracking import Tracking
 

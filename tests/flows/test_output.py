@@ -101,6 +101,7 @@ def test_a_record_without_words_is_a_list_of_its_parts(capsys):
     assert lines == ["questions read 1,200", "cost (USD) 0.5"]
 
 
+@pytest.mark.slow
 def test_what_was_shipped_is_said_first():
     from flows.ship import Shipped
 

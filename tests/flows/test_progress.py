@@ -70,6 +70,7 @@ def test_a_duration_is_read_at_a_glance(seconds, text):
     assert clock(seconds) == text
 
 
+@pytest.mark.slow
 def test_whatever_is_written_inside_is_in_the_file_and_not_on_the_terminal(tmp_path):
     """By prints, warnings and child processes; what is printed afterwards is on standard output again."""
     code = """if True:

@@ -1,25 +1,27 @@
 """Which version is trained, validated and shipped: on the cheapest predictor, in a real registry."""
 
 import shutil
+from datetime import UTC, datetime
 
 import mlflow
 import pytest
 
 from data.errors import BundleError, ConfigError, GateError, TrackingError
 from data.pool import Pool
+from flows.champion import current, manifest
 from flows.config import Config
 from flows.serve import champion_bento
 from flows.ship import require_shippable
 from flows.tracking import (
     BUNDLE,
     CHALLENGER,
-    CHAMPION,
     CHAMPION_THEN,
     VALIDATED,
     VALIDATION_RUN,
     Tracking,
 )
 from flows.train import _exclusive_lock, replace_predictor, train
+from serving.champion import Champion, change
 from tests.helpers import make_contract, make_pool, make_questions, score_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -42,6 +44,7 @@ def config(tmp_path_factory):
     )
 
 
+@pytest.mark.suite
 def test_a_version_that_is_refused_later_is_not_shipped(config, monkeypatch):
     from flows.validate import validate
 
@@ -55,15 +58,15 @@ def test_a_version_that_is_refused_later_is_not_shipped(config, monkeypatch):
     monkeypatch.setattr(mlflow.MlflowClient, "set_model_version_tag", noted)
     assert validate(config).version == version
     assert tagged[-1] == VALIDATED  # a kill before it leaves no verdict without its run
-    require_shippable(tracking, version, named=False)
+    require_shippable(config, tracking, version, named=False)
     artifacts = config.home / "artifacts"
     artifacts.rename(config.home / "away")
     with pytest.raises(TrackingError, match="train again"):
         validate(config)
     shutil.rmtree(artifacts)  # the refused run has written its config
     (config.home / "away").rename(artifacts)
-    require_shippable(tracking, version, named=False)  # an outage is no verdict
-    tracking.set_alias(CHAMPION, version)
+    require_shippable(config, tracking, version, named=False)  # an outage is no verdict
+    name(config, version)
     strict = Config.model_validate(
         config.model_dump() | {"gate": LAX | {"mean_skill": 2.0, "evidence_gain": 5}}
     )
@@ -71,8 +74,8 @@ def test_a_version_that_is_refused_later_is_not_shipped(config, monkeypatch):
         validate(strict, version=version)
     assert not {VALIDATED, VALIDATION_RUN, CHAMPION_THEN} & set(tracking.tags(version))
     with pytest.raises(GateError, match="run validate"):
-        require_shippable(tracking, version, named=True)
-    assert tracking.version_of(CHAMPION) == version  # what is served stays
+        require_shippable(config, tracking, version, named=True)
+    assert current(config) == version  # what is served stays
 
 
 def test_lost_files_are_found_and_fitted_anew(config):
@@ -102,47 +105,52 @@ def versions(config, tmp_path):
     return tracking
 
 
+def name(config, version):
+    """Let the manifest name a version, as `promote` does."""
+    values = {"bundle": f"/bundles/{version}", "contract": "c", "promise": None}
+    new = Champion(version=version, tag=f"optscale:{version}", since=datetime.now(UTC), **values)
+    change(config.champion_location, lambda now: now.name(new))
+
+
 def passed(tracking, version, champion=""):
     tracking.tag(version, **{CHAMPION_THEN: champion, VALIDATION_RUN: "r", VALIDATED: "d"})
 
 
 def test_what_another_run_trained_meanwhile_does_not_matter(versions):
-    versions.set_alias(CHAMPION, "1")
+    name(versions.config, "1")
     passed(versions, "2", champion="1")
     versions.set_alias(CHALLENGER, "3")
-    require_shippable(versions, "2", named=False)
+    require_shippable(versions.config, versions, "2", named=False)
     with pytest.raises(GateError, match="version 3 .*not validated"):
-        require_shippable(versions, "3", named=False)
+        require_shippable(versions.config, versions, "3", named=False)
 
 
 def test_what_another_run_shipped_meanwhile_is_not_undone(versions):
     passed(versions, "2", champion="1")
-    versions.set_alias(CHAMPION, "3")
+    name(versions.config, "3")
     with pytest.raises(GateError, match=r"overtaken: the champion was version 1 .* is version 3 now"):
-        require_shippable(versions, "2", named=False)
-    require_shippable(versions, "2", named=True)
+        require_shippable(versions.config, versions, "2", named=False)
+    require_shippable(versions.config, versions, "2", named=True)
 
 
 def test_a_rollback_is_not_undone_unless_a_person_says_so(versions):
     passed(versions, "2", champion="1")
     versions.tag("2", **{BUNDLE: "optscale:2"})
-    versions.set_alias(CHAMPION, "2")
-    require_shippable(versions, "2", named=False)  # the champion's bundle may be built anew
-    versions.set_alias(CHAMPION, "1")
+    name(versions.config, "2")
+    require_shippable(versions.config, versions, "2", named=False)  # the champion's bundle may be built anew
+    name(versions.config, "1")
     with pytest.raises(GateError, match="shipped before, and the champion is version 1 now"):
-        require_shippable(versions, "2", named=False)
-    require_shippable(versions, "2", named=True)
+        require_shippable(versions.config, versions, "2", named=False)
+    require_shippable(versions.config, versions, "2", named=True)
 
 
-def test_a_champion_without_a_bundle_on_this_machine_says_what_to_do(versions):
-    versions.set_alias(CHAMPION, "1")
-    with pytest.raises(BundleError, match="never shipped.*optscale ship --version 1"):
-        champion_bento(versions)
-    versions.tag("1", **{BUNDLE: "optscale:elsewhere"})
-    with pytest.raises(BundleError, match="optscale:elsewhere is not on this machine.*bentoml import"):
-        champion_bento(versions)
+def test_a_champion_whose_bundle_is_not_on_this_machine_says_what_to_do(versions):
+    name(versions.config, "1")
+    with pytest.raises(BundleError, match="optscale:1 is not on this machine.*bentoml import.*--version 1"):
+        champion_bento(manifest(versions.config).champion)
 
 
+@pytest.mark.suite
 def test_scores_that_are_all_alike_are_validated(config, tmp_path):
     """A pool that tells nothing: there is no share of what knowing the laws would save."""
     from flows.validate import validate

@@ -7,6 +7,7 @@ from flows import report
 from flows.config import load_config
 from flows.examine import examine
 from flows.output import verdict_lines
+from flows.pages import environment
 from predictor.assessment import bound_coverage
 from predictor.policies import Value
 from predictor.replay import replay
@@ -61,6 +62,12 @@ def test_with_one_the_verdict_comes_first_and_the_schedule_beside(examined, tmp_
     refused = verdict_lines(config, found.certificate, found.rows, {"lost_accuracy": 1e-6})
     assert refused[0] == "REFUTED, DO NOT SHIP"
     assert "saved" not in refused[1]
+    votes = [row for row in found.rows if " vote of " in row.policy]
+    assert {row.selection for row in votes} == {"majority", "weighted_vote"}
+    shipped = found.row("shipped policy")
+    for row in votes:
+        assert row.tokens == pytest.approx(shipped.tokens, rel=0.5 / shipped.draws + 0.05)
+        assert f"{row.policy} on {row.accuracy:.1%}" in refused[1]
 
 
 def test_goals_are_forecast_and_the_papers_bound_is_held_against_what_happened(examined, tmp_path):
@@ -82,6 +89,8 @@ def test_money_is_told_before_and_after_where_prices_are_set(examined):
     assert after["cost"] == pytest.approx(2 * row.tokens / 1000)
     assert before["cost"] > after["cost"]
     assert all(line["cost"] == 0 for line in report.money(config, found))
+    waiting = report.money(load_config(None, (f"pool={config.pool}", "prices.per_round=0.5")), found)
+    assert [line["cost"] for line in waiting] == pytest.approx([500, 500 * row.rounds])
 
 
 def test_the_moment_of_each_decision_is_that_of_a_policy_that_weighs_tokens(examined):
@@ -102,7 +111,7 @@ def test_the_moment_of_each_decision_is_that_of_a_policy_that_weighs_tokens(exam
 
 @pytest.mark.parametrize("verdict", ["fine", "look", "unknown"])
 def test_every_finding_is_put_into_words(examined, verdict):
-    template = report.environment().get_template("findings.html.j2")
+    template = environment().get_template("findings.html.j2")
     for finding in examined[2].findings:
         if verdict == "unknown" and finding.name not in ("duplicates", "order", "parts", "ties"):
             continue

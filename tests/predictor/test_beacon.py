@@ -71,6 +71,7 @@ def test_with_one_draw_left_the_index_is_the_gain_of_one_step(drawn):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("drawn", "z"), [(3, 0.5), (3, 1.0), (5, 1.0), (9, 1.5)])
 def test_with_two_draws_left_the_index_is_that_of_the_recursion(drawn, z):
     law, after = stats.t(drawn - 1), drawn + 1

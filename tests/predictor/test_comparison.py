@@ -116,3 +116,20 @@ def test_a_hull_leaves_out_what_a_mixture_beats():
     x, y = lower_hull(np.array([0.1, 0.2, 0.3, 0.25]), np.array([1.0, 5.0, 3.0, 9.0]))
     assert x.tolist() == [0.1, 0.3]
     assert y.tolist() == [1.0, 3.0]
+
+
+def test_rows_of_groups_weigh_up_to_those_of_all():
+    groups = np.array(["a", "b", "b"] * 40)
+    found = compare(pool(), RULE, folds=np.arange(120) % 3, orders=2, groups=groups).rows
+    alone = compare(pool(), RULE, folds=np.arange(120) % 3, orders=2).rows
+    assert by(found, group=None) == alone
+    names = {row.policy for row in by(found, group="a")}
+    assert PRODUCT in names
+    for row in by(found, group="a"):
+        key = {name: getattr(row, name) for name in ("policy", "selection", "setting", "chosen")}
+        (whole,), (other,) = by(alone, **key), by(found, group="b", **key)
+        for name in ("draws", "tokens", "rounds", "accuracy", "changed"):
+            parts = getattr(row, name) / 3 + 2 * getattr(other, name) / 3
+            assert parts == pytest.approx(getattr(whole, name)), (row.policy, name)
+    single = by(found, policy="fixed N", setting="1")
+    assert {row.group for row in single} == {None, "a", "b"}

@@ -13,7 +13,7 @@ from predictor.design import (
 )
 from predictor.goal import Goal, Reference
 from predictor.policies import FixedN, Schedule
-from predictor.settings import CertifySettings
+from predictor.settings import CertifySettings, Prices
 from tests.predictor.test_comparison import pool
 
 SETTINGS = CertifySettings(orders=4)
@@ -74,6 +74,22 @@ def test_a_goal_of_spending_takes_what_loses_least():
     assert found.sequence == [found.proposed]
     cheap, dear = (made(price_per_point=worth).proposed for worth in (1e-4, 10.0))
     assert cheap.tokens.mean() < dear.tokens.mean()
+
+
+def test_what_is_dear_is_spared():
+    shown = pool(160)._replace(reward_tokens=np.full((160, 12), 100.0))
+
+    def proposed(goal, **prices):
+        found = design(FixedN(cap=12), goal, SETTINGS, shown, prices=Prices(**prices))
+        return found.proposed
+
+    goal = Goal(lose=0.05)
+    assert proposed(goal, round=500.0).rounds.mean() < proposed(goal, round=0.0).rounds.mean()
+    free, dear = (
+        proposed(Goal(change=0.3, reference=Reference(n=3, select="majority")), reward=r) for r in (0.0, 50.0)
+    )
+    assert not dear.policy.reads_scores
+    assert dear.tokens.mean() >= free.tokens.mean()
 
 
 def test_a_policy_of_the_users_own_is_tested_as_it_is():

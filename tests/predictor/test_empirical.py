@@ -93,6 +93,7 @@ def test_a_forecast_from_the_laws_own_questions_is_not_too_good(fitted):
     assert knowing.mean < told.mean - 0.1 * taken
 
 
+@pytest.mark.slow
 def test_it_is_chosen_where_no_shape_fits_and_foretells_hits_better(fitted):
     train, tune, family = fitted
     fits = compare_families(train, tune, 0.9, (*FAMILIES, family.name))

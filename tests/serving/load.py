@@ -40,7 +40,8 @@ GENERATOR = {
     "silent": {504},
     "fewer": {200},
     "slow": {200},
-    "empty": {200},
+    "empty": {502},
+    "refused": {502},
     "cut": {200},
 }
 REWARD = ("error", "busy", "page", "broken", "half", "hang up", "silent", "nan", "fewer", "slow")

@@ -9,6 +9,7 @@ from data.contract import UNSCORED, Sampling
 from data.decision_log import pool_rows
 from data.folds import FoldSettings
 from data.question import Question
+from data.score_map import ScoreMap
 from data.scores import tabulate
 from models.generator.base import Candidate
 from models.generator.http import AsyncHttpGenerator
@@ -63,7 +64,7 @@ def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, 
         behind = (
             scorer,
             options.pop("prior_source", PriorSource()),
-            make_contract(aggregation="mean"),
+            options.pop("contract", make_contract(aggregation="mean")),
             PRIOR,
         )
         if reward_way is None:
@@ -96,6 +97,23 @@ def test_it_stops_like_replay_and_answers_with_the_best(server, tokenizer):
         assert (found.decision, found.ended, found.degraded) == (decision, "decided", [])
         assert found.chosen.score == max(scores[:drawn])
         assert found.chosen.candidate.text.endswith(f"{max(scores[:drawn]):.3f}")
+
+
+def test_raw_scores_are_mapped_for_decisions_and_logged_as_they_came(server, tokenizer):
+    raw = make_contract(aggregation="mean", scale="raw")
+    score_map = ScoreMap(values=(0.0, 1.0), ranks=(0.2, 0.9))
+    ask = {"question": ASKED[0], "policy": FixedN(target=0.9, cap=4)}
+    (plain,), (mapped,) = (
+        run(server, tokenizer, [ask], **options)
+        for options in ({}, {"contract": raw, "score_map": score_map})
+    )
+    came = [draw.score for draw in plain.draws]
+    assert [draw.score for draw in mapped.draws] == pytest.approx(score_map.apply(came))
+    assert mapped.decision.best == pytest.approx(score_map.apply(max(came)))
+    row = log_row(mapped, raw, "r", 1.0, True)
+    (kept,) = {tuple(c["raw_score"] for c in row["candidates"])}
+    assert list(kept) == pytest.approx(came)
+    assert [r["score"] for r in pool_rows(row, ASKED[0], raw)] == [None] * 4
 
 
 def as_logged(found, text):
@@ -155,7 +173,7 @@ def test_what_failed_is_no_vote_and_nothing_without_a_text_is_delivered(server, 
         taken = MAJORITY if (table.scores == 0).all() else selection
         column = select(taken, table.scores, table.answers, np.array([len(one.shown)]))[0]
         assert one.chosen.text.strip()
-        assert one.chosen is one.draws[column] or not one.draws[column].text.strip()
+        assert one.chosen is one.draws[column] or not one.draws[column].whole
 
 
 def test_a_policy_by_answers_goes_on_without_the_reward_model(server, tokenizer):
@@ -194,7 +212,8 @@ def test_an_empty_text_is_failed_where_nothing_scores(server, tokenizer):
     asks = [{"question": ASKED[0], "policy": FixedN(cap=3, selection=MAJORITY)}]
     (found,) = run(server, tokenizer, asks, "empty", None)
     assert [draw.status for draw in found.draws] == ["failed"] * 3
-    assert (found.decision.action, found.votes) == ("give up", 0)
+    assert (found.decision.action, found.votes, found.chosen) == ("give up", 0, None)
+    assert found.degraded == ["the generator failed on some candidates: an empty answer (finish_reason stop)"]
 
 
 @pytest.mark.parametrize("options", [{"ahead": 4}, {"ahead": 12}])

@@ -47,7 +47,7 @@ def test_settings_in_the_files_are_settings(monkeypatch, tmp_path):
     (tmp_path / "k8s.yaml").write_text(config_map["data"]["gateway.yaml"])
     base = gateway_settings(URL, URL, "tokenizer")
     for file in (DEPLOY / "gateway.yaml", tmp_path / "k8s.yaml"):
-        monkeypatch.setenv("OPTSCALE_GATEWAY", str(file))
+        monkeypatch.setenv("OPTSCALE_GATEWAY_FILE", str(file))
         found = override(base)
         assert found.generator.base_url == "http://generator:8000/v1"
         assert found.log.location() == Path("/var/lib/optscale/decisions")

@@ -11,14 +11,16 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from data.answers import answer_key, extract_answer
-from data.contract import Sampling
+from data.contract import Sampling, ScoreContract
 from data.decision_log import import_log
 from data.errors import ConfigError, ContractError
 from data.folds import FoldSettings
 from data.pool import Pool
 from data.question import Question
 from data.questions import write_questions
+from data.score_map import ScoreMap
 from data.scores import load_scores
+from data.shapes import Shapes
 from predictor.certificate import Certificate
 from predictor.policies import FixedN
 from predictor.prior import Prior
@@ -32,6 +34,7 @@ from serving.routes import app
 from serving.settings import GatewaySettings, LogSettings, override
 from tests.serving.conftest import CONTRACT, POLICY, gateway_settings, make_card, with_middlewares
 from tests.serving.fuzz import fuzz
+from tests.serving.test_keys import make_key
 from tests.serving.upstream import answer_of
 
 pytestmark = pytest.mark.slow
@@ -71,6 +74,9 @@ class Population:
     async def ready(self):
         return True
 
+    async def prepare(self):
+        pass
+
 
 @pytest.fixture
 def make_app(bundle, upstream, tokenizer):
@@ -108,6 +114,83 @@ def test_without_a_key_nothing_is_answered(make_client, monkeypatch, tmp_path):
             assert answer.json()["error"]["type"] == "authentication_error"
     for key in ("one", "two", "from-file"):
         assert client.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+
+
+def test_a_key_asks_its_models_and_draws_its_candidates(make_app, bundle, upstream, tokenizer):
+    told = "another promise"
+    app_ = make_app(keys=[make_key("few", candidates=2), make_key("other", models=("m2",))])
+    backend = app.state.backend
+    settings = gateway_settings(upstream.url("plain"), upstream.url("plain"), tokenizer)
+    with pytest.raises(ConfigError, match="two bundles answer as m"):
+        backend.serve_too(Bundle(path=bundle, card=make_card()), settings, Population())
+    with pytest.raises(ConfigError, match="has no gateway settings"):
+        backend.serve_too(Bundle(path=bundle, card=make_card()), None, Population())
+    generator = settings.generator.model_copy(update={"model": "m2"})
+    contract = ScoreContract.model_validate(CONTRACT.model_dump() | {"generator": "m2"})
+    policy = FixedN(target=0.5, cap=5)
+    certified = {"contract": contract.fingerprint, "policy": policy, "statement": told}
+    certificate = CERTIFICATE.model_copy(update=certified)
+    card = make_card(policy=policy).model_copy(update={"contract": contract, "certificate": certificate})
+    other = settings.model_copy(update={"generator": generator})
+    backend.serve_too(Bundle(path=bundle, card=card), other, Population())
+
+    def ask(key, **fields):
+        headers = {"authorization": f"Bearer {key}"}
+        return client.post("/v1/chat/completions", json=BODY | fields, headers=headers)
+
+    with TestClient(app_) as client:
+        few, of_other = ask("few").json()["optscale"], ask("other", model="m2").json()["optscale"]
+        assert (few["cap"], few["promise"], few["contract"]) == (2, None, CONTRACT.fingerprint)
+        assert (of_other["drawn"], of_other["promise"], of_other["contract"]) == (
+            5,
+            told,
+            contract.fingerprint,
+        )
+        missing = ask("other")
+        assert (missing.status_code, missing.json()["error"]["param"]) == (404, "model")
+        for key, models in (("few", ["m", "m2"]), ("other", ["m2"])):
+            listed = client.get("/v1/models", headers={"authorization": f"Bearer {key}"}).json()["data"]
+            assert [model["id"] for model in listed] == models
+        said = client.post("/describe", headers={"authorization": "Bearer few"}).json()["models"]
+        assert said == {"m": CERTIFICATE.statement, "m2": told}
+
+
+@pytest.mark.parametrize("way", ["empty", "refused"])
+def test_no_answer_is_delivered_as_one(make_client, way):
+    answer = make_client(way=way).post("/v1/chat/completions", json=BODY)
+    assert answer.status_code == 502
+    cause = {"empty": "an empty answer", "refused": "the model refused: I cannot."}[way]
+    assert f"the generator gave no candidate: {cause}" in answer.json()["error"]["message"]
+
+
+def test_of_good_and_empty_answers_a_good_one_without_a_promise(make_client):
+    policy = FixedN(target=0.9, cap=4)
+    client = make_client(way="every other", policy=policy)
+    found = client.post("/v1/chat/completions", json=BODY | {"seed": 2}).json()
+    assert found["choices"][0]["message"]["content"].strip()
+    explanation = found["optscale"]
+    assert [score is None for score in explanation["scores"]] == [True, False, True, False]
+    (why,) = explanation["degraded"]
+    assert why == "the generator failed on some candidates: an empty answer (finish_reason stop)"
+    assert explanation["promise"] is None
+    assert "optscale_degraded_total" in metrics.DEGRADED.collect()[0].samples[0].name
+    labels = {sample.labels["why"] for sample in metrics.DEGRADED.collect()[0].samples}
+    assert not any(":" in label for label in labels)
+
+
+def test_a_shape_that_calibration_questions_did_not_have_carries_no_promise(make_client):
+    shapes = Shapes.of([Question.ask(f"Compute {n} + 1.") for n in range(50)])
+    client = make_client(certificate=CERTIFICATE.model_copy(update={"shapes": shapes}))
+
+    def promise(*turns):
+        messages = [{"role": role, "content": text} for role, text in turns]
+        answer = client.post("/v1/chat/completions", json=BODY | {"messages": messages})
+        return answer.json()["optscale"]["promise"]
+
+    assert promise(("user", "Compute 1 + 1.")) == CERTIFICATE.statement
+    assert promise(("system", "Be brief."), ("user", "Compute 1 + 1.")) is None
+    assert promise(("user", "Compute 1 + 1."), ("assistant", "It is")) is None
+    assert promise(("user", "Calcula 1 + 1.")) is None
 
 
 def test_keys_that_are_none_are_an_error(monkeypatch, tmp_path):
@@ -315,12 +398,38 @@ def test_a_bundle_without_a_generator_says_so(bundle):
         assert client.post("/describe").json()["fingerprint"] == CONTRACT.fingerprint
 
 
+def test_raw_scores_are_mapped_as_the_certificate_says(bundle):
+    """It decides on them as on what they are mapped to, and tells scores in [0, 1]."""
+    raw = ScoreContract(**CONTRACT.model_dump() | {"scale": "raw"})
+    found = ScoreMap(values=(-2.0, 0.0, 4.0), ranks=(0.1, 0.5, 0.95))
+    certificate = CERTIFICATE.model_copy(update={"contract": raw.fingerprint, "score_map": found})
+    with pytest.raises(ValueError, match="no certificate says how to map them"):
+        make_card(contract=raw)
+    cards = (make_card(contract=raw, certificate=certificate), make_card(certificate=CERTIFICATE))
+    answers = []
+    for card, scores in zip(cards, ([-2.0, 0.0, 4.0], [0.1, 0.5, 0.95]), strict=True):
+        app.state.backend = Backend(Bundle(path=bundle, card=card), None, Population())
+        with TestClient(with_middlewares(app)) as client:
+            asked = {"question": "Compute 1 + 1.", "scores": scores}
+            answers.append(client.post("/decide", json={"request": asked}).json())
+            wild = client.post("/decide", json={"request": asked | {"scores": [5.0]}})
+            assert wild.status_code == (200 if card is cards[0] else 400), wild.text
+    assert "every score must lie in [0, 1]" in wild.json()["error"]["message"]
+    assert [a.pop("contract") for a in answers] == [raw.fingerprint, CONTRACT.fingerprint]
+    assert answers[0] == answers[1]
+    assert answers[0]["best"] == 0.95
+
+
 def test_settings_are_overridden_where_the_bundle_runs(upstream, tokenizer, monkeypatch, tmp_path):
     settings = gateway_settings(upstream.url("plain"), upstream.url("plain"), tokenizer)
-    monkeypatch.setenv("OPTSCALE_GATEWAY", str(tmp_path / "g.yaml"))
+    monkeypatch.setenv("OPTSCALE_GATEWAY_FILE", str(tmp_path / "g.yaml"))
     (tmp_path / "g.yaml").write_text("generator: {base_url: 'http://other/v1'}\ndeadline: 7\n")
     found = override(settings)
     assert isinstance(found, GatewaySettings)
+    assert override(settings, 1) == settings
+    monkeypatch.delenv("OPTSCALE_GATEWAY_FILE")
+    monkeypatch.setenv("OPTSCALE_GATEWAY", str(tmp_path / "g.yaml"))  # its name before
+    assert override(settings) == found
     assert (found.generator.base_url, found.deadline) == ("http://other/v1", 7)
     assert found.reward == settings.reward
     (tmp_path / "g.yaml").write_text("reward: null\n")
@@ -333,6 +442,7 @@ def test_settings_are_overridden_where_the_bundle_runs(upstream, tokenizer, monk
         override(settings)
 
 
+@pytest.mark.suite
 def test_the_description_is_kept(make_app):
     """A few cases of each operation; `make load` makes thousands."""
     server = uvicorn.Server(uvicorn.Config(make_app(deadline=5), port=0, log_level="critical"))

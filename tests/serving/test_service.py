@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -13,15 +15,19 @@ from data.errors import BundleError
 from predictor.empirical import fit_empirical, save_family
 from predictor.prior import Prior
 from serving.bundle import Bundle, write_card
-from tests.serving.conftest import CONTRACT, POLICY, make_card
+from tests.serving.conftest import CONTRACT, POLICY, gateway_settings, make_card
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def client(bundle, tmp_path_factory):
-    patch = pytest.MonkeyPatch()
+def client(bundle, upstream, tokenizer, tmp_path_factory):
+    patch, second = pytest.MonkeyPatch(), tmp_path_factory.mktemp("second") / "bundle"
+    shutil.copytree(bundle, second)
+    settings = gateway_settings(upstream.url("plain"), upstream.url("plain"), tokenizer)
+    write_card(second, make_card(settings))  # the first bundle has no gateway
     patch.setenv("OPTSCALE_BUNDLE", str(bundle))
+    patch.setenv("OPTSCALE_MORE_BUNDLES", str(second))
     from serving.service import OptScale as Service
 
     with TestClient(Service.to_asgi(), raise_server_exceptions=False) as client:
@@ -53,6 +59,16 @@ def test_predict_gives_a_prior_a_question(client):
     assert 1 <= found[0]["required_samples"] <= POLICY.cap
     assert found[0]["expected_tokens"] == 20 * found[0]["required_samples"]
     assert found[0]["contract"] == CONTRACT.fingerprint
+
+
+def test_a_further_bundle_answers_for_its_model_with_its_predictor(client):
+    messages = [{"role": "user", "content": "Compute 2 + 2."}]
+    status, found = ask(client, "/v1/chat/completions", {"model": "m", "messages": messages})
+    assert (status, found["optscale"]["degraded"]) == (200, [])
+    (known,) = ask(client, "/predict", {"questions": [{"messages": messages}]})[1]
+    assert found["optscale"]["prior"]["location"] == pytest.approx(known["prior"]["location"], abs=1e-4)
+    assert list(ask(client, "/describe", {})[1]["models"]) == ["m"]
+    assert ask(client, "/v1/chat/completions", {"model": "m2", "messages": messages})[0] == 404
 
 
 def test_decide_walks_from_the_first_sample_to_the_end(client):
@@ -155,6 +171,16 @@ def test_openapi_has_the_routes_and_examples(client):
     assert "Compute 61 - 33 + 28." in json.dumps(document)
 
 
+def test_the_page_loads_nothing_from_other_hosts(client):
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["content-security-policy"].startswith("default-src 'self'")
+    assert "://" not in page.text.replace("window.location.protocol + '//'", "")
+    assets = re.findall(r"(?:src|href)=\"([^\"]+)\"", page.text)
+    assert len(assets) == 3
+    assert all(client.get(asset).status_code == 200 for asset in assets)
+
+
 def test_metrics_count_decisions(client):
     decide(client, question="q", scores=[])
     assert "optscale_decisions" in client.get("/metrics").text
@@ -175,6 +201,7 @@ def test_a_bundle_is_read_only_what_it_is(bundle, tmp_path):
         Bundle.open(tmp_path)
 
 
+@pytest.mark.suite
 def test_the_empirical_family_is_read_without_torch(tmp_path):
     """The gateway has no predictor in its process, and decides with the family all the same."""
     family = fit_empirical(np.random.default_rng(0).beta(5, 2, (30, 8)).round(2))

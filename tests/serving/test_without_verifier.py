@@ -34,6 +34,7 @@ def served(upstream, tokenizer, tmp_path_factory):
         yield url
 
 
+@pytest.mark.suite
 def test_a_client_gets_the_majoritys_answer(served):
     with openai.OpenAI(base_url=f"{served}/v1", api_key="any", max_retries=0) as client:
         for number in range(4):
@@ -46,6 +47,7 @@ def test_a_client_gets_the_majoritys_answer(served):
             assert found["contract"] == CONTRACT.fingerprint
 
 
+@pytest.mark.suite
 def test_decisions_are_by_answers_and_nothing_is_foretold(served):
     request = {"question": "Compute 1 + 1.", "answers": ["2", "2.0", "4/2", "2"]}
     decided = httpx.post(f"{served}/decide", json={"request": request}).json()

@@ -29,6 +29,7 @@ FAULTS = (
     "nan",
     "empty",
     "cut",
+    "refused",
     "hang up",
 )
 SCORE = re.compile(r"score (0\.\d+)")
@@ -119,8 +120,10 @@ class Upstream(FaultyServer):
         count = 1 if way == "fewer" else body.get("n") or 1
         body.setdefault("seed", 0)
         texts = [f"{question}\n\nscore {score_of(question, body['seed'] + k):.3f}" for k in range(count)]
-        if way == "empty":
+        if way in {"empty", "refused"}:
             texts = [""] * count
+        if way == "every other":
+            texts = ["" if (body["seed"] + k) % 2 == 0 else text for k, text in enumerate(texts)]
         if way == "same":
             texts = [f"{question}\n\nscore 0.500"] * count
         if way == "answers":
@@ -136,7 +139,8 @@ class Upstream(FaultyServer):
                 "index": k,
                 "finish_reason": "length" if way == "cut" else "stop",
                 "message": {"role": "assistant", "content": text}
-                | ({"reasoning_content": "hm, hm"} if way == "reasoning" else {}),
+                | ({"reasoning_content": "hm, hm"} if way == "reasoning" else {})
+                | ({"refusal": "I cannot."} if way == "refused" else {}),
                 "token_ids": [1] * tokens[k],
             }
             for k, text in enumerate(texts)
