@@ -89,6 +89,7 @@ def make_app(bundle, upstream, tokenizer):
         certificate = changes.pop("certificate", certified)
         settings = gateway_settings(upstream.url(way), upstream.url(reward_way), tokenizer, **changes)
         card = make_card(policy=policy).model_copy(update={"certificate": certificate})
+        app.state.stage = None  # of a service that another module started
         app.state.backend = Backend(Bundle(path=bundle, card=card), settings, predictor or Population())
         return with_middlewares(app, keys=keys, body_bytes=body_bytes)
 
@@ -424,6 +425,7 @@ def test_readiness_asks_the_models_behind(make_client):
 
 
 def test_a_bundle_without_a_generator_says_so(bundle):
+    app.state.stage = None  # of a service that another module started
     app.state.backend = Backend(Bundle(path=bundle, card=make_card()), None, Population())
     with TestClient(with_middlewares(app)) as client:
         answer = client.post("/v1/chat/completions", json=BODY)
@@ -443,6 +445,7 @@ def test_raw_scores_are_mapped_as_the_certificate_says(bundle):
     cards = (make_card(contract=raw, certificate=certificate), make_card(certificate=CERTIFICATE))
     answers = []
     for card, scores in zip(cards, ([-2.0, 0.0, 4.0], [0.1, 0.5, 0.95]), strict=True):
+        app.state.stage = None  # of a service that another module started
         app.state.backend = Backend(Bundle(path=bundle, card=card), None, Population())
         with TestClient(with_middlewares(app)) as client:
             asked = {"question": "Compute 1 + 1.", "scores": scores}
