@@ -103,7 +103,7 @@ def fit_kinds(name: str, seed: int, lora: dict[str, Any], checkpoints: Path) -> 
     states, tokens = read(name, settings, (train, tune, held))
     frozen = states.read([*train.questions, *tune.questions])
     priors: dict[str, list[Prior]] = {}
-    seconds, results = {}, {}
+    seconds, results, strength = {}, {}, 1.0
     for kind in KINDS:
         started = time.process_time()
         if kind == "lora":
