@@ -1,4 +1,4 @@
-"""A user's own notion of an answer, where no canonical form fits: of code its behaviour, of prose its claim."""
+"""A notion of answers of the user's own, where no canonical form fits: code by behaviour, prose by claim."""
 
 import logging
 from collections.abc import Callable
