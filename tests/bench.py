@@ -382,7 +382,9 @@ def bench_gateway() -> None:
             httpx.Client() as client,
         ):
             question = Question.ask("Compute 1 + 1.")
-            chat = {"model": "m", "messages": question.as_chat(), "n": 1, "seed": 5}
+            chat = {"model": "m", "messages": question.as_chat(), "seed": 5}
+            one = chat | {"optscale": {"cap": 1}}
+            chat["n"] = 1
             text = client.post(f"{at}/chat/completions", json=chat).json()["choices"][0]["message"]["content"]
             qwen, coder = find_convention("qwen"), open_tokenizer(tokenizer)
             ids = qwen.encode(coder, question, qwen.split(text))["input_ids"]
@@ -393,15 +395,15 @@ def bench_gateway() -> None:
                 client.post(f"{at.removesuffix('/v1')}/pooling", json=pool)
 
             worker, chats = workers(process)["optscale"], 500
-            client.post(f"{url}/v1/chat/completions", json=chat)
+            client.post(f"{url}/v1/chat/completions", json=one)
             before = sum(worker.cpu_times()[:2])
             for _ in range(chats):
-                client.post(f"{url}/v1/chat/completions", json=chat).raise_for_status()
+                client.post(f"{url}/v1/chat/completions", json=one).raise_for_status()
             spent = (sum(worker.cpu_times()[:2]) - before) / chats
             print(f"{'gateway, one candidate':34s} {spent * 1000:8.1f} ms of processor time in all")
             through = [
                 (
-                    _middle(lambda: client.post(f"{url}/v1/chat/completions", json=chat), 100),
+                    _middle(lambda: client.post(f"{url}/v1/chat/completions", json=one), 100),
                     _middle(direct, 100),
                 )
                 for _ in range(5)

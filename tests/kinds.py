@@ -103,15 +103,18 @@ def fit_kinds(name: str, seed: int, lora: dict[str, Any], checkpoints: Path) -> 
     states, tokens = read(name, settings, (train, tune, held))
     frozen = states.read([*train.questions, *tune.questions])
     priors: dict[str, list[Prior]] = {}
-    seconds, results = {}, {}
+    seconds, results, strength = {}, {}, 1.0
     for kind in KINDS:
         started = time.process_time()
         if kind == "lora":
             model: Any = LoraPredictor.fit(train, tune, frozen, tokens, settings, directory=checkpoints)
-            results = model.card.results
+            results, lower = model.card.results, states.read(held.questions)[:, model.network.lower]
+            model.base.card = model.base.card.change(strength=strength)
+            priors["what lora corrects"] = model.base.predict(held.questions, lower)
         else:
             model = KernelPredictor.fit(kind, train, settings, frozen[: len(train.questions)], states)
         model.calibrate(tune)
+        strength = model.card.strength
         seconds[kind] = time.process_time() - started
         priors[kind] = model.predict(held.questions)
     priors["text + states"] = average(priors["text"], priors["states"])
