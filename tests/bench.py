@@ -191,7 +191,7 @@ def bench_generator() -> None:
 
 def bench_reward() -> None:
     reward = LocalRewardModel(LocalRewardSettings())
-    asked = [Question.ask(f"Compute {n} - 2 + 5 + 1.") for n in range(96)]
+    asked = [Question.ask(f"Compute {n} - 2 + 5 + 1.") for n in range(24)]
     items = [(q, f"{n} - 2 = {n - 2}\n" * (1 + n % 3) + f"Answer: {n + 4}") for n, q in enumerate(asked)]
     examples = [reward.convention.encode_completion(reward.tokenizer, q, text) for q, text in items]
     examples = [e for e in examples if e is not None]
@@ -208,8 +208,8 @@ def bench_reward() -> None:
         for batch in batches:
             reward.model.backbone(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
-    show("score 96 completions", paired(lambda: reward.score(items), scoring, 3), "a bare loop of the PRM")
-    show("score 96 completions", paired(lambda: reward.score(items), forward, 3), "a bare forward pass")
+    show("score 24 completions", paired(lambda: reward.score(items), scoring, 3), "a bare loop of the PRM")
+    show("score 24 completions", paired(lambda: reward.score(items), forward, 3), "a bare forward pass")
 
 
 def bench_training() -> None:
