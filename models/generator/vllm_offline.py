@@ -58,7 +58,18 @@ class VllmGenerator:
                 logger.warning("question %s is too long for the engine", questions[place].id)
         return [
             [
-                Candidate(text, tokens, len(ids), STATUS.get(reason, "failed"), seed + place * n + number)
+                Candidate(
+                    text,
+                    tokens,
+                    len(ids),
+                    STATUS.get(reason, "failed"),
+                    seed + place * n + number,
+                    None
+                    if reason in STATUS
+                    else f"finish_reason {reason}"
+                    if reason
+                    else "too long a question",
+                )
                 for number, (text, tokens, reason) in enumerate(answers.get(place, [(None, 0, "")] * n))
             ]
             for place, ids in enumerate(prompts)
