@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
+CLIENTS := .venv-clients
 LANES ?= 2
 # uv resolves and unpacks in seconds what takes pip minutes. It does not read pip's settings: the index is
 # handed on, and torch, whose build may depend on them, is installed by pip.
@@ -22,10 +23,10 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:glibc.malloc.arena_max=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run quick test test-all test-models test-vllm check format docs bench bench-gpu soak load serve adapters clean
+.PHONY: help setup run quick test test-all test-models test-vllm test-clients check format docs bench bench-gpu soak load serve adapters clean
 
 help: ## list the tasks
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY) ## create .venv with the pinned dependencies
 
@@ -48,7 +49,7 @@ test: $(READY) ## the tests, in two lanes
 quick: $(READY) ## tests without a model, a server or a flow
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n $(LANES)
 
-test-all: test test-models test-vllm soak load ## the tests, and the slow suites (about an hour)
+test-all: test test-models test-vllm test-clients soak load ## the tests, and the slow suites (about an hour)
 
 test-models: $(READY) ## tests that take long: real models behind servers, every kind of predictor, whole commands, torchrun
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m suite -n $(LANES) --dist loadscope --no-loadscope-reorder
@@ -65,6 +66,14 @@ $(VLLM)/.ready:
 
 test-vllm: $(READY) $(VLLM)/.ready ## tests against real vLLM servers on the CPU (sets up its own environment)
 	$(BIN)/pytest tests/vllm
+
+$(CLIENTS)/.ready: tests/clients/requirements.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --requirement tests/clients/requirements.txt
+	@touch $@
+
+test-clients: $(READY) $(CLIENTS)/.ready ## seven client libraries as published, against a gateway (sets up their environment)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/clients
 
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
@@ -102,4 +111,4 @@ adapters: $(READY) ## train the embedded solver and reward model anew (about an 
 	$(BIN)/python -m flows.adapters
 
 clean: ## remove the environment and all state
-	rm -rf $(VENV) $(VLLM) build .optscale *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(CLIENTS) build .optscale *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

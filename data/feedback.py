@@ -1,6 +1,6 @@
 """What people said of delivered answers: a file beside the decision log, by request."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -90,6 +90,29 @@ def add_feedback(folder: Path, told: Feedback) -> None:
             stream.write(_line(told))
     except OSError as error:
         raise PoolError(f"{folder / FILE} cannot be written, and nothing was kept: {error}") from error
+
+
+def drop_feedback(folder: Path, requests: Collection[str], before: datetime | None = None) -> int:
+    """Remove the verdicts on these requests, and those given before a time; how many those were.
+
+    Raises
+    ------
+    PoolError
+        If the file cannot be read or written.
+    """
+    file = folder / FILE
+    if not file.exists():
+        return 0
+    try:
+        with FileLock(folder / f".{FILE}.lock", fallback_to_soft=False):
+            lines = [Feedback.model_validate_json(line) for line in file.read_bytes().splitlines()]
+            kept = [one for one in lines if one.request_id not in requests]
+            kept = [one for one in kept if before is None or one.when >= before]
+            if len(kept) < len(lines):
+                write_whole(file, b"".join(map(_line, kept)))
+    except (OSError, ValidationError) as error:
+        raise PoolError(f"{file} cannot be written anew: {error}") from error
+    return len(lines) - len(kept)
 
 
 def _line(told: Feedback) -> bytes:

@@ -12,7 +12,7 @@ from data.errors import QuestionError
 from data.files import short_digest
 from data.record import Record
 
-MAX_CHARACTERS = 200_000
+MAX_CHARACTERS = 10_000_000
 
 
 class Message(Record):
@@ -37,7 +37,7 @@ class Question(Record):
     def _has_text(self) -> Self:
         if not self.text.strip():
             raise ValueError("the question is empty")
-        if sum(len(m.content) for m in self.messages) > MAX_CHARACTERS:
+        if self.characters > MAX_CHARACTERS:
             raise ValueError(f"the question is longer than {MAX_CHARACTERS} characters")
         return self
 
@@ -50,6 +50,11 @@ class Question(Record):
     def text(self) -> str:
         """Content of the last turn."""
         return self.messages[-1].content
+
+    @property
+    def characters(self) -> int:
+        """Of all turns."""
+        return sum(len(m.content) for m in self.messages)
 
     @cached_property
     def id(self) -> str:

@@ -1,6 +1,7 @@
 """Commands on scores that are on disk: no flow, no server, no record of a run."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -308,3 +309,23 @@ def learn_rule(
         "trees": len(rule.trees.feature),
         "file": str(output),
     }
+
+
+@command(pool=True)
+def forget(
+    config: Config,
+    question: Annotated[list[str] | None, typer.Option(help="Id of a question; may be repeated.")] = None,
+    before: Annotated[
+        datetime | None, typer.Option(help="Everything drawn or logged before this day (UTC).")
+    ] = None,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Hours that the pool's old parts stay for who reads them.")
+    ] = 0.0,
+) -> Any:
+    """Take questions, or all before a day, out of pool, decision log, feedback and caches.
+
+    Example: optscale forget --before 2026-01-01 --pool my-pool
+    """
+    from flows import forget as module
+
+    return module.forget(config, question or (), before and before.replace(tzinfo=UTC), grace)

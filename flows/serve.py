@@ -166,7 +166,7 @@ def serve_models(config: Config, port: int, file: Path) -> None:
             model=identity["generator"],
             revision=identity["generator_revision"],
             prompt_template=identity["prompt_template"],
-            seeds=False,
+            seeds="asked",  # without one, questions share batches
             sampling=generator.sampling,
             in_flight=generator.batch_size,
         ),

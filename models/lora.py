@@ -115,6 +115,7 @@ def fit(
         seed=settings.seed,
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available() and "WORLD_SIZE" in os.environ,  # else none knows of another
+        **_precision(),
     )
 
     trainer = _Trainer(
@@ -144,6 +145,13 @@ def fit(
                 parameter.copy_(start[name])
     model.eval()
     return {"train_loss": result.training_loss, "start_tune_loss": start_loss, "tune_loss": best}
+
+
+def _precision() -> dict[str, Any]:
+    """For the trainer: forward passes in bfloat16, each by itself, and TF32 where the card has them."""
+    if not (torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)):
+        return {}
+    return {"bf16": True, "tf32": True}
 
 
 def _whole(checkpoint: Path) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -29,6 +29,7 @@ from models.settings import LocalGeneratorSettings, LocalRewardSettings
 
 Asked = TypeVar("Asked")
 Found = TypeVar("Found")
+UNREAD = ("name", "reasoning", "reasoning_content")
 
 
 class Batches(Generic[Asked, Found]):
@@ -72,7 +73,7 @@ class Batches(Generic[Asked, Found]):
 
 
 class ChatBody(Record):
-    """What is understood of a chat request; no seed, since requests share batches."""
+    """What is understood of a chat request; one with a seed shares its batch with no other."""
 
     model: str
     messages: tuple[Message, ...] = Field(min_length=1)
@@ -81,7 +82,16 @@ class ChatBody(Record):
     top_p: float | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    seed: int | None = None
     user: str | None = None
+
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _words_alone(cls, turns: Any) -> Any:
+        """Names of speakers and reasoning of earlier turns have no place in the models' prompts."""
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            return turns
+        return [{k: v for k, v in turn.items() if k not in UNREAD} for turn in turns]
 
 
 class PoolingBody(Record):
@@ -141,7 +151,9 @@ class ModelServer:
         sampling = Sampling.model_validate(
             self.generator.settings.sampling.model_dump() | changes | {"stop": body.stop}
         )
-        found = await self.chats.ask((sampling, body.n), Question(messages=body.messages))
+        alone = object() if body.seed is not None else None  # or other questions would change what it gives
+        key = (sampling, body.n, body.seed, alone)
+        found = await self.chats.ask(key, Question(messages=body.messages))
         choices = [
             {
                 "index": index,
@@ -166,9 +178,11 @@ class ModelServer:
         ]
         return JSONResponse({"object": "list", "data": data})
 
-    def _sample(self, key: tuple[Sampling, int], asked: list[Question]) -> list[list[Candidate]]:
-        self.generator.sampling, n = key
-        return self.generator.sample(asked, n, self.chance.randrange(2**31))
+    def _sample(
+        self, key: tuple[Sampling, int, int | None, Any], asked: list[Question]
+    ) -> list[list[Candidate]]:
+        self.generator.sampling, n, seed, _ = key
+        return self.generator.sample(asked, n, self.chance.randrange(2**31) if seed is None else seed)
 
     def _score(self, key: None, asked: list[list[Example]]) -> list[list[list[float]]]:
         assert self.reward is not None

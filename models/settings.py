@@ -131,8 +131,9 @@ class HttpGeneratorSettings(HttpSettings):
     """Text added to the last turn, e.g. to ask for a boxed answer."""
     candidates_per_request: int | None = Field(None, ge=1)
     """Candidates that one request asks for; null: all of a question. 1 suits servers that ignore n."""
-    seeds: bool = True
-    """Send a seed with each request; false for a server that does not take one."""
+    seeds: bool | Literal["asked"] = True
+    """Send a seed with each request; ``asked``: only where a gateway's client gives one; false for a server
+    that does not take one."""
     extra_body: dict[str, Any] = Field({})
     """Further fields of a request, e.g. ``{top_k: 20}``; vLLM's ``return_token_ids`` counts exactly.
 

@@ -83,8 +83,8 @@ class Backend:
         allowed = caller.key.models if caller else None
         return [name for name in self.gateways if allowed is None or name in allowed]
 
-    def gateway_of(self, model: str) -> Gateway:
-        """The gateway that answers as ``model``.
+    def gateway_of(self, model: str, beside: bool = False) -> Gateway:
+        """The gateway that answers as ``model``; the first for one ``beside``, where the key is for all.
 
         Raises
         ------
@@ -94,9 +94,15 @@ class Backend:
         if not self.gateways:
             missing = "this bundle has no generator: ship it with gateway settings"
             raise RequestError(503, missing, "not_configured")
+        if (
+            beside
+            and model not in self.gateways
+            and ((caller := CALLER.get()) is None or caller.key.models is None)
+        ):
+            return next(iter(self.gateways.values()))
         if model not in (names := self.models()):
             message = f"there is no model {model!r} here, but {', '.join(names) or 'none for this key'}"
-            raise RequestError(404, message, param="model")
+            raise RequestError(404, message, param="model", code="model_not_found")
         return self.gateways[model]
 
     @asynccontextmanager

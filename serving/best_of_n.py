@@ -10,15 +10,16 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
-from data.answers import answer_key, extract_answer
+from data.answer_function import AnswerFunction, read_answer
 from data.contract import ScoreContract
 from data.decision_log import FAILED
-from data.errors import ModelError, ScoreError
+from data.errors import ModelError, QuestionError, ScoreError
+from data.question import Question
 from data.score_map import ScoreMap
 from models.generator.base import Candidate
 from models.generator.http import AsyncHttpGenerator
@@ -46,6 +47,7 @@ class BestOfN:
     reward_model : None where nothing scores candidates: then policies that read scores cannot be used.
     prior_source : None where no prior is asked for.
     contract : how step scores become a score.
+    read : what a completion's answer is.
     score_map : how a raw score becomes one in [0, 1].
     population : prior where the prior source gives none within ``prior_timeout`` seconds.
     per_request : candidates a request to the generator; None: all of a round.
@@ -61,12 +63,21 @@ class BestOfN:
     per_request: int | None = 1
     agreement: int | None = None
     score_map: ScoreMap | None = None
+    read: AnswerFunction = read_answer
     prior_timeout: float = 5.0
     speed: float = 0.0
 
     def in_unit(self, score: float) -> float:
         """The score in [0, 1] that decisions read."""
         return score if self.score_map is None else float(self.score_map.apply(score))
+
+    async def read_keys(self, texts: Collection[str], question: Question) -> dict[str, str | None]:
+        """The answers' keys; a function of the user's may take a while, and has a thread for it."""
+
+        def read() -> dict[str, str | None]:
+            return {text: self.read(text, question).key for text in texts}
+
+        return read() if self.read is read_answer else await asyncio.to_thread(read)
 
     async def answer(self, ask: Ask, on_cancel: Callable[[Answer], None] | None = None) -> Answer:
         """Draw, score and decide until the policy, the deadline or the budget ends it.
@@ -98,7 +109,7 @@ class _Run(Answer):
         self.owner = owner
         self.tasks: list[asyncio.Task[None]] = []  # one a draw; those of one request share theirs
         self.scored: dict[str, asyncio.Task[dict[str, StepScores]]] = {}  # of a text, the request with it
-        self.scoring = True
+        self.scoring = self.fits = True
         self.selection = ask.policy.selection
 
     def end(self, ended: Ended, why: str) -> None:
@@ -107,6 +118,13 @@ class _Run(Answer):
 
     async def go(self) -> None:
         await self._predict()
+        if (scorer := self.owner.reward_model) is not None and not await scorer.fits(self.ask.question):
+            self.scoring = self.fits = False
+            self.degraded.append("the question is too long for the reward model")
+            if self.ask.policy.reads_scores:
+                self.ended = "reward model"
+                await self._draw_voters()
+                return
         if self.ask.explore:
             if await self._round(self.ask.policy.cap):
                 self._replay_policy()
@@ -134,7 +152,7 @@ class _Run(Answer):
                 tokens = min(round(draw.seconds * self.owner.speed), self.ask.sampling.max_tokens)
                 draw.candidate = draw.candidate._replace(tokens=tokens)
         failed = [draw.candidate.cause for draw in self.draws if draw.candidate.status == "failed"]
-        unscored = [d.step_scores.cause for d in self.draws if d.step_scores and d.unscored]
+        unscored = [d.step_scores.cause for d in self.draws if self.fits and d.step_scores and d.unscored]
         for what, causes in ((FAILED, failed), ("the reward model failed on some candidates", unscored)):
             if causes:
                 commonest = [cause for cause, _ in Counter(filter(None, causes)).most_common(2)]
@@ -147,6 +165,8 @@ class _Run(Answer):
             if (source := self.owner.prior_source) is not None:
                 async with asyncio.timeout(self.owner.prior_timeout):
                     (self.prior,) = await source.priors([self.ask.question])
+        except QuestionError as error:
+            self.degraded.append(f"{error}: the population's prior was used")
         except Exception as error:  # whatever is wrong with it, the population's prior serves
             self.error = error
             self.degraded.append("the predictor is away: the population's prior was used")
@@ -242,10 +262,19 @@ class _Run(Answer):
         except ModelError as error:
             self.error = error
             candidates = [draw.candidate._replace(status="failed", cause=str(error)) for draw in draws]
-        started = time.perf_counter()
+        started, keys = time.perf_counter(), dict[str, str | None]()
+        if ask.read is None:
+            texts = {candidate.text or "" for candidate in candidates}
+            keys = await self.owner.read_keys(texts, ask.question)
         for draw, candidate in zip(draws, candidates, strict=True):
             draw.candidate = candidate
-            draw.answer = answer_key(extract_answer(draw.text) or "")
+            if ask.read is None:
+                draw.answer = keys[draw.text]
+            elif (key := ask.read(draw.text)) is not None:
+                draw.answer = key
+            elif draw.complete:
+                cause = "an answer that is not of the form asked for"
+                draw.candidate = candidate._replace(status="failed", text="", cause=cause)
         self.decision_seconds += time.perf_counter() - started
         if self.owner.reward_model is None:
             return

@@ -1,78 +1,44 @@
-"""OpenAI's chat completions as far as the gateway serves them; the rest is refused by name."""
+"""OpenAI's chat completions: what a request says, and what an answer to it looks like."""
 
+import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from openai.types import CompletionUsage, ErrorObject, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
 from openai.types.chat.chat_completion import Choice
-from openai.types.chat.completion_create_params import CompletionCreateParamsBase
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from data.contract import Sampling
-from data.question import Message, Question
-from models.generator.base import Candidate
+from data.errors import QuestionError
+from data.question import Question
+from data.validation import explain
+from models.generator.base import Candidate, Status
 from predictor.decision import Decision
 from predictor.prior import Prior
-from serving.draws import Tokens
-from serving.schemas import EXAMPLE, MAX_QUESTION, MAX_TURNS, Request, as_question
+from serving.draws import Draw, Tokens
+from serving.messages import ChatMessage
+from serving.schemas import EXAMPLE, Request
 
-PIECE = 24  # characters of a chunk when the chosen answer is streamed
-# OpenAI's fields that are not served may have the values that change nothing, which clients send by default:
-# null, nothing, or one of these. Any other value would have to be honoured.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "function_call": ("none",),
-    "logprobs": (False,),
-    "modalities": (["text"],),
-    "parallel_tool_calls": (True, False),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "tool_choice": ("none",),
-    "top_logprobs": (0,),
-}
-NOTHING: tuple[Any, ...] = (None, [], {})
-# What an answer's message carries beside its text where there is nothing of it; clients send it back.
-ABSENT = ("refusal", "annotations", "audio", "tool_calls", "function_call")
-Text = Annotated[str, Field(max_length=MAX_QUESTION)]
+PIECE = re.compile(r"\s*\S+\s*?(?=\s|$)|\s+")
+"""What a chunk holds when the chosen answer is streamed: a word with the blanks before it."""
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class TextPart(Request):
-    """A part of a message; only text is understood."""
-
-    type: Literal["text"]
-    text: Text
-
-
-class ChatMessage(Request):
-    """One turn."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(max_length=64)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_what_is_absent(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {k: v for k, v in given.items() if k not in ABSENT or v not in NOTHING}
-
-    def read(self) -> Message:
-        """The turn as the rest of the project takes it."""
-        text = self.content if isinstance(self.content, str) else "".join(p.text for p in self.content)
-        return Message(role="system" if self.role == "developer" else self.role, content=text)
-
-
-class StreamOptions(Request):
+class StreamOptions(BaseModel):
     """What a stream ends with."""
 
-    include_usage: bool = False
-    include_obfuscation: bool | None = None
+    include_usage: bool | None = None
 
 
 class Options(Request):
@@ -89,42 +55,31 @@ class Options(Request):
     ahead: int | None = Field(
         None, ge=0, le=1024, description="Candidates kept in flight while a decision is pending."
     )
+    cap: int | None = Field(None, ge=1, le=100_000, description="Candidates at most.")
+    return_candidates: bool = Field(False, description="Give every candidate with its score.")
 
 
-class ChatRequest(Request):
-    """``POST /v1/chat/completions``: OpenAI's request; ``n`` is the most candidates that are drawn."""
+class ChatRequest(BaseModel):
+    """``POST /v1/chat/completions``: OpenAI's request; `serving.fields` sorts what is not read here."""
 
     model_config = ConfigDict(
-        extra="forbid",
+        extra="allow",
         allow_inf_nan=False,
         json_schema_extra={"example": {"model": "m", "messages": [{"role": "user", "content": EXAMPLE}]}},
     )
 
     model: Annotated[str, Field(max_length=256)]
-    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_TURNS)
-    n: int | None = Field(None, ge=1, le=100_000, description="The cap: candidates at most.")
+    messages: list[ChatMessage] = Field(min_length=1)
+    n: int | None = Field(None, ge=1, le=100_000, description="Choices, the best first, of one run.")
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1, le=2**31)
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31)
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    user: Annotated[str, Field(max_length=512)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     optscale: Options | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_by_name(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        unserved = CompletionCreateParamsBase.__annotations__.keys() - cls.model_fields.keys()
-        allowed = {name: (*NOTHING, *NEUTRAL.get(name, ())) for name in given if name in unserved}
-        refused = [name for name, values in allowed.items() if given[name] not in values]
-        if refused:
-            raise ValueError(f"{', '.join(refused)}: not supported by this server; leave it out")
-        return {name: value for name, value in given.items() if name not in allowed}
 
     @field_validator("max_completion_tokens")
     @classmethod
@@ -140,8 +95,11 @@ class ChatRequest(Request):
         return self
 
     def question(self) -> Question:
-        """The conversation; raises QuestionError if it is too long or its last turn is empty."""
-        return as_question([message.read() for message in self.messages])
+        """The conversation's words; raises QuestionError if its last turn is empty, or all endless."""
+        try:
+            return Question(messages=tuple(message.read() for message in self.messages))
+        except ValidationError as error:
+            raise QuestionError(explain(error.errors(), Question)) from error
 
     def sampling(self, default: Sampling) -> Sampling:
         """The default with what the request says."""
@@ -150,7 +108,34 @@ class ChatRequest(Request):
             changes["max_tokens"] = self.max_completion_tokens
         if isinstance(self.stop, str):
             changes["stop"] = (self.stop,)
+        elif not self.stop:
+            changes.pop("stop", None)
         return Sampling.model_validate(default.model_dump() | changes)
+
+
+class AnyRequest(BaseModel):
+    """A request of a route that the generator answers alone."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: Annotated[str, Field(max_length=256)]
+
+
+class Shown(BaseModel):
+    """A candidate as ``optscale.return_candidates`` gives it."""
+
+    text: str | None
+    score: float | None
+    answer: str | None = Field(description="Key of its answer: equal answers have equal keys.")
+    status: Status
+    tokens: int
+    round: int
+
+    @classmethod
+    def of(cls, draw: Draw) -> "Shown":
+        """The candidate as it is now."""
+        names = ("text", "score", "answer", "status", "tokens", "round")
+        return cls(**{name: getattr(draw, name) for name in names})
 
 
 class Explanation(BaseModel):
@@ -187,12 +172,42 @@ class Explanation(BaseModel):
     )
     tokens: Tokens
     seconds: float
+    notes: list[str] = Field([], description="What else is to be known of how it was answered.")
+    candidates: list[Shown] | None = Field(None, description="All of them, where return_candidates asks.")
+
+    def headers(self) -> dict[str, str]:
+        """The decision once more, for clients that drop fields that they do not know."""
+        told = self.model_dump(include={"drawn", "rounds", "cap", "score", "hit", "votes", "ended"})
+        told |= {"selection": self.selection, "reason": self.decision.reason, "contract": self.contract}
+        told |= {"promise": self.promise, "degraded": "; ".join(self.degraded)}
+        told |= {"tokens": self.tokens.generated, "notes": "; ".join(self.notes)}
+        return {
+            f"x-optscale-{name}": str(value).lower() if isinstance(value, bool) else _header(str(value))
+            for name, value in told.items()
+            if value not in (None, "")
+        }
 
 
 class ChatResponse(ChatCompletion):
     """OpenAI's answer and our field; ``usage`` counts the prompt once, and all that was generated."""
 
     optscale: Explanation
+
+
+class Alone(BaseModel):
+    """The ``optscale`` field of what the generator answered alone; nothing is promised of it."""
+
+    request_id: str
+    passthrough: str = Field(description="Why Best-of-N does not fit it, with the fields that say so.")
+    promise: None = None
+
+
+class PassedOn(BaseModel):
+    """The generator's own answer, with our field."""
+
+    model_config = ConfigDict(extra="allow")
+
+    optscale: Alone
 
 
 class ModelList(BaseModel):
@@ -209,16 +224,10 @@ class ErrorResponse(BaseModel):
 
 
 def make_response(
-    model: str, candidate: Candidate, prompt_tokens: int, explanation: Explanation
+    model: str, candidates: Sequence[Candidate], prompt_tokens: int, explanation: Explanation
 ) -> ChatResponse:
-    """The answer to a request: its one choice is ``candidate``."""
+    """The answer to a request: its choices are ``candidates``, the best first."""
     generated = explanation.tokens.generated
-    choice = Choice(
-        index=0,
-        message=ChatCompletionMessage(role="assistant", content=candidate.text or "", refusal=None),
-        logprobs=None,
-        finish_reason="stop" if candidate.status == "complete" else "length",
-    )
     usage = CompletionUsage(
         prompt_tokens=prompt_tokens,
         completion_tokens=generated,
@@ -229,28 +238,49 @@ def make_response(
         object="chat.completion",
         created=int(time.time()),
         model=model,
-        choices=[choice],
+        choices=[_choice(index, candidate) for index, candidate in enumerate(candidates)],
         usage=usage,
         # Read again, so that every field of it is set: those that are not are not shown.
         optscale=Explanation.model_validate(explanation.model_dump()),
     )
 
 
+def _choice(index: int, candidate: Candidate) -> Choice:
+    message = {"role": "assistant", "content": candidate.answer, "refusal": None}
+    if candidate.reasoning:
+        message["reasoning_content"] = candidate.reasoning
+    return Choice(
+        index=index,
+        message=ChatCompletionMessage.model_validate(message),
+        logprobs=None,
+        finish_reason="stop" if candidate.status == "complete" else "length",
+    )
+
+
+def _header(text: str) -> str:
+    """A text as a header can hold it."""
+    return " ".join(text.encode("ascii", "replace").decode().split())[:500]
+
+
 def stream(response: ChatResponse, include_usage: bool) -> Iterator[ChatCompletionChunk]:
     """The answer in OpenAI's chunks; the last one with a choice carries the ``optscale`` field."""
-    (choice,), text = response.choices, response.choices[0].message.content or ""
     head = response.to_dict() | {"object": "chat.completion.chunk", "usage": None}
     del head["optscale"]
     if not include_usage:
         del head["usage"]  # null in all chunks but the last, as OpenAI's servers have it
 
-    def chunk(delta: dict[str, str], finish: str | None = None, **extra: Any) -> ChatCompletionChunk:
-        choices = [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
+    def chunk(index: int, delta: dict[str, str], finish: str | None = None, **extra: Any) -> Any:
+        choices = [{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}]
         return ChatCompletionChunk.model_validate(head | {"choices": choices} | extra)
 
-    yield chunk({"role": "assistant", "content": ""})
-    for at in range(0, len(text), PIECE):
-        yield chunk({"content": text[at : at + PIECE]})
-    yield chunk({}, choice.finish_reason, optscale=response.optscale.model_dump(mode="json"))
+    for choice in response.choices:
+        yield chunk(choice.index, {"role": "assistant", "content": ""})
+        reasoning = getattr(choice.message, "reasoning_content", None) or ""
+        for name, text in (("reasoning_content", reasoning), ("content", choice.message.content or "")):
+            for piece in PIECE.findall(text):
+                yield chunk(choice.index, {name: piece})
+        last = choice is response.choices[-1]
+        extra = {"optscale": response.optscale.model_dump(mode="json")} if last else {}
+        yield chunk(choice.index, {}, choice.finish_reason, **extra)
     if include_usage:
         yield ChatCompletionChunk.model_validate(head | {"choices": [], "usage": response.usage})

@@ -1,6 +1,6 @@
 """What Best-of-N is asked, what it draws, and what it answers: plain values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -34,6 +34,8 @@ class Ask:
     explore : draw the whole cap in one round, whatever the policy says.
     explore_share : chance with which ``explore`` was drawn; 0 where the request is of a kind that never is.
     extra_fields : further fields of the generator's requests.
+    read : from a text to the key of its answer where it is asked for in a form; a text that gives none is a
+        miss, and no answer. None: the answer that the text marks.
     """
 
     question: Question
@@ -46,6 +48,7 @@ class Ask:
     explore: bool = False
     explore_share: float = 0.0
     extra_fields: Mapping[str, Any] = field(default_factory=dict)
+    read: Callable[[str], str | None] | None = None
 
 
 @dataclass
@@ -145,6 +148,16 @@ def select_draw(draws: Sequence[Draw], selection: Selection) -> Draw | None:
         if among:
             return among[0]
     return None
+
+
+def best_first(answer: "Answer", count: int) -> list[Draw]:
+    """The chosen candidate, then what the same selection takes of the rest; ``count`` at most."""
+    ranked, left, best = list[Draw](), list(answer.shown), answer.chosen
+    while best is not None:
+        ranked.append(best)
+        left = [draw for draw in left if draw is not best]
+        best = select_draw(left, answer.selection) if len(ranked) < count else None
+    return ranked
 
 
 class Tokens(BaseModel):

@@ -1,6 +1,8 @@
 """Errors of requests: an HTTP status, and a body like that of OpenAI's servers."""
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -18,16 +20,33 @@ class RequestError(HTTPException):
         kind: str = INVALID,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
+        code: str | None = None,
     ) -> None:
         super().__init__(status, message, headers)
-        self.kind, self.param = kind, param
+        self.kind, self.param, self.code = kind, param, code
+
+
+def bad(message: str, param: str) -> RequestError:
+    """The refusal of a request for one of its fields."""
+    return RequestError(400, message, param=param)
+
+
+def error_event(error: HTTPException) -> str:
+    """The error as an event of a stream that has begun; its code is the status that it would have had."""
+    body = error_body(error)
+    body["error"]["code"] = str(error.status_code)
+    return f"data: {json.dumps(body)}\n\n"
+
+
+def error_body(error: HTTPException) -> dict[str, Any]:
+    """``{"error": {"message", "type", "param", "code"}}``, of any error with a status."""
+    body = {"message": str(error.detail), "type": getattr(error, "kind", INVALID)}
+    return {"error": body | {name: getattr(error, name, None) for name in ("param", "code")}}
 
 
 def error_response(error: HTTPException) -> JSONResponse:
-    """``{"error": {"message", "type", "param", "code"}}``, of any error with a status."""
-    body = {"message": str(error.detail), "type": getattr(error, "kind", INVALID)}
-    body |= {"param": getattr(error, "param", None), "code": None}
-    return JSONResponse({"error": body}, error.status_code, error.headers)
+    """The error as an answer."""
+    return JSONResponse(error_body(error), error.status_code, error.headers)
 
 
 def fault() -> RequestError:

@@ -1,40 +1,40 @@
-"""From a chat request to its answer: what is asked of Best-of-N, and what is said of its answer."""
+"""Who answers and who scores behind the gateway, and what is said of an answer."""
 
 import asyncio
 import contextlib
 import math
-import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from statistics import median
 from typing import Any
 
 from cachetools import TTLCache
+from httpx2 import HTTPError, Response
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
 from opentelemetry.trace import TracerProvider
-from pydantic import TypeAdapter, ValidationError
 
+from data.answer_function import load_answer_function
 from data.contract import UNSCORED, ScoreContract, require_same_contract
 from data.decision_log import DecisionLog
-from data.errors import ConfigError, OptScaleError
-from data.validation import explain
+from data.errors import ModelError, OptScaleError
+from models.faults import explain_fault
 from models.generator.http import AsyncHttpGenerator
-from models.http_client import require_served
+from models.http_client import FAULTS, require_served
 from models.reward.http import AsyncHttpRewardModel
 from predictor.decision import decide
-from predictor.policies import AnyPolicy
 from serving import metrics
-from serving.best_of_n import SEEDS, BestOfN
+from serving.best_of_n import BestOfN
 from serving.bundle import Bundle
-from serving.chat import ChatRequest, ChatResponse, Explanation, Options, make_response
-from serving.draws import Answer, Ask, log_row
+from serving.chat import ChatResponse, Explanation, Shown, make_response
+from serving.draws import Answer, best_first, log_row
 from serving.errors import RequestError
+from serving.intake import Intake, Prepared, first_line
 from serving.keys import CALLER
+from serving.passthrough import Forward, failed
 from serving.priors import PriorSource
 from serving.settings import GatewaySettings
-
-_POLICY: TypeAdapter[AnyPolicy] = TypeAdapter(AnyPolicy)
 
 
 class Gateway:
@@ -64,15 +64,16 @@ class Gateway:
             per_request=settings.per_request,
             agreement=settings.agreement if settings.without_reward == "agreement" else None,
             score_map=self.card.score_map,
+            read=load_answer_function(settings.answers),
             prior_timeout=settings.predictor_timeout,
         )
         log, folder = settings.log, settings.log.location()
-        self.log = None if folder is None else DecisionLog(folder, log.rows, log.seconds, log.files)
+        self.log = None if folder is None else DecisionLog(folder, log.rows, log.seconds, log.files, log.days)
+        self.intake = Intake(self.card, self.settings, self.contract, population, self.log is not None)
         self.in_flight = 0
         self.latest: deque[float] = deque(maxlen=50)  # seconds of requests
         self.known_away: TTLCache[str, list[str]] = TTLCache(1, ttl=2)
         self.asking = asyncio.Lock()
-        self.chance = random.SystemRandom()
         if self.card.certificate is not None and self.card.certificate.policy is not None:
             metrics.PROMISED_LOSS.set(self.card.certificate.epsilon.get("lost_hit", 1.0))
         decide(self.card.policy, [], population)  # fills the tables that every decision reads
@@ -107,13 +108,14 @@ class Gateway:
                 away = self.known_away["now"] = [why for why in answers if why]
             return away
 
-    async def answer(self, request: ChatRequest, request_id: str) -> ChatResponse:
-        """Answer a request.
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place among the requests under way.
 
         Raises
         ------
         RequestError
-            If it cannot be answered: as it is, now, or at all.
+            If there is none now.
         """
         if self.in_flight >= self.settings.requests:
             metrics.REFUSED.labels("overload").inc()
@@ -123,14 +125,41 @@ class Gateway:
         self.in_flight += 1
         try:
             with metrics.IN_FLIGHT.track_inprogress():
-                return await self._answer(request, request_id)
+                yield
         finally:
             self.in_flight -= 1
 
-    async def _answer(self, request: ChatRequest, request_id: str) -> ChatResponse:
-        started, ask = time.monotonic(), self._ask(request)
-        # A copy would keep the cached fingerprint of the original.
-        sampled = ScoreContract.model_validate(self.contract.model_dump() | {"sampling": ask.sampling})
+    @contextlib.asynccontextmanager
+    async def forward(self, asked: Forward) -> AsyncIterator[Response]:
+        """The generator's own answer to a request, its body unread.
+
+        Raises
+        ------
+        RequestError
+            If the generator gives none.
+        """
+        status, observe = 502, partial(metrics.observe, "generator")
+        try:
+            async with self.generator.forward(asked.path, asked.body, observe) as reply:
+                status = reply.status_code
+                yield reply
+        except (*FAULTS, ModelError, HTTPError) as error:
+            ours = isinstance(error, ModelError)
+            told = failed(error, "" if ours else explain_fault(error, self.settings.generator))
+            status = told.status_code
+            raise told from error
+        finally:
+            metrics.PASSTHROUGH.labels(asked.why, status).inc()
+
+    async def answer(self, prepared: Prepared, request_id: str) -> ChatResponse:
+        """Answer a request by Best-of-N.
+
+        Raises
+        ------
+        RequestError
+            If it cannot be answered: now, or at all.
+        """
+        started, (request, ask, sampled, notes) = time.monotonic(), prepared
         certificate = self.card.certificate if ask.policy == self.card.policy else None
 
         def record(answer: Answer, status: int = 499) -> None:
@@ -154,63 +183,16 @@ class Gateway:
         record(answer, 200)
         prompt = max(draw.candidate.prompt_tokens for draw in answer.draws)
         explanation = self._explain(answer, sampled, request_id, seconds)
-        return make_response(request.model, answer.chosen.candidate, prompt, explanation)
-
-    def _ask(self, request: ChatRequest) -> Ask:
-        """What a request asks of Best-of-N."""
-        settings, options = self.settings, request.optscale or Options()
-        sampling, policy = request.sampling(settings.generator.sampling), self._policy(request, options)
-        if request.seed is not None and not settings.generator.seeds:
-            raise _bad("the generator behind this server takes no seed", "seed")
-        deadline = options.deadline or settings.deadline
-        if deadline > settings.longest_deadline:
-            raise _bad(f"a deadline is at most {settings.longest_deadline:g} s here", "optscale.deadline")
-        if options.token_budget is not None and options.token_budget < sampling.max_tokens:
-            raise _bad(
-                f"a token budget must have room for one candidate of max_tokens, {sampling.max_tokens}",
-                "optscale.token_budget",
-            )
-        # What asks for something special is no draw of what is certified, and a seed asks to be repeated.
-        plain = request.optscale is None and request.seed is None and policy == self.card.policy
-        plain &= sampling == settings.generator.sampling
-        share = settings.log.explore if plain and self.log is not None else 0.0
-        return Ask(
-            question=request.question(),
-            policy=policy,
-            sampling=sampling,
-            seed=(self.chance.randrange(SEEDS) if request.seed is None else request.seed) % SEEDS,
-            deadline=asyncio.get_running_loop().time() + deadline,
-            token_budget=options.token_budget,
-            ahead=settings.ahead if options.ahead is None else options.ahead,
-            explore=self.chance.random() < share,
-            explore_share=share,
-            extra_fields={} if request.user is None else {"user": request.user},
-        )
-
-    def _policy(self, request: ChatRequest, options: Options) -> AnyPolicy:
-        """The bundle's policy with what the request says of it."""
-        policy = self.card.policy
-        changes = options.model_dump(include={"target", "confidence"}, exclude_none=True)
-        if "target" in changes and self.reward_model is None:
-            raise _bad("nothing scores candidates here, so there is no target", "optscale.target")
-        if "confidence" in changes and not policy.has_confidence:
-            raise _bad(f"the policy here, {policy.kind}, has no confidence", "optscale.confidence")
-        if request.n is not None:
-            if request.n > policy.cap:
-                raise _bad(f"n is the most candidates that are drawn, at most {policy.cap} here", "n")
-            changes |= {"cap": request.n, "floor": min(policy.floor, request.n)}
-        caller = CALLER.get()
-        if caller and caller.key.candidates and caller.key.candidates < changes.get("cap", policy.cap):
-            changes |= {"cap": (most := caller.key.candidates), "floor": min(policy.floor, most)}
-        if not changes:
-            return policy
-        try:
-            changed = _POLICY.validate_python(policy.model_dump() | changes)
-            if (population := self.best_of_n.population) is not None:
-                metrics.chance_of_hit(changed, population)  # the family knows no other targets
-            return changed
-        except (ValidationError, ConfigError) as error:
-            raise _bad(_first_line(error), "optscale") from error
+        wanted = request.n or 1
+        chosen = [draw.candidate for draw in best_first(answer, wanted)]
+        if ask.sampling.temperature == 0:
+            chosen = chosen[:1] * wanted
+        elif len(chosen) < wanted:
+            notes = [*notes, f"{len(chosen)} choices of {wanted}: no further candidate has a text"]
+        explanation.notes = notes
+        if request.optscale and request.optscale.return_candidates:
+            explanation.candidates = [Shown.of(draw) for draw in answer.draws]
+        return make_response(request.model, chosen, prompt, explanation)
 
     def _explain(
         self, answer: Answer, sampled: ScoreContract, request_id: str, seconds: float
@@ -222,6 +204,7 @@ class Gateway:
         as_certified = ask.policy == self.card.policy and sampled == self.contract
         as_certified &= ask.token_budget is None and not answer.degraded
         as_certified &= self.card.certificate is None or self.card.certificate.covers(ask.question)
+        as_certified &= "messages" not in ask.extra_fields
         chance = None
         if score is not None and sampled == self.contract:
             drawn = sum(draw.given for draw in answer.shown)
@@ -264,7 +247,7 @@ async def _why_away(name: str, model: AsyncHttpGenerator | AsyncHttpRewardModel)
 
 def _no_answer(answer: Answer) -> RequestError:
     """Why there is nothing to answer with."""
-    said = answer.cause or (_first_line(answer.error) if answer.error else "")
+    said = answer.cause or (first_line(answer.error) if answer.error else "")
     reason = f": {said}" if said else ""
     match answer.ended:
         case "deadline":
@@ -274,13 +257,3 @@ def _no_answer(answer: Answer) -> RequestError:
     if getattr(answer.error, "status_code", None) in {400, 413, 422}:
         return RequestError(400, f"the generator refused the request{reason}")
     return RequestError(502, f"the generator gave no candidate{reason}", "upstream_error")
-
-
-def _bad(message: str, param: str) -> RequestError:
-    return RequestError(400, message, param=param)
-
-
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, ValidationError):
-        return explain(error.errors()[:1], AnyPolicy)
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

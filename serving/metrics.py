@@ -13,6 +13,7 @@ DECISIONS = Counter("optscale_decisions", "Decisions by action", ["action", "rea
 REQUESTS = Counter("optscale_requests", "Answered requests by what ended them", ["ended", "status"])
 FEEDBACK = Counter("optscale_feedback", "Verdicts on answers", ["verdict"])
 REFUSED = Counter("optscale_refused", "Requests refused before anything is done for them", ["why"])
+PASSTHROUGH = Counter("optscale_passthrough", "Requests that the generator answered alone", ["why", "status"])
 DEGRADED = Counter("optscale_degraded", "Answers given though something was away", ["why"])
 CANDIDATES = Counter("optscale_candidates", "Candidates by their status", ["status"])
 TOKENS = Counter(

@@ -5,9 +5,10 @@ from typing import Any, Protocol
 
 from cachetools import LRUCache
 
+from data.errors import QuestionError
 from data.question import Question
 from predictor.prior import Prior
-from serving.schemas import Placed
+from serving.schemas import MAX_QUESTION, MAX_TURNS, Placed
 
 
 class PriorSource(Protocol):
@@ -34,7 +35,9 @@ class RemotePredictor:
         self.known: LRUCache[str, Prior] = LRUCache(4096)
 
     async def priors(self, questions: Sequence[Question]) -> list[Prior]:
-        """See `PriorSource`."""
+        """See `PriorSource`. Raises QuestionError for a question that is too long for it."""
+        if any(len(q.messages) > MAX_TURNS or q.characters > MAX_QUESTION for q in questions):
+            raise QuestionError("the question is too long for the predictor")
         priors = {q.id: self.known[q.id] for q in questions if q.id in self.known}
         asked = [q for q in questions if q.id not in priors]
         new = {q.id: Placed(messages=list(q.messages), bundle=self.bundle) for q in asked}

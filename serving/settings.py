@@ -41,6 +41,8 @@ class LogSettings(Record):
     """Seconds after which what is logged is written, however few rows it has."""
     files: int = Field(10_000, ge=1)
     """Files that are kept; the oldest are deleted."""
+    days: float | None = Field(None, gt=0)
+    """Days that a file is kept at most; null: as long as there are not too many."""
     explore: float = Field(0.02, ge=0, lt=1)
     """Share of requests that are drawn to the full cap at once: only they are fit for certificates."""
 
@@ -71,6 +73,13 @@ class GatewaySettings(Record):
     """Requests under way at once; more are refused with 429."""
     body_bytes: int = Field(1_000_000, ge=1)
     """Bytes of a request's body at most."""
+    passthrough: bool = True
+    """Let the generator answer alone what Best-of-N does not fit, such as tools; false: 400."""
+    keep_alive: float = Field(5.0, gt=0)
+    """Seconds between the comments that a stream sends until its answer is chosen."""
+    answers: str | None = Field(None, pattern=r"^[\w.]+:[\w.]+$")
+    """``package.module:function`` that reads an answer, as ``collect.answers``; it must be there where the
+    gateway runs."""
     without_reward: Literal["agreement", "refuse"] = "agreement"
     """Where no candidate can be scored: answer with the one that most agree with, or with 503."""
     agreement: int = Field(5, ge=1)

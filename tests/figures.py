@@ -339,13 +339,13 @@ def quality(name: str, table: ScoreTable) -> dict[str, Any]:
     }
 
 
-def own_pool_draws(location: str = "data/pool") -> None:
-    """Plans of `collect.train_candidates` on one and the same pool."""
-    config, pool = Config(), Pool.open(location)
+def own_pool_draws(*plans: str) -> None:
+    """Plans of `collect.train_candidates` on one and the same pool, or those of them that are named."""
+    config, pool = Config(), Pool.open("data/pool")
     whole = load_scores(pool, config.folds)
     states = FrozenStates.load(PredictorSettings(), cache=Path(".optscale/states"))
     full = [q.id for q in whole.questions]
-    for few in (None, 8, 4, 0):
+    for few in [int(plan) for plan in plans] or (None, 8, 4, 0):
         draws = config.collect.model_copy(update={"train_candidates": few})
         names = choose_few(whole.questions, None, config.folds, draws)
         table = thinned(whole, np.isin(full, list(names)), few or 0) if names else whole

@@ -25,6 +25,18 @@ class Candidate(NamedTuple):
     seed: int
     cause: str | None = None
     """Why it failed; None where it did not."""
+    reasoning: str | None = None
+    """What a server keeps apart from its answer; the text begins with it, in ``<think>``."""
+
+    @property
+    def answer(self) -> str:
+        """The text without the reasoning that the server kept apart."""
+        return (self.text or "").removeprefix(in_think(self.reasoning) if self.reasoning else "")
+
+
+def in_think(reasoning: str) -> str:
+    """Reasoning as it stands before an answer in a candidate's text."""
+    return f"<think>\n{reasoning}\n</think>\n\n"
 
 
 class Generator(Protocol):

@@ -2,20 +2,27 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
+
+from httpx2 import Response
 
 from data.contract import Sampling
 from data.errors import QuestionError
 from data.question import Question
 from models.faults import explain_fault, reason_in
-from models.generator.base import STATUS, Candidate, Status
+from models.generator.base import STATUS, Candidate, Status, in_think
 from models.http_client import FAULTS, HttpModel, Observe, call, require_served
 from models.reward.base import scored_part
 from models.settings import HttpGeneratorSettings
 
 logger = logging.getLogger(__name__)
 SEEDS = 2**31
+UNREAD: Any = {
+    "headers": {"X-Stainless-Raw-Response": "stream"}
+}  # by it OpenAI's client leaves a body unread
 
 
 class TurnsError(QuestionError):
@@ -50,7 +57,8 @@ class AsyncHttpGenerator(HttpModel):
     ) -> list[Candidate]:
         """``count`` candidates; asked for again as long as the server gives fewer, but some.
 
-        ``more`` are further fields of the request. Raises ModelError where the server refuses every
+        ``more`` are further fields of the request: its ``messages`` stand for the question's, its ``seed``
+        has seeds sent where ``seeds: asked`` waits for one. Raises ModelError where the server refuses every
         request alike.
         """
         found: list[Candidate] = []
@@ -69,21 +77,46 @@ class AsyncHttpGenerator(HttpModel):
             found += candidates
         return found
 
+    @asynccontextmanager
+    async def forward(
+        self, path: str, body: Mapping[str, Any], observe: Observe | None = None
+    ) -> AsyncIterator[Response]:
+        """Send a request as it is, in its turn; gives the answer, whose body is still to be read.
+
+        Raises one of `FAULTS` where the server refuses or does not answer.
+        """
+        started = time.monotonic()
+        async with self._limit:
+            try:
+                reply = await self.client.post(path, body=body, cast_to=Response, options=UNREAD)
+            except Exception as error:
+                if observe:
+                    observe(time.monotonic() - started, error)
+                raise
+            try:
+                yield reply
+            finally:
+                await reply.aclose()
+                if observe:
+                    observe(time.monotonic() - started, None)
+
     async def _ask(
         self, question: Question, n: int, seed: int, sampling: Sampling, more: Mapping[str, Any] | None
     ) -> Any:
-        turns = question.as_chat()
-        turns[-1]["content"] += self.settings.instruction
+        more = dict(more or {})
+        turns = list(more.pop("messages", None) or question.as_chat())
+        turns[-1] = {**turns[-1], "content": turns[-1]["content"] + self.settings.instruction}
+        asked = more.pop("seed", None) is not None
         body: dict[str, Any] = {
             "model": self.settings.model,
             "n": n,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
-            **({"seed": seed} if self.settings.seeds else {}),
+            **({"seed": seed} if asked or self.settings.seeds is True else {}),
             **({"stop": list(sampling.stop)} if sampling.stop else {}),
             **self.settings.extra_body,
-            **(more or {}),
+            **more,
         }
         # Posted as it is: the client's typed calls take longer to build than a small request takes.
         if self.settings.route == "chat":
@@ -111,9 +144,8 @@ class AsyncHttpGenerator(HttpModel):
         for choice, text, count in zip(choices, texts, tokens, strict=True):
             status, cause = _judge(choice, text, (count or 0) >= sampling.max_tokens)
             # What failed has no text, so that it is neither delivered nor a vote.
-            text = "" if cause else text
-            prompt = usage.get("prompt_tokens") or 0
-            found.append(Candidate(text, count or 0, prompt, status, seed, cause=cause))
+            text, prompt = "" if cause else text, usage.get("prompt_tokens") or 0
+            found.append(Candidate(text, count or 0, prompt, status, seed, cause, _reasoning(choice)))
         return found
 
 
@@ -167,13 +199,18 @@ def _text(choice: Any) -> str:
     if "message" not in choice:
         text = _joined(choice["text"])
     else:
-        message = choice["message"] or {}
-        content = message.get("content")
-        thoughts = [part.get("thinking") for part in content] if isinstance(content, list) else []
-        reasoning = message.get("reasoning_content") or message.get("reasoning") or _joined(thoughts)
-        text = _joined(content)
-        text = f"<think>\n{reasoning}\n</think>\n\n{text}" if reasoning else text
+        reasoning, content = _reasoning(choice), _joined((choice["message"] or {}).get("content"))
+        text = f"{in_think(reasoning)}{content}" if reasoning else content
     return text.encode(errors="replace").decode()  # JSON can hold half a character, which nothing else can
+
+
+def _reasoning(choice: Any) -> str | None:
+    """What a server keeps apart from the answer."""
+    message = choice.get("message") or {}
+    content = message.get("content")
+    thoughts = [part.get("thinking") for part in content] if isinstance(content, list) else []
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or _joined(thoughts)
+    return str(reasoning).encode(errors="replace").decode() if reasoning else None
 
 
 def _joined(content: Any) -> str:

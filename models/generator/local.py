@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, StoppingCriteria
+from transformers.cache_utils import DynamicLayer
 
 from data.files import short_digest
 from data.question import Question
@@ -18,6 +19,8 @@ from models.generator.base import Candidate, Status
 from models.settings import LocalGeneratorSettings, WeightsSettings
 from models.tokenizer import chat_prompt
 
+ROOM = 64
+"""Tokens that a cache makes room for at a time."""
 _SEEDED = threading.Lock()  # torch's seed is the whole process's
 
 
@@ -77,7 +80,7 @@ class LocalGenerator:
         inputs = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self.device)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         width = ids.shape[1]
-        cache = DynamicCache(config=self.model.config)
+        cache = _roomy_cache(self.model.config)
         self.model(
             input_ids=ids[:, :-1],
             attention_mask=mask[:, :-1],
@@ -152,6 +155,45 @@ class LocalGenerator:
             tokens = bisect_left(range(len(kept)), True, key=lambda size: bool(stops_in(size)))
             text, status = text_of(tokens)[: min(stops_in(tokens))], "complete"
         return Candidate(text, tokens, prompt_tokens, status, seed)
+
+
+class _RoomyLayer(DynamicLayer):
+    """Puts new tokens into room made before; concatenation would copy all that is held at every step."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room: dict[str, torch.Tensor] = {}
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys = self._put("keys", self.keys, key_states)
+        self.values = self._put("values", self.values, value_states)
+        return self.keys, self.values
+
+    def _put(self, name: str, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """What is held, (rows, heads, tokens, size), with the new tokens behind it."""
+        before = held.shape[-2] if held.numel() else 0
+        after, room = before + new.shape[-2], self.room.get(name)
+        # Rows that were repeated or chosen lie elsewhere.
+        if room is None or room.data_ptr() != held.data_ptr() or room.shape[-2] < after:
+            room = self.room[name] = new.new_empty(*new.shape[:-2], after + ROOM, new.shape[-1])
+            if before:
+                room[..., :before, :] = held
+        room[..., before:after, :] = new
+        return room[..., :after, :]
+
+
+def _roomy_cache(config: Any) -> DynamicCache:
+    """A cache of the model's layers; those that keep all tokens, which most do, grow in room made before."""
+    cache = DynamicCache(config=config)
+    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 class _HalfDone(StoppingCriteria):

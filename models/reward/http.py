@@ -47,6 +47,13 @@ class AsyncHttpRewardModel(HttpModel):
             self.identity["scale"] = "raw"
         self._url = f"{settings.base_url.rstrip('/').removesuffix('/v1')}/{settings.route}"
 
+    async def fits(self, question: Question) -> bool:
+        """Whether the question leaves room for a completion."""
+        if 8 * question.characters <= self.settings.positions:
+            return True  # a character has four tokens at most
+        coded = await asyncio.to_thread(self.convention.encode_completion, self.tokenizer, question, "?")
+        return coded is None or len(coded["input_ids"]) < self.settings.positions
+
     async def score(
         self, items: Sequence[tuple[Question, str]], observe: Observe | None = None
     ) -> list[StepScores]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils.import_utils import enable_tf32
 
 from data.question import Question
 from models import backbone
@@ -25,6 +26,8 @@ class LocalRewardModel:
         self.tokenizer = backbone.load_tokenizer(settings.backbone, settings.adapter)
         self.positions = backbone.max_positions(settings.backbone)
         dtype = backbone.resolve_dtype(settings.dtype, self.device)
+        if self.device.startswith("cuda") and dtype == torch.bfloat16:
+            enable_tf32(True)  # exact for the float32 head, whose factors are numbers of bfloat16
         self.model = self.convention.load(settings, dtype).to(self.device).eval()
         self.identity = {
             "reward_model": Path(settings.adapter or settings.backbone).name,

@@ -24,7 +24,7 @@ def test_identity_knows_who_spoke():
     assert told.text == alone.text
 
 
-@pytest.mark.parametrize("text", ["", " \n\t", "x" * 200_001])
+@pytest.mark.parametrize("text", ["", " \n\t", "x" * 10_000_001])
 def test_an_empty_or_endless_question_is_refused(text):
     with pytest.raises(ValidationError):
         Question.ask(text)

@@ -22,6 +22,8 @@ class FaultyServer:
             Route("/{way}/v1/models", self.models),
             Route("/{way}/v1/chat/completions", self.complete, methods=["POST"]),
             Route("/{way}/v1/completions", self.complete, methods=["POST"]),
+            Route("/{way}/v1/responses", self.complete, methods=["POST"]),
+            Route("/{way}/v1/embeddings", self.complete, methods=["POST"]),
             Route("/{way}/pooling", self.pool, methods=["POST"]),
         ]
         config = uvicorn.Config(Starlette(routes=routes), port=port, log_level="critical")

@@ -199,3 +199,29 @@ def test_a_saved_adapter_names_no_folder_of_the_machine(tmp_path):
     lora.save_adapter(model, tmp_path / "a")
     assert str(tmp_path) not in (tmp_path / "a" / "adapter_config.json").read_text()
     lora.merge_adapter(Net(), tmp_path / "a")
+
+
+def test_in_bfloat16_training_learns_as_in_float32(tmp_path, monkeypatch):
+    """An autocast around all of training would go on with the weights that it has seen first."""
+    monkeypatch.setenv("WORLD_SIZE", "1")  # training on a CPU, where half precision has to be asked for
+    settings = LoraSettings(
+        rank=2, targets=("q_proj",), learning_rate=0.05, batch_size=4, max_steps=24, evaluate_every=8
+    )
+    found, dtypes = {}, {False: set(), True: set()}
+    for half in (False, True):
+        monkeypatch.setattr(lora, "_precision", lambda half=half: {"bf16": half})
+        model = lora.attach(Net(), settings, trained=["head"])
+        seen = dtypes[half].add
+        model.base_model.model.q_proj.register_forward_hook(lambda *given, seen=seen: seen(given[2].dtype))
+        found[half] = lora.fit(
+            model,
+            examples(8),
+            examples(8),
+            collate=collate,
+            loss=lambda output, labels: nn.functional.mse_loss(output, labels),
+            settings=settings,
+            directory=tmp_path / str(half),
+        )
+    assert dtypes == {False: {torch.float32}, True: {torch.bfloat16}}
+    assert found[False]["tune_loss"] < 0.5 * found[False]["start_tune_loss"]
+    assert found[True]["tune_loss"] == pytest.approx(found[False]["tune_loss"], rel=0.1)

@@ -68,18 +68,19 @@ async def ask(client: httpx.AsyncClient, text: str, right: set[int], **options) 
         "/v1/chat/completions", json={**body, "optscale": {"deadline": DEADLINE, **options}}
     )
     status, spent = answer.status_code, time.monotonic() - started
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data:")]
+    error = answer.json()["error"] if status != 200 else None
+    if lines and "error" in (first := json.loads(lines[0])):  # a stream has begun with 200 by then
+        status, error = int(first["error"]["code"]), first["error"]
     if spent > DEADLINE + LATE:
         return status, f"{spent:.1f} s, later than its deadline"
     if status not in right:
         return status, f"ended with {status}, not {right}: {answer.text}"
-    if status != 200:
-        return status, "" if answer.json()["error"][
-            "message"
-        ] else f"an error without a message: {answer.text}"
+    if error:
+        return status, "" if error["message"] else f"an error without a message: {answer.text}"
     if not body["stream"]:
         found = answer.json()
         return status, _wrong(text, found["choices"][0]["message"]["content"], found["optscale"])
-    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
     if lines.pop() != "[DONE]":
         return status, f"half a stream: {answer.text}"
     chunks = [json.loads(line) for line in lines]

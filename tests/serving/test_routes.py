@@ -89,6 +89,7 @@ def make_app(bundle, upstream, tokenizer):
         certificate = changes.pop("certificate", certified)
         settings = gateway_settings(upstream.url(way), upstream.url(reward_way), tokenizer, **changes)
         card = make_card(policy=policy).model_copy(update={"certificate": certificate})
+        app.state.stage = None  # of a service that another module started
         app.state.backend = Backend(Bundle(path=bundle, card=card), settings, predictor or Population())
         return with_middlewares(app, keys=keys, body_bytes=body_bytes)
 
@@ -153,6 +154,24 @@ def test_a_key_asks_its_models_and_draws_its_candidates(make_app, bundle, upstre
             assert [model["id"] for model in listed] == models
         said = client.post("/describe", headers={"authorization": "Bearer few"}).json()["models"]
         assert said == {"m": CERTIFICATE.statement, "m2": told}
+
+
+def test_what_the_generator_answers_alone_is_charged_too(make_app, upstream):
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    spent = metrics.KEY_TOKENS.labels("team")._value
+    with TestClient(make_app(keys=[make_key(models=("m",))])) as client:
+
+        def charged(route, **fields):
+            before = spent.get()
+            answer = client.post(f"/v1/{route}", json=fields, headers={"authorization": "Bearer team"})
+            return answer.status_code, spent.get() - before
+
+        assert charged("chat/completions", **BODY, tools=[tool]) == (200, 4)
+        counted = {"stream": True, "stream_options": {"include_usage": True}}
+        assert charged("chat/completions", **BODY, tools=[tool], **counted) == (200, 4)
+        assert charged("chat/completions", **BODY, tools=[tool], stream=True) == (200, 4)  # its events
+        assert charged("responses", model="m", input="hm", stream=True) == (200, 4)
+        assert charged("embeddings", model="another", input="hm") == (404, 0)
 
 
 @pytest.mark.parametrize("way", ["empty", "refused"])
@@ -258,7 +277,7 @@ def test_the_promise_is_given_where_it_was_certified(make_client):
 
     assert promise() == CERTIFICATE.statement
     assert promise(seed=3, optscale={"ahead": 4}) == CERTIFICATE.statement
-    for fields in ({"n": 2}, {"temperature": 0.2}, {"optscale": {"target": 0.5}}):
+    for fields in ({"n": 3}, {"temperature": 0.2}, {"optscale": {"target": 0.5}}, {"optscale": {"cap": 2}}):
         assert promise(**fields) is None
     # It ends the drawing of none of these, but may have cut a round.
     assert promise(optscale={"token_budget": 32 * POLICY.cap}) is None
@@ -291,7 +310,8 @@ def test_without_a_reward_model_it_answers_by_majority(make_app, tmp_path):
         assert client.get("/health").json()["away"] == []
         found = client.post("/v1/chat/completions", json=BODY).json()["optscale"]
         refused = client.post("/v1/chat/completions", json=BODY | {"optscale": {"target": 0.5}})
-        assert client.post("/v1/chat/completions", json=BODY | {"n": 2}).json()["optscale"]["drawn"] <= 2
+        capped = client.post("/v1/chat/completions", json=BODY | {"optscale": {"cap": 2}}).json()
+        assert capped["optscale"]["drawn"] <= 2
     assert (found["selection"], found["score"], found["prior"], found["hit"]) == (
         "majority",
         None,
@@ -344,7 +364,7 @@ def test_only_plain_requests_are_explored_and_counted_if_whole(make_client, tmp_
         return explanation["explored"], metrics.EXPLORED._value.get() - before
 
     assert explored(client) == (True, 1)
-    for fields in ({"seed": 1}, {"optscale": {"deadline": 5}}, {"n": 2}):
+    for fields in ({"seed": 1}, {"optscale": {"deadline": 5}}, {"n": 3}):
         assert explored(client, **fields) == (False, 0)
     # What the deadline cut says nothing of what the policy loses.
     lost = metrics.LOST_HITS._value.get()
@@ -405,6 +425,7 @@ def test_readiness_asks_the_models_behind(make_client):
 
 
 def test_a_bundle_without_a_generator_says_so(bundle):
+    app.state.stage = None  # of a service that another module started
     app.state.backend = Backend(Bundle(path=bundle, card=make_card()), None, Population())
     with TestClient(with_middlewares(app)) as client:
         answer = client.post("/v1/chat/completions", json=BODY)
@@ -424,6 +445,7 @@ def test_raw_scores_are_mapped_as_the_certificate_says(bundle):
     cards = (make_card(contract=raw, certificate=certificate), make_card(certificate=CERTIFICATE))
     answers = []
     for card, scores in zip(cards, ([-2.0, 0.0, 4.0], [0.1, 0.5, 0.95]), strict=True):
+        app.state.stage = None  # of a service that another module started
         app.state.backend = Backend(Bundle(path=bundle, card=card), None, Population())
         with TestClient(with_middlewares(app)) as client:
             asked = {"question": "Compute 1 + 1.", "scores": scores}

@@ -52,6 +52,23 @@ def test_candidates_come_as_from_any_server(settings):
     assert len({c.text for c in hard}) > 1  # they are samples
 
 
+def test_a_seed_gives_the_same_candidates_whatever_else_is_asked(settings):
+    url = f"{settings.generator.base_url}/chat/completions"
+    body = {
+        "model": "solver",
+        "messages": [{"role": "user", "content": "Compute 481 - 377 + 905.", "name": "A"}],
+    }
+
+    def texts(seed):
+        answer = httpx.post(url, json=body | {"n": 3, "seed": seed}, timeout=120).raise_for_status().json()
+        return [choice["message"]["content"] for choice in answer["choices"]]
+
+    with ThreadPoolExecutor(4) as pool:
+        first, other, again, _ = pool.map(texts, (5, 6, 5, None))
+    assert first == again == texts(5)
+    assert first != other
+
+
 def test_scores_are_those_of_the_model_in_process(settings):
     items = [
         (Question.ask("Compute 61 - 33 + 28."), "61 - 33 = 28\n28 + 28 = 56\nAnswer: 56"),
@@ -81,7 +98,7 @@ def test_requests_that_come_together_are_answered_each_for_itself(settings):
     ("route", "body", "named"),
     [
         ("/v1/chat/completions", {"model": "solver", "messages": []}, "messages"),
-        ("/v1/chat/completions", {"model": "solver", "messages": SUMS[0].as_chat(), "seed": 1}, "seed"),
+        ("/v1/chat/completions", {"model": "solver", "messages": SUMS[0].as_chat(), "tools": [1]}, "tools"),
         ("/pooling", {"model": "prm", "input": [[1, 2, 3]]}, "no answer"),
         ("/pooling", None, "JSON"),
     ],
@@ -104,6 +121,7 @@ def test_the_gateway_answers_with_the_best_of_them(settings, bundle):
     policy = Schedule(target=0.9, cap=8, start=2)
     card = make_card(policy=policy).model_copy(update={"contract": contract})
     quiet = settings.model_copy(update={"log": LogSettings(explore=0)})
+    app.state.stage = None  # of a service that another module started
     app.state.backend = Backend(Bundle(path=bundle, card=card), quiet, Population())
     with (
         TestClient(with_middlewares(app)) as http,

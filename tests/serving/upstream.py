@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from tokenizers import Tokenizer
 
 from tests.models.faulty_server import FaultyServer
+from tests.serving import replies
 
 FAULTS = (
     "error",
@@ -73,9 +74,10 @@ class Upstream(FaultyServer):
             way = self.chance.choice(FAULTS) if self.chance.random() < float(share) else good or "plain"
         body = await request.json()
         # A question can bring its own fault: "[slow] Compute 1 + 1."
-        if "messages" in body and (named := re.match(r"\[([a-z ]+)\]", body["messages"][-1]["content"])):
+        said = body["messages"][-1]["content"] if "messages" in body else ""
+        if isinstance(said, str) and (named := re.match(r"\[([a-z ]+)\]", said)):
             way = named[1]
-        if "input" in body and (named := re.search(r"\[reward ([a-z ]+)\]", self.read(body["input"][0]))):
+        if answer == self.rows and (named := re.search(r"\[reward ([a-z ]+)\]", self.read(body["input"][0]))):
             way = named[1]
         self.requests[way] += 1
         self.traces = [*self.traces[-99:], request.headers.get("traceparent", "")]
@@ -109,8 +111,14 @@ class Upstream(FaultyServer):
             self.in_flight -= 1
 
     def answer(self, way, body) -> Response:
-        question = body["messages"][-1]["content"]
-        count = 1 if way == "fewer" else body["n"]
+        if replies.fits(body):
+            try:
+                return replies.reply(body)
+            except (LookupError, TypeError, AttributeError, ValueError) as error:
+                return JSONResponse({"error": {"message": f"not understood: {error!r}"}}, 400)
+        question = body["messages"][-1]["content"] or ""
+        count = 1 if way == "fewer" else body.get("n") or 1
+        body.setdefault("seed", 0)
         texts = [f"{question}\n\nscore {score_of(question, body['seed'] + k):.3f}" for k in range(count)]
         if way in {"empty", "refused"}:
             texts = [""] * count
@@ -124,13 +132,15 @@ class Upstream(FaultyServer):
             texts = [
                 f"hm\n\nAnswer: {7 if (body['seed'] + k) % 5 < 3 else body['seed'] + k}" for k in range(count)
             ]
+        texts = [replies.json_text(body, body["seed"] + k) or text for k, text in enumerate(texts)]
         tokens = [5 + len(text) % 7 for text in texts]
         choices = [
             {
                 "index": k,
                 "finish_reason": "length" if way == "cut" else "stop",
                 "message": {"role": "assistant", "content": text}
-                | ({"refusal": "I cannot."} if way == "refused" else {}),
+                | ({"refusal": "I cannot."} if way == "refused" else {})
+                | ({"reasoning_content": "hm, hm"} if way == "reasoning" else {}),
                 "token_ids": [1] * tokens[k],
             }
             for k, text in enumerate(texts)
@@ -148,7 +158,7 @@ class Upstream(FaultyServer):
         data = []
         for index, ids in enumerate(body["input"]):
             found = SCORE.findall(self.read(ids))
-            right = float("nan") if way == "nan" else float(found[-1])
+            right = float("nan") if way == "nan" else float(found[-1]) if found else 0.5
             rows = [[1 - right, right]] * (1 if way == "fewer" else len(ids))
             data.append({"index": index, "data": rows})
         return Response(json.dumps({"data": data}), media_type="application/json")

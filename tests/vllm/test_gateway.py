@@ -1,7 +1,10 @@
 """``make test-vllm``: the gateway between OpenAI's client and two real vLLM servers on the CPU."""
 
 import asyncio
+import json
+import subprocess
 
+import jsonschema_rs
 import openai
 import pytest
 
@@ -10,11 +13,14 @@ from data.contract import Sampling, ScoreContract
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
 from predictor.policies import Schedule
 from serving.bundle import write_card
+from serving.chat import ChatRequest
 from serving.settings import GatewaySettings, LogSettings
 from tests.serving.conftest import make_bundle, make_card, serve
-from tests.vllm.test_vllm import EASY, export, serve_qwen
+from tests.serving.test_drop_in import VLLM as KNOWN
+from tests.vllm.test_vllm import EASY, VLLM, export, serve_qwen
 from tests.vllm.test_vllm import serve as serve_vllm
 
+TWO = {"optscale": {"cap": 2}}
 POLICY = Schedule(target=0.9, cap=8, start=2)
 
 
@@ -80,7 +86,7 @@ def test_answers_are_the_best_of_what_the_solver_gave(client):
 def test_the_asynchronous_client_gets_right_answers(client):
     async def main():
         async with openai.AsyncOpenAI(base_url=client.base_url, api_key="none", max_retries=0) as many:
-            return await asyncio.gather(*(ask(many, question, n=2) for question in EASY))
+            return await asyncio.gather(*(ask(many, question, extra_body=TWO) for question in EASY))
 
     found = asyncio.run(main())
     right = [is_correct(f.choices[0].message.content, q.answer) for f, q in zip(found, EASY, strict=True)]
@@ -100,6 +106,44 @@ def test_a_stream_and_candidates_in_flight_ahead(client):
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices).strip()
     assert chunks[-2].optscale["ended"] == "decided"
     assert chunks[-1].usage.completion_tokens > 0
+
+
+SUM = {
+    "type": "object",
+    "properties": {"sum": {"enum": ["three", "four"]}, "sure": {"type": "boolean"}},
+    "required": ["sum", "sure"],
+    "additionalProperties": False,
+}
+
+
+def test_a_named_tool_is_called_by_guided_decoding(client):
+    tool = {"type": "function", "function": {"name": "tell", "parameters": SUM}}
+    named = {"type": "function", "function": {"name": "tell"}}
+    found = ask(client, EASY[0], tools=[tool], tool_choice=named)
+    (call,) = found.choices[0].message.tool_calls
+    assert call.function.name == "tell"
+    assert jsonschema_rs.is_valid(SUM, json.loads(call.function.arguments))
+    assert found.optscale["passthrough"] == "tools (tools, tool_choice)"
+
+
+def test_json_by_guided_decoding_goes_through_best_of_n(client):
+    form = {"type": "json_schema", "json_schema": {"name": "sum", "schema": SUM}}
+    found = ask(client, EASY[0], response_format=form, extra_body={"optscale": {"return_candidates": True}})
+    assert jsonschema_rs.is_valid(SUM, json.loads(found.choices[0].message.content))
+    told = found.optscale
+    assert (told["degraded"], told["promise"]) == ([], None)
+    keys = [candidate["answer"] for candidate in told["candidates"]]
+    assert told["votes"] == keys.count(keys[0]) if len(set(keys)) == 1 else 1 <= told["votes"] < len(keys)
+
+
+def test_every_field_of_vllms_own_request_type_is_known():
+    module = "vllm.entrypoints.openai.chat_completion.protocol"
+    command = f"from {module} import ChatCompletionRequest as r; print(*r.model_fields)"
+    printed = subprocess.run(
+        [VLLM.parent / "python", "-c", command], capture_output=True, text=True, check=True
+    )
+    fields = printed.stdout.splitlines()[-1].split()
+    assert set(fields) - ChatRequest.model_fields.keys() == set(KNOWN.split())
 
 
 def test_what_the_generator_takes_no_seed_for_is_refused(client):

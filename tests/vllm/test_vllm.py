@@ -168,17 +168,14 @@ def test_collect_drives_the_engine_without_a_server(engine, tmp_path):
     from flows.collect import collect, make_contract
     from models.load import load_generator
 
-    generator = json.dumps(engine | {"sampling": {"temperature": 0.8, "top_p": 1.0, "max_tokens": 96}})
-    made = config(tmp_path, "http://127.0.0.1:9/v1", EASY)
-    made = load_config(None, (f"home={tmp_path}", f"generator={generator}")).model_copy(
-        update={"collect": made.collect, "home": tmp_path}
-    )
-    found = collect(made)
+    write_questions(EASY, tmp_path / "q.jsonl")
+    draws = {"questions": [str(tmp_path / "q.jsonl")], "candidates": 8, "part_questions": 32}
+    settings = (f"home={tmp_path}", f"generator={json.dumps(engine)}", f"collect={json.dumps(draws)}")
+    found = collect(load_config(None, settings))
     assert (found.questions, found.candidates) == (len(EASY), 8 * len(EASY))
     pool = Pool.open(str(tmp_path / "pool"))
     rows = list(pool.rows())
     assert sum(is_correct(r["completion"], r["answer"]) for r in rows) > 0.8 * len(rows)
-    assert len({r["completion"] for r in rows}) > len(EASY)
     local = load_config()
     tokenizer = load_reward_model(local.reward).tokenizer
     for row in rows[:20]:
@@ -200,6 +197,9 @@ def test_the_engine_stops_where_it_is_told_and_leaves_out_what_is_too_long(engin
     assert len(cut) == 2
     made.sampling = made.sampling.model_copy(update={"max_tokens": 2})
     assert {(c.status, c.tokens) for c in made.sample(EASY[:1], n=2, seed=0)[0]} == {("cut", 2)}
+    made.sampling = made.sampling.model_copy(update={"max_tokens": 12, "temperature": 1.0, "stop": ()})
+    (drawn,) = made.sample([Question.ask("Compute 913 - 488 + 377 - 129 + 75.")], n=8, seed=0)
+    assert len({c.text for c in drawn}) > 1
     del made
     gc.collect()
     assert process.wait(60) is not None
