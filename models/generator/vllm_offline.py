@@ -27,6 +27,7 @@ from models.generator.local import encode_prompt, identify
 from models.settings import DTYPE, VllmGeneratorSettings
 
 logger = logging.getLogger(__name__)
+TOO_LONG = (None, 0, "the question is too long for the engine")
 
 
 class VllmGenerator:
@@ -62,8 +63,11 @@ class VllmGenerator:
                 logger.warning("question %s is too long for the engine", questions[place].id)
         return [
             [
-                Candidate(text, tokens, len(ids), STATUS.get(reason, "failed"), seed + place * n + number)
-                for number, (text, tokens, reason) in enumerate(answers.get(place, [(None, 0, "")] * n))
+                Candidate(
+                    *(text, tokens, len(ids), STATUS.get(end, "failed"), seed + place * n + number),
+                    cause=None if end in STATUS else end,
+                )
+                for number, (text, tokens, end) in enumerate(answers.get(place, [TOO_LONG] * n))
             ]
             for place, ids in enumerate(prompts)
         ]

@@ -203,8 +203,9 @@ def test_a_shape_that_calibration_questions_did_not_have_carries_no_promise(make
 
     def promise(*turns):
         messages = [{"role": role, "content": text} for role, text in turns]
-        answer = client.post("/v1/chat/completions", json=BODY | {"messages": messages})
-        return answer.json()["optscale"]["promise"]
+        found = client.post("/v1/chat/completions", json=BODY | {"messages": messages}).json()["optscale"]
+        assert (found["promise"] is None) == any("calibration questions" in note for note in found["notes"])
+        return found["promise"]
 
     assert promise(("user", "Compute 1 + 1.")) == CERTIFICATE.statement
     assert promise(("system", "Be brief."), ("user", "Compute 1 + 1.")) is None
