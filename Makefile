@@ -23,7 +23,7 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:glibc.malloc.arena_max=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run quick test test-all test-models test-vllm test-clients check format docs bench soak load serve adapters clean
+.PHONY: help setup run quick test test-all test-models test-vllm test-clients check format docs bench bench-gpu soak load serve adapters clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -92,6 +92,9 @@ docs: $(READY) ## the site of all pages, in build/site
 
 bench: $(READY) ## speed as ratios against bare loops in the same run; memory of collect
 	$(BIN)/python -m tests.bench
+
+bench-gpu: $(READY) ## on a card: generate, score, train, read states, predict, against bare loops and the card's bounds
+	$(BIN)/python -W ignore -m tests.bench_gpu --output build
 
 soak: $(READY) ## fifty SIGKILLs at random moments of collect, train and ship
 	$(BIN)/python -m tests.flows.soak 50

@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from data.answer_key import LONGEST, canonical
+from data.files import short_digest
 from data.question import normalise
 
 _BRACE = re.compile(r"\\boxed\{|\\\\(?!boxed\{)|\\[{}]|[{}]")
@@ -52,6 +53,11 @@ def answer_key(answer: str) -> str | None:
             break
         key, before = _shorten(key), key
     return key or None
+
+
+def answer_digest(question_id: str, key: str) -> str:
+    """What stands for a key where no answer may be kept: equal for equal answers to one question."""
+    return f"#{short_digest(f'{question_id} {key}')}"
 
 
 def key_of(given: str | None, completion: str | None) -> str | None:

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,23 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from data.answers import is_correct
+from data.answers import answer_digest, answer_key, key_of
 from data.contract import ScoreContract
 from data.errors import ContractError, PoolError
+from data.feedback import Feedback, read_feedback
 from data.files import parquet_bytes, read_parquet, write_whole
 from data.pool import Pool
 from data.question import Message, Question
-from data.questions import read_questions
 from data.rows import MESSAGES, TIME, Row, make_row
 from data.rows import SCHEMA as POOL_SCHEMA
 from data.validation import explain
 
 logger = logging.getLogger("optscale.log")
 VERSION = b"2"
+FAILED = "the generator failed on some candidates"
+"""How the ``degraded`` of a row begins that has candidates without an answer."""
 _OURS = re.compile(r"(\d+)-\d+-\d+\.parquet")  # what else lies in the folder is not ours to delete
+_DIGEST = re.compile("#[0-9a-f]{16}")
 _AS_IN_POOL = (
     *("round", "status", "score", "step_scores", "prompt_tokens", "reward_tokens", "seed", "completion"),
     *("raw_score", "answer_key"),  # since version 2
@@ -73,11 +76,19 @@ class DecisionLog:
     """Gathers rows and writes them, off the event loop; a disk that is full costs rows, not answers.
 
     A file has at most ``rows`` rows and is written after ``seconds`` however few it has; ``files`` are kept,
-    the newest. Each is written aside and renamed, so it is whole or not there.
+    the newest, and none for longer than ``days``. Each is written aside and renamed, so it is whole or not
+    there.
     """
 
-    def __init__(self, folder: Path, rows: int = 1000, seconds: float = 60.0, files: int = 10_000) -> None:
-        self.folder, self.most, self.seconds, self.files = folder, rows, seconds, files
+    def __init__(
+        self,
+        folder: Path,
+        rows: int = 1000,
+        seconds: float = 60.0,
+        files: int = 10_000,
+        days: float | None = None,
+    ) -> None:
+        self.folder, self.most, self.seconds, self.files, self.days = folder, rows, seconds, files, days
         self._rows: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._written = 0
 
@@ -122,16 +133,18 @@ class DecisionLog:
         finally:
             pa.default_memory_pool().release_unused()  # or each thread that ever wrote keeps its share
         ours = [(int(m[1]), file) for file in self.folder.iterdir() if (m := _OURS.fullmatch(file.name))]
-        for _, old in sorted(ours)[: -self.files]:
-            old.unlink(missing_ok=True)
+        aged = 0 if self.days is None else time.time_ns() - self.days * 86_400e9
+        for place, (written, file) in enumerate(sorted(ours, reverse=True)):
+            if place >= self.files or written < aged:
+                file.unlink(missing_ok=True)
 
 
-def import_log(folder: Path, location: str, questions: Path | None = None) -> dict[str, Any]:
-    """Add the explored questions of a log to the pool; starts the pool if there is none.
+def import_log(folder: Path, location: str, questions: Iterable[Question] = ()) -> dict[str, int]:
+    """Add a log's explored questions to the pool, with what people said of them; starts it if there is none.
 
     Parameters
     ----------
-    folder : the log's folder.
+    folder : the log's folder, where all its writers write.
     location : the pool, a path or URI.
     questions : texts (and answers) of the questions, for a log without text; they are found by their ids.
 
@@ -144,13 +157,13 @@ def import_log(folder: Path, location: str, questions: Path | None = None) -> di
     PoolError, QuestionError
         If a file cannot be read, or there is nothing to start a pool with.
     """
-    texts = {question.id: question for question in read_questions(questions)} if questions else {}
+    texts, told = {question.id: question for question in questions}, read_feedback(folder)
     names = ("questions", "candidates", "censored", "incomplete", "other_contract", "without_text", "held")
     count = Counter[str](dict.fromkeys(names, 0))
     explored = _explored(folder, count)
     if first := next(explored, None):
         pool = _open_or_create(location, contract_of(first, folder))
-        pool.extend(_new_rows(chain([first], explored), folder, pool, texts, count))
+        pool.extend(_new_rows(chain([first], explored), folder, pool, texts, told, count))
     return dict(count)
 
 
@@ -167,7 +180,8 @@ def _new_rows(
     explored: Iterable[dict[str, Any]],
     folder: Path,
     pool: Pool,
-    texts: dict[str, Question],
+    texts: Mapping[str, Question],
+    told: Mapping[str, Feedback],
     count: Counter[str],
 ) -> Iterator[list[Row]]:
     """Rows of each question that the pool does not hold; others are counted by why they stay outside."""
@@ -183,7 +197,7 @@ def _new_rows(
             count["held"] += 1
         else:
             held.add(row["question_id"])
-            candidates = pool_rows(row, question, contract)
+            candidates = pool_rows(row, question, contract, told.get(row["request_id"]))
             count["questions"] += 1
             count["candidates"] += len(candidates)
             yield candidates
@@ -224,8 +238,9 @@ def _fate(row: dict[str, Any]) -> str | None:
     """Why a row is left out; None where it is not."""
     if not row["explored"]:
         return "censored"
-    whole = len(row["candidates"]) == json.loads(row["policy"])["cap"]
-    return None if whole and row["ended"] == "decided" and not row["degraded"] else "incomplete"
+    whole = len(row["candidates"]) == json.loads(row["policy"])["cap"] and row["ended"] == "decided"
+    # A candidate that failed is a miss, as in a collection: without its question the easy ones would remain.
+    return None if whole and all(why.startswith(FAILED) for why in row["degraded"]) else "incomplete"
 
 
 def contract_of(row: dict[str, Any], folder: Path) -> ScoreContract:
@@ -245,10 +260,12 @@ def question_of(row: dict[str, Any]) -> Question | None:
     return Question(messages=tuple(Message(**turn) for turn in row["messages"]), source="log")
 
 
-def pool_rows(row: dict[str, Any], question: Question, contract: ScoreContract) -> list[Row]:
-    """The candidates of a row of the log as rows of a pool."""
-    # Without text none can be judged; with it a candidate that has none is wrong, as in a collection.
-    answer = question.answer if row["messages"] else None
+def pool_rows(
+    row: dict[str, Any], question: Question, contract: ScoreContract, told: Feedback | None = None
+) -> list[Row]:
+    """The candidates of a row of the log as rows of a pool, judged by the answer that is known or told."""
+    if told is not None and told.answer:
+        question = question.model_copy(update={"answer": told.answer})
     return [
         make_row(
             question,
@@ -258,9 +275,29 @@ def pool_rows(row: dict[str, Any], question: Question, contract: ScoreContract) 
             | ({"score": None} if contract.scale == "raw" else {}),
             candidate=number,
             completion_tokens=found["tokens"],
-            correct=is_correct(found["completion"], answer),
+            correct=_correct(found, row, question, told),
             inclusion_probability=row["inclusion_probability"],
             time=row["time"],
         )
         for number, found in enumerate(row["candidates"])
     ]
+
+
+def _correct(
+    found: dict[str, Any], row: dict[str, Any], question: Question, told: Feedback | None
+) -> bool | None:
+    """Whether a candidate is right by the known answer, else as far as the delivered one's verdict tells."""
+    key = key_of(found.get("answer_key"), found["completion"])
+    if question.answer is not None:
+        expected = answer_key(question.answer) or ""
+        if not row["messages"]:  # keys are digests; names, in logs of before, tell nothing
+            kept = [key_of(c.get("answer_key"), c["completion"]) for c in row["candidates"]]
+            if not any(map(_DIGEST.fullmatch, filter(None, kept))):
+                return None
+            expected = answer_digest(row["question_id"], expected)
+        return key == expected
+    if told is None or told.verdict == "unsure" or row["chosen"] is None:
+        return None
+    chosen = row["candidates"][row["chosen"]]
+    same = key is not None and key == key_of(chosen.get("answer_key"), chosen["completion"])
+    return same if told.verdict == "right" else False if same else None

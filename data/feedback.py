@@ -1,6 +1,6 @@
 """What people said of delivered answers: a file beside the decision log, by request."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from data.record import Record
 from data.validation import explain
 
 FILE = "feedback.jsonl"
+WHEN = {"when": None}
 Verdict = Literal["right", "wrong", "unsure"]
 
 
@@ -21,7 +22,11 @@ class Feedback(Record):
     """A person's verdict on what a request was answered with."""
 
     request_id: str
-    verdict: Verdict
+    verdict: Verdict = "unsure"
+    answer: str | None = None
+    """The right answer, where they gave it."""
+    score: float | None = None
+    """How good it was, on a scale of theirs."""
     who: str
     when: datetime
 
@@ -61,11 +66,54 @@ def keep_feedback(folder: Path, given: Iterable[Feedback]) -> int:
     file = folder / FILE
     try:
         with FileLock(folder / f".{FILE}.lock", fallback_to_soft=False):
-            known = {name: (told.verdict, told.who) for name, told in read_feedback(folder).items()}
-            new = [told for told in given if known.get(told.request_id) != (told.verdict, told.who)]
+            known = {name: told.model_copy(update=WHEN) for name, told in read_feedback(folder).items()}
+            new = [told for told in given if known.get(told.request_id) != told.model_copy(update=WHEN)]
             if new:
                 before = file.read_bytes() if file.exists() else b""
-                write_whole(file, before + b"".join(told.model_dump_json().encode() + b"\n" for told in new))
+                write_whole(file, before + b"".join(map(_line, new)))
     except OSError as error:
         raise PoolError(f"{file} cannot be written, and nothing was kept: {error}") from error
     return len(new)
+
+
+def add_feedback(folder: Path, told: Feedback) -> None:
+    """Append one verdict, however long the file is.
+
+    Raises
+    ------
+    PoolError
+        If it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{FILE}.lock", fallback_to_soft=False), (folder / FILE).open("ab") as stream:
+            stream.write(_line(told))
+    except OSError as error:
+        raise PoolError(f"{folder / FILE} cannot be written, and nothing was kept: {error}") from error
+
+
+def drop_feedback(folder: Path, requests: Collection[str], before: datetime | None = None) -> int:
+    """Remove the verdicts on these requests, and those given before a time; how many those were.
+
+    Raises
+    ------
+    PoolError
+        If the file cannot be read or written.
+    """
+    file = folder / FILE
+    if not file.exists():
+        return 0
+    try:
+        with FileLock(folder / f".{FILE}.lock", fallback_to_soft=False):
+            lines = [Feedback.model_validate_json(line) for line in file.read_bytes().splitlines()]
+            kept = [one for one in lines if one.request_id not in requests]
+            kept = [one for one in kept if before is None or one.when >= before]
+            if len(kept) < len(lines):
+                write_whole(file, b"".join(map(_line, kept)))
+    except (OSError, ValidationError) as error:
+        raise PoolError(f"{file} cannot be written anew: {error}") from error
+    return len(lines) - len(kept)
+
+
+def _line(told: Feedback) -> bytes:
+    return told.model_dump_json(exclude_none=True).encode() + b"\n"

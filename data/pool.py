@@ -5,7 +5,8 @@ process killed at any moment leaves either the old pool or the new one, never ha
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import PurePosixPath
 from typing import Any, Literal, Self
@@ -138,18 +139,11 @@ class Pool:
             if not field.nullable and table[field.name].null_count:
                 raise PoolError(f"rows do not fit the pool's schema: {field.name!r} has an empty value")
         content = parquet_bytes(table)
-        ids = tuple(dict.fromkeys(table["question_id"].to_pylist()))
-        part = Part(
-            file=f"{short_digest(content)}.parquet",
-            rows=len(rows),
-            sha256=hashlib.sha256(content).hexdigest(),
-            seconds=seconds,
-            question_ids=ids,
-        )
+        part = _part(table, content, seconds)
         try:
             with _writer_lock(self._fs, self._root):
                 current = Pool.open(self.location)
-                if repeated := current.question_ids.intersection(ids):
+                if repeated := current.question_ids.intersection(part.question_ids):
                     raise PoolError(
                         f"pool {self.location} already holds question {min(repeated)}; does another "
                         "collection fill it at this moment? Let one end, and run this again for what is left"
@@ -161,6 +155,50 @@ class Pool:
             raise PoolError(
                 f"pool {self.location} cannot be written, and nothing was added: {error}"
             ) from error
+
+    def rewrite(self, keep: Callable[[pa.Table], pa.Table]) -> None:
+        """Replace each part by what ``keep`` leaves of it; the old files stay until `sweep`.
+
+        Raises
+        ------
+        PoolError
+            If a part cannot be read or written; the pool is as it was.
+        """
+        try:
+            with _writer_lock(self._fs, self._root):
+                current = Pool.open(self.location)
+                parts = []
+                for part, table in zip(current.manifest.parts, current.tables(), strict=True):
+                    left = keep(table)
+                    if len(left) == len(table):
+                        parts.append(part)
+                    elif len(left):
+                        content = parquet_bytes(left)
+                        write_whole(
+                            self._path("parts", f"{short_digest(content)}.parquet"), content, self._fs
+                        )
+                        parts.append(_part(left, content, part.seconds))
+                changed = Manifest(contract=current.manifest.contract, parts=tuple(parts))
+                if changed.parts != current.manifest.parts:
+                    self._write_manifest(changed)
+        except OSError as error:
+            raise PoolError(
+                f"pool {self.location} cannot be written, and nothing was changed: {error}"
+            ) from error
+
+    def sweep(self, grace: float) -> int:
+        """Delete parts that the manifest does not name and that are ``grace`` seconds old; how many."""
+        try:
+            with _writer_lock(self._fs, self._root):  # one that is being added is named under it
+                named = {part.file for part in Pool.open(self.location).manifest.parts}
+                found = self._fs.get_file_info(pafs.FileSelector(self._path("parts")))
+                old = [one for one in found if one.is_file and one.base_name not in named]
+                old = [one for one in old if time.time() - (one.mtime_ns or 0) / 1e9 >= grace]
+                for one in old:
+                    self._fs.delete_file(one.path)
+        except OSError as error:
+            raise PoolError(f"old parts of pool {self.location} cannot be deleted: {error}") from error
+        return len(old)
 
     def extend(self, questions: Iterable[Sequence[Row]]) -> None:
         """Append the candidates of one question after another, in parts of a size that memory holds.
@@ -242,6 +280,17 @@ class Pool:
     def _write_manifest(self, manifest: Manifest) -> None:
         write_whole(self._path("manifest.json"), manifest.model_dump_json(indent=1).encode(), self._fs)
         self.manifest = manifest
+
+
+def _part(table: pa.Table, content: bytes, seconds: float) -> Part:
+    """How the manifest names a table that is written as ``content``."""
+    return Part(
+        file=f"{short_digest(content)}.parquet",
+        rows=len(table),
+        sha256=hashlib.sha256(content).hexdigest(),
+        seconds=seconds,
+        question_ids=tuple(dict.fromkeys(table["question_id"].to_pylist())),
+    )
 
 
 def _reach(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:

@@ -1,6 +1,7 @@
 """Commands on scores that are on disk: no flow, no server, no record of a run."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -89,8 +90,10 @@ def import_log(
     Example: optscale import-log --log decisions --pool my-pool
     """
     from data import decision_log
+    from data.questions import read_questions
 
-    return decision_log.import_log(log, pool, questions)
+    texts = read_questions(questions) if questions else ()
+    return decision_log.import_log(log, pool, texts)
 
 
 @command(pool=True)
@@ -244,8 +247,9 @@ def _warn(line: str) -> None:
         typer.secho(line, fg="yellow", err=True)
 
 
-@command()
+@command(state=False)
 def compare(
+    config: Config,
     pool: Annotated[str, typer.Option(help="Pool to fit and choose on, a path or URI.")],
     report_on: Annotated[
         str | None, typer.Option(help="Pool to measure on; default: the same, what is fitted kept apart.")
@@ -277,7 +281,9 @@ def compare(
     from flows.examine import read_policies
 
     beside = read_policies(policy or ())
-    found = module.compare_pools(pool, report_on, cap, rule, seed, target, beside, predictor, by_group)
+    found = module.compare_pools(
+        pool, report_on, cap, rule, seed, target, beside, predictor, by_group, config.folds
+    )
     return Answer(found.rows, [*module.summarise(found), *compared(found.rows)])
 
 
@@ -303,3 +309,23 @@ def learn_rule(
         "trees": len(rule.trees.feature),
         "file": str(output),
     }
+
+
+@command(pool=True)
+def forget(
+    config: Config,
+    question: Annotated[list[str] | None, typer.Option(help="Id of a question; may be repeated.")] = None,
+    before: Annotated[
+        datetime | None, typer.Option(help="Everything drawn or logged before this day (UTC).")
+    ] = None,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Hours that the pool's old parts stay for who reads them.")
+    ] = 0.0,
+) -> Any:
+    """Take questions, or all before a day, out of pool, decision log, feedback and caches.
+
+    Example: optscale forget --before 2026-01-01 --pool my-pool
+    """
+    from flows import forget as module
+
+    return module.forget(config, question or (), before and before.replace(tzinfo=UTC), grace)

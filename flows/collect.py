@@ -25,7 +25,8 @@ from data.pool import Pool, pending
 from data.question import Question, require_distinct
 from data.questions import read_questions
 from data.rows import Row, make_row
-from flows.config import CollectSettings, Config
+from flows.config import Config
+from flows.draw_plan import CollectSettings, choose_few, plan_parts
 from flows.progress import counted
 from models.generator.base import Candidate, Generator
 from models.load import load_generator, load_reward_model
@@ -159,7 +160,9 @@ def estimate(config: Config) -> dict[str, Any]:
     pool = Pool.open(config.pool_location) if Pool.exists(config.pool_location) else None
     waiting = pending(questions, pool) if pool else questions
     new = waiting[: config.collect.limit]
-    candidates = len(new) * config.collect.candidates
+    few = len(choose_few(new, pool, config.folds, config.collect))
+    whole = len(new) * config.collect.candidates
+    candidates = whole - few * (config.collect.candidates - (config.collect.train_candidates or 0))
     names = ("completion_tokens", "prompt_tokens", "reward_tokens")
     sampled = pool.columns(*names).to_pydict() if pool else {name: [] for name in names}
     limit = config.generator.sampling.max_tokens
@@ -183,6 +186,7 @@ def estimate(config: Config) -> dict[str, Any]:
         "questions": len(new),
         "already collected": len(questions) - len(waiting),
         "beyond the limit": len(waiting) - len(new),
+        **({"with few candidates": few, "saved by that": f"{1 - candidates / whole:.0%}"} if few else {}),
         "candidates": candidates,
         "generated tokens": round(generated),
         "prompt tokens": round(prompt),
@@ -243,7 +247,9 @@ def computed_in(config: Config) -> dict[str, str]:
             device = backbone.resolve_device(settings.device)
             found[f"{name} computed in"] = backbone.arithmetic(settings.dtype, device)
         else:
-            found[f"{name} computed in"] = "what its server does"
+            found[f"{name} computed in"] = (
+                "what vLLM chose" if settings.kind == "vllm-offline" else "what its server does"
+            )
     return found
 
 
@@ -255,11 +261,11 @@ def collect(config: Config) -> Collected:
     generator = load_generator(config.generator)
     reward = None if config.reward is None else load_reward_model(config.reward)
     pool = Pool.create(config.pool_location, make_contract(generator, reward))
-    new, size = pending(questions, pool)[: config.collect.limit], config.collect.part_questions
-    parts = [new[start : start + size] for start in range(0, len(new), size)]
+    new = pending(questions, pool)[: config.collect.limit]
+    parts = plan_parts(new, choose_few(new, pool, config.folds, config.collect), config.collect)
     artifact = create_progress_artifact(progress=0.0, key="collect", description="questions collected")
     total = NOTHING
-    for done in chain([NOTHING], _collect_parts(parts, config.collect, generator, reward, pool)):
+    for done in chain([NOTHING], _collect_parts(parts, generator, reward, pool)):
         total = Collected(*map(operator.add, total, done))
         progress = counted(total.questions, len(new))
         logger.info("%d of %d new questions", *progress.values(), extra=progress)
@@ -270,14 +276,14 @@ def collect(config: Config) -> Collected:
 
 
 def _collect_parts(
-    parts: Sequence[Sequence[Question]], settings: CollectSettings, *models_and_pool: Any
+    parts: Sequence[tuple[Sequence[Question], CollectSettings]], *models_and_pool: Any
 ) -> Iterator[Collected]:
-    """What each part added, with ``settings.parts_in_flight`` of them under way at once."""
-    work = collect_part.with_options(
-        retries=settings.retries, retry_delay_seconds=5, retry_condition_fn=may_try_again
-    )
+    """What each part added, with ``parts_in_flight`` of them under way at once."""
     under_way: deque[PrefectFuture[Collected]] = deque()
-    for part in parts:
+    for part, settings in parts:
+        work = collect_part.with_options(
+            retries=settings.retries, retry_delay_seconds=5, retry_condition_fn=may_try_again
+        )
         # The seed follows the first question: a part collected later or again draws the same.
         asked = (part, settings.seed + int(part[0].id[:8], 16), settings, *models_and_pool)
         if settings.parts_in_flight == 1:

@@ -50,6 +50,7 @@ def compare_pools(
     policies: Mapping[str, AnyPolicy] | None = None,
     predictor: Path | None = None,
     by_group: bool = False,
+    folds: FoldSettings | None = None,
 ) -> Compared:
     """Compare on a pool, cross-fitted, or fit on it and measure on all of another.
 
@@ -62,6 +63,7 @@ def compare_pools(
     policies : to show beside, as they are.
     predictor : directory that `train` wrote; questions that it has read are left out.
     by_group : rows of each of the questions' groups, too.
+    folds : by which the pool was collected: its train questions may have few candidates.
 
     Raises
     ------
@@ -69,12 +71,12 @@ def compare_pools(
         If a pool cannot be read, has too few questions, or neither answers nor scores; if there is no such
         rule; if the predictor cannot be loaded, or is of another contract.
     """
-    known = None if predictor is None else _Priors.load(predictor)
+    known, folds = None if predictor is None else _Priors.load(predictor), folds or FoldSettings()
     score_map = known and known.predictor.card.score_map
-    own = load_scores(Pool.open(pool), FoldSettings(), score_map)
+    own = load_scores(Pool.open(pool), folds, score_map)
     other = None
     if report_on is not None:
-        other = load_scores(Pool.open(report_on), FoldSettings(), own.score_map)
+        other = load_scores(Pool.open(report_on), folds, own.score_map)
     measured = own if other is None else other
     size = cap or measured.usual_cap(MOST)
     if known is not None:

@@ -19,6 +19,7 @@ from data.folds import FoldSettings
 from data.home import HOME
 from data.record import Record, Uri, holds_secret
 from data.validation import explain
+from flows.draw_plan import CollectSettings
 from models.settings import (
     DTYPE,
     GeneratorSettings,
@@ -48,27 +49,6 @@ _OF_KUBERNETES = re.compile(
     r"OPTSCALE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
     r"|OPTSCALE_(\w+_)?PORT=(tcp|udp|sctp)://.*"
 )
-
-
-class CollectSettings(Record):
-    """How the pool is filled."""
-
-    questions: tuple[str, ...] = ("data/questions/arithmetic.jsonl",)
-    """Question sets: JSON lines files."""
-    candidates: int = Field(32, ge=1)
-    """Candidates a question; the cap that policies are judged against."""
-    part_questions: int = Field(16, ge=1)
-    """Questions a part of the pool; what a crash can cost at most."""
-    limit: int | None = Field(None, ge=1)
-    """New questions to collect in one run, at most."""
-    seed: int = 0
-    """Base of the candidates' seeds."""
-    retries: int = Field(2, ge=0)
-    """Further tries of a part whose collection failed."""
-    parts_in_flight: int = Field(1, ge=1)
-    """Parts collected at once: 2 lets a server generate while the last part is scored."""
-    failed_share: float = Field(0.1, ge=0, le=1)
-    """A part with a greater share of failed candidates is not kept: something is broken."""
 
 
 class PriceSettings(Record):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # Prefect is imported when it runs
 
 POOL = ROOT / "data" / "pool"
 FRESH_QUESTIONS = 12
-LORA_STEPS = 16  # of some 60: enough to see it work, and a demonstration should end soon
+LORA_STEPS = 30  # half an epoch: enough to see it work, and a demonstration should end soon
 
 
 def run_demo(config: Config) -> "Retrained":
@@ -31,7 +31,7 @@ def shortened(predictor: PredictorSettings) -> PredictorSettings:
     """With LoRA's steps capped, unless the user has said how many they are."""
     if predictor.lora.max_steps is not None:
         return predictor
-    capped = {"max_steps": LORA_STEPS, "evaluate_every": min(predictor.lora.evaluate_every, LORA_STEPS)}
+    capped = {"max_steps": LORA_STEPS, "evaluate_every": LORA_STEPS}
     return predictor.model_copy(update={"lora": predictor.lora.model_copy(update=capped)})
 
 

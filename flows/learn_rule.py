@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
 import yaml
 from pydantic import Field, ValidationError
 
@@ -56,7 +55,7 @@ def learn_rule(file: Path, leave_out: Collection[str] = ()) -> StoppingRule:
         if entry.family in leave_out:
             continue
         table = load_scores(Pool.open(str(file.parent / entry.pool)), FoldSettings())
-        cap = int(np.quantile(table.drawn, 0.05, method="lower"))
+        cap = table.usual_cap(int(table.drawn.max()))
         candidates = table.full(cap).candidates(cap)
         source = Source(
             **entry.model_dump(exclude={"pool"}), questions=len(candidates.answers), candidates=cap

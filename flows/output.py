@@ -161,8 +161,10 @@ def shipped(found: "Shipped") -> list[str | Table]:
 
 def loop(config: Config, found: "Retrained") -> list[str | Table]:
     """The whole loop."""
-    home, (collected, _, checked, bundle) = config.home.resolve(), found
+    home, (_, collected, trained, checked, bundle) = config.home.resolve(), found
     ui = config.tracking.uri or f"mlflow ui --backend-store-uri {config.tracking_uri}"
+    if checked is None or bundle is None:
+        return [f"NOTHING NEW: version {trained.version} is the champion, and trained on all there is."]
     return [
         *validated(config, checked, home / "report" / "report.html"),
         f"collected {collected.questions} questions: {collected.candidates} candidates, {collected.tokens:,} "

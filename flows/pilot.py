@@ -18,7 +18,8 @@ from flows.config import Config
 from flows.examine import load_table
 from flows.pages import environment, render
 from predictor import pilot
-from predictor.assumptions import Finding, check
+from predictor.assessment import check_table
+from predictor.assumptions import Finding
 from predictor.forecast import GoalForecast, forecast
 from predictor.pilot import Curve, Findings
 
@@ -101,13 +102,8 @@ def look(config: Config) -> dict[str, Any]:
             f"pool {config.pool_location} has neither scores nor answers: there is nothing to select by"
         )
     price = prices.reward_per_million / prices.generator_per_million if prices.generator_per_million else 1.0
-    found, target = (
-        pilot.examine(candidates, price or 1.0),
-        config.policy.target if scores.has_scores else None,
-    )
-    texts = [question.text for question in scores.questions]
-    arrays = (scores.signal, scores.status, scores.texts, scores.tokens, scores.parts)
-    findings, savings = check(*arrays, target, texts), expected(config, shown, size)
+    found = pilot.examine(candidates, price or 1.0)
+    findings, savings = check_table(scores, config.policy.target), expected(config, shown, size)
     against = list(_against(found, findings, savings))
     return {
         **found._asdict(),

@@ -50,7 +50,7 @@ def plan(
     """
     questions, pool = read_questions(questions_file), Pool.open(config.pool_location)
     policies = _policies(config, targets or _around(config.policy.target), confidences)
-    table = load_scores(pool, config.folds).full(config.policy.cap)
+    table = load_scores(pool, config.folds)
     if predictor_dir is None:
         population = population_priors(config, table).require_population()
         priors = [population] * len(questions)
@@ -60,7 +60,7 @@ def plan(
         predictor = load_predictor(predictor_dir)
         require_same_contract(predictor.card.contract, pool.manifest.contract.fingerprint, "plan")
         population, priors = predictor.card.population, predictor.predict(questions)
-    return _rows(config, policies, priors, table.fold("train"), population)
+    return _rows(config, policies, priors, table.full(config.policy.cap).fold("train"), population)
 
 
 def _around(target: float) -> tuple[float, ...]:

@@ -1,10 +1,14 @@
-"""Retrain: collect, train, validate, ship, in that order."""
+"""Retrain: take in the decision log, collect, train, validate, ship, in that order."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefect import flow
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
-from flows.collect import Collected, collect, require_reward_model
+from data.decision_log import import_log
+from flows.champion import current
+from flows.collect import Collected, collect, read_all_questions, require_reward_model
 from flows.config import Config
 
 if TYPE_CHECKING:  # torch, MLflow and BentoML are imported when it runs: a schedule waits without them
@@ -14,12 +18,14 @@ if TYPE_CHECKING:  # torch, MLflow and BentoML are imported when it runs: a sche
 
 
 class Retrained(NamedTuple):
-    """What each step gave."""
+    """What each step gave; None of those that nothing new made needless."""
 
+    imported: dict[str, int]
+    """What of the decision log went to the pool, and what stayed outside; see `import_log`."""
     collected: Collected
     trained: "Trained"
-    validated: "Validated"
-    shipped: "Shipped"
+    validated: "Validated | None"
+    shipped: "Shipped | None"
 
 
 @flow(name="retrain", flow_run_name="retrain")
@@ -27,6 +33,7 @@ def retrain(config: Config) -> Retrained:
     """The whole loop; a challenger that misses the gate ends it, and the champion stays.
 
     What was trained is what is validated and shipped, whatever another run does to the aliases meanwhile.
+    Where log and questions have nothing new, and what is trained on them is the champion, it ends there.
 
     Raises
     ------
@@ -38,7 +45,31 @@ def retrain(config: Config) -> Retrained:
     from flows.validate import validate
 
     require_reward_model(config.reward, "reward is null")
+    imported = take_in_log(config)
     collected = collect(config)
     trained = train(config)
+    if not (imported.get("questions") or collected.questions) and trained.version == current(config):
+        get_run_logger().info(
+            "nothing new: version %s is champion, and trained on all there is", trained.version
+        )
+        return Retrained(imported, collected, trained, None, None)
     validated = validate(config, version=trained.version)
-    return Retrained(collected, trained, validated, ship(config, validated.version))
+    return Retrained(imported, collected, trained, validated, ship(config, validated.version))
+
+
+@task(name="import-log", task_run_name="import-log", cache_policy=NO_CACHE)
+def take_in_log(config: Config) -> dict[str, int]:
+    """Add to the pool what the gateway drew to the full cap; nothing where there is no log yet."""
+    folder = None if config.gateway is None else config.gateway.log.location()
+    if folder is None or not any(folder.glob("*.parquet")):
+        return {}
+    found = import_log(folder, config.pool_location, read_all_questions(config))
+    logger = get_run_logger()
+    logger.info("%d questions of the decision log are new in the pool", found["questions"])
+    if found["without_text"]:
+        logger.warning(
+            "%d explored requests have no text in the log, and no file of collect.questions has theirs: set "
+            "gateway.log.text, or name the questions",
+            found["without_text"],
+        )
+    return found

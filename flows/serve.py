@@ -59,11 +59,13 @@ def serve_bundle(
         )
     if other := [str(one.home) for one in also if one.home.resolve() != config.home.resolve()]:
         raise ConfigError(f"--also: its home is {other[0]}, not {config.home}; bundles are kept in one")
-    tag = _bento(config, certificate)
-    if more := [_bento(one, None) for one in also]:
+    more = [_bento(one, None) for one in also]
+    if more:
         import bentoml
 
+        os.environ.pop(CHAMPION, None)  # the gateway follows the first config's alone
         os.environ[MORE_BUNDLES] = os.pathsep.join(bentoml.get(one).path_of("src/bundle") for one in more)
+    tag = _bento(config, certificate)
     if with_models:
         os.environ[OVERRIDES] = str(_start_models(config))
     port = str(config.serve.port)

@@ -86,7 +86,7 @@ def _train(config: Config, digest: str) -> tuple[str, str]:
     # Checkpoints are named by all that they depend on, so only the very same run resumes them.
     checkpoints = config.home.resolve() / "checkpoints" / f"{digest}-{settings}"
     computed = backbone.arithmetic(config.predictor.dtype)
-    run = tracking.run("train", table, digest, computed_in=f"{computed}; LoRA trains in float32")
+    run = tracking.run("train", table, digest, computed_in=computed)
     with _exclusive_lock(checkpoints), run as run_id, temporary_folder(config) as folder:
         logger = get_run_logger()
 

@@ -20,6 +20,18 @@ def by_length(sequences: Sequence[Sequence[int] | None], size: int) -> Iterator[
         yield order[start : start + size]
 
 
+def by_tokens(sequences: Sequence[Sequence[int]], most: int) -> Iterator[list[int]]:
+    """Rows of each batch, the shortest sequences first: of so many tokens with padding, or of one row."""
+    batch: list[int] = []
+    for row in sorted(range(len(sequences)), key=lambda row: len(sequences[row])):
+        if batch and (len(batch) + 1) * len(sequences[row]) > most:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
 class Collator:
     """Pads examples on the right, and adds their ``attention_mask``; labels are padded with `IGNORED`."""
 

@@ -11,6 +11,10 @@ def load_generator(settings: GeneratorSettings) -> Generator:
         from models.generator.http import HttpGenerator
 
         return HttpGenerator(settings)
+    if settings.kind == "vllm-offline":
+        from models.generator.vllm_offline import VllmGenerator
+
+        return VllmGenerator(settings)
     from models.generator.local import LocalGenerator
 
     return LocalGenerator(settings)

@@ -71,7 +71,8 @@ def fit(
 ) -> dict[str, float]:
     """Train the adapted weights of ``model`` in place; keep those of the best look at ``tune``.
 
-    The first look is before the first step, so training never makes a model worse on ``tune``.
+    The first look is before the first step, so training never makes a model worse on ``tune``. It ends where
+    an epoch has gained nothing.
 
     Parameters
     ----------
@@ -111,6 +112,7 @@ def fit(
         seed=settings.seed,
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available() and "WORLD_SIZE" in os.environ,  # else none knows of another
+        **_precision(),
     )
 
     trainer = _Trainer(
@@ -120,13 +122,13 @@ def fit(
         train_dataset=train,
         eval_dataset=sorted(tune, key=lambda e: len(e["input_ids"])),  # least padding
         data_collator=collate,
-        callbacks=[EarlyStoppingCallback(settings.patience), _LogCallback(log)],
+        callbacks=[EarlyStoppingCallback(settings.patience), _LogCallback(log), (worth := _WorthCallback())],
     )
     trainer.remove_callback(PrinterCallback)
     # Training may do harm where data are few: the start is kept unless a look at tune is better.
     learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
     start = {name: p.detach().clone() for name, p in learnt.items()}
-    start_loss = trainer.evaluate()["eval_loss"]
+    start_loss = worth.start_loss = trainer.evaluate()["eval_loss"]
     for folder in directory.glob("checkpoint-*"):
         if not _whole(folder):
             shutil.rmtree(folder, ignore_errors=True)  # each process does it
@@ -140,6 +142,13 @@ def fit(
                 parameter.copy_(start[name])
     model.eval()
     return {"train_loss": result.training_loss, "start_tune_loss": start_loss, "tune_loss": best}
+
+
+def _precision() -> dict[str, Any]:
+    """For the trainer: forward passes in bfloat16, each by itself, and TF32 where the card has them."""
+    if not (torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)):
+        return {}
+    return {"bf16": True, "tf32": True}
 
 
 def _whole(checkpoint: Path) -> bool:
@@ -219,6 +228,17 @@ class _Trainer(Trainer):
         output = model(**inputs)
         value = self.loss(output, labels)
         return (value, output) if return_outputs else value
+
+
+class _WorthCallback(TrainerCallback):
+    """Goes on after an epoch only where some look at tune was better than the one before training."""
+
+    start_loss = float("inf")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
+        losses = [metrics["eval_loss"], *([] if state.best_metric is None else [state.best_metric])]
+        if (state.epoch or 0) >= 1 and min(losses) >= self.start_loss:
+            control.should_training_stop = True
 
 
 class _LogCallback(TrainerCallback):

@@ -187,8 +187,8 @@ class ModelServer:
     def _score(self, key: None, asked: list[list[Example]]) -> list[list[list[float]]]:
         assert self.reward is not None
         examples = [example for own in asked for example in own]
-        size, pad = self.reward.settings.batch_size, self.reward.tokenizer.pad_token_id
-        steps = iter(step_probabilities(self.reward.model, pad, examples, size))
+        tokens, pad = self.reward.settings.batch_tokens, self.reward.tokenizer.pad_token_id
+        steps = iter(step_probabilities(self.reward.model, pad, examples, tokens))
         return [[next(steps) for _ in own] for own in asked]
 
     def _example(self, ids: list[int]) -> Example:

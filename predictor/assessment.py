@@ -212,7 +212,8 @@ def assess(
 def check_table(table: ScoreTable, target: float) -> list[Finding]:
     """What a pool shows of the assumptions behind decisions."""
     texts, goal = [question.text for question in table.questions], target if table.has_scores else None
-    return check(table.signal, table.status, table.texts, table.tokens, table.parts, goal, texts)
+    planned = table.folds == "train"
+    return check(table.signal, table.status, table.texts, table.tokens, table.parts, goal, texts, planned)
 
 
 def metrics(assessment: Assessment, value: PriorValue | None) -> dict[str, float]:

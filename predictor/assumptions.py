@@ -44,6 +44,7 @@ def check(
     parts: IntArray,
     target: float | None,
     questions: Sequence[str] = (),
+    planned: BoolArray | None = None,
 ) -> list[Finding]:
     """All findings, in the order in which they should be mended.
 
@@ -54,6 +55,7 @@ def check(
     status, texts, tokens : (questions, n), as `data.scores.ScoreTable` has them.
     parts : (questions,) number of the part that holds the question.
     questions : their texts; none leaves out the finding on clusters.
+    planned : (questions,) those of which a plan may have drawn few, as of train questions; no censoring.
 
     Raises
     ------
@@ -63,12 +65,13 @@ def check(
     if not np.isfinite(scores).any() or not scores.shape == status.shape == texts.shape == tokens.shape:
         raise PoolError(f"findings need scores, and arrays of one shape; the scores are {scores.shape}")
     drawn = (~np.isnan(scores)).sum(axis=1)
+    others = np.ones(len(drawn), bool) if planned is None or planned.all() else ~planned
     # The most candidates that a tenth of the questions have: one odd question must not set it.
-    cap = max(int(np.quantile(drawn, 0.9, method="lower")), 1)
+    cap = max(int(np.quantile(drawn[others], 0.9, method="lower")), 1)
     full = drawn >= cap
     found = [
         _misses(status, tokens),
-        _censoring(full, cap),
+        _censoring(full, others, cap),
         _duplicates(texts, texts[full, :cap]),
         _order(scores[full, :cap]),
         _parts(scores, parts),
@@ -98,10 +101,10 @@ def _misses(status: NDArray[np.str_], tokens: Array) -> Finding:
     return Finding(name="misses", verdict=verdict, values=shares | {"tokens": cost, "questions": alone})
 
 
-def _censoring(full: BoolArray, cap: int) -> Finding:
-    """Share of questions with fewer candidates than the others."""
-    short = 1 - float(full.mean())
-    values = {"short": short, "candidates": cap}
+def _censoring(full: BoolArray, others: BoolArray, cap: int) -> Finding:
+    """Share of questions with fewer candidates than the others, and of those with few by plan."""
+    short = 1 - float(full[others].mean())
+    values = {"short": short, "candidates": cap, "planned": float((~full & ~others).mean())}
     return Finding(name="censoring", verdict=_grade(short, 1e-9, 0.5), values=values)
 
 

@@ -33,8 +33,8 @@ def fit_empirical(scores: ArrayLike) -> Family:
 
     Parameters
     ----------
-    scores : (questions, n) in [0, 1], NaN where there is none; of more than `MAX_LAWS` questions, as
-        many are drawn at random.
+    scores : (questions, n) in [0, 1], NaN where there is none; of more than `MAX_LAWS` questions those with
+        most scores are taken, which of equals at random.
 
     Raises
     ------
@@ -46,7 +46,8 @@ def fit_empirical(scores: ArrayLike) -> Family:
     if not len(counts):
         raise ScoreError("no question has a score, so there are no laws to learn: collect scored candidates")
     if len(counts) > MAX_LAWS:
-        counts = counts[np.random.default_rng(0).choice(len(counts), MAX_LAWS, replace=False)]
+        counts = np.random.default_rng(0).permutation(counts)
+        counts = counts[np.argsort(-counts.sum(axis=1), kind="stable")[:MAX_LAWS]]
     family = _from_counts(counts)
     register(family)
     return family

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from data.answers import answer_key
 from data.contract import require_same_contract, require_scores
-from data.errors import ConfigError, OptScaleError
+from data.errors import ConfigError, OptScaleError, PoolError
+from data.feedback import Feedback, add_feedback
 from data.question import Question
 from predictor.decision import decide
 from predictor.policies import Predictive, Value
@@ -24,7 +26,15 @@ from serving.errors import RequestError
 from serving.gateway import Gateway
 from serving.keys import CALLER
 from serving.priors import PriorSource
-from serving.schemas import Asked, DecideRequest, DecideResponse, Description, Health, Prediction
+from serving.schemas import (
+    Asked,
+    DecideRequest,
+    DecideResponse,
+    Description,
+    FeedbackRequest,
+    Health,
+    Prediction,
+)
 from serving.settings import GatewaySettings
 
 logger = logging.getLogger("optscale.backend")
@@ -73,8 +83,8 @@ class Backend:
         allowed = caller.key.models if caller else None
         return [name for name in self.gateways if allowed is None or name in allowed]
 
-    def gateway_of(self, model: str, others: bool = False) -> Gateway:
-        """The gateway that answers as ``model``; with ``others`` the first one for a model that is not ours.
+    def gateway_of(self, model: str, beside: bool = False) -> Gateway:
+        """The gateway that answers as ``model``; the first for one ``beside``, where the key is for all.
 
         Raises
         ------
@@ -84,10 +94,13 @@ class Backend:
         if not self.gateways:
             missing = "this bundle has no generator: ship it with gateway settings"
             raise RequestError(503, missing, "not_configured")
+        if (
+            beside
+            and model not in self.gateways
+            and ((caller := CALLER.get()) is None or caller.key.models is None)
+        ):
+            return next(iter(self.gateways.values()))
         if model not in (names := self.models()):
-            caller = CALLER.get()
-            if others and not (caller and caller.key.models):
-                return next(iter(self.gateways.values()))
             message = f"there is no model {model!r} here, but {', '.join(names) or 'none for this key'}"
             raise RequestError(404, message, param="model", code="model_not_found")
         return self.gateways[model]
@@ -145,6 +158,28 @@ class Backend:
             chance_correct=self.card.chance_correct(decision.best, decision.drawn, prior),
             promise=self._promise(request, scores, question, prior, keys),
         )
+
+    async def keep_feedback(self, told: FeedbackRequest) -> None:
+        """Append a verdict to the file beside the decision log of the first bundle.
+
+        Raises
+        ------
+        RequestError
+            If there is no log, or it cannot be written.
+        """
+        log, caller = None if self.gateway is None else self.gateway.log, CALLER.get()
+        if log is None:
+            raise RequestError(
+                503, "nothing is logged here, so there is nothing to say it of", "not_configured"
+            )
+        who = caller.key.name if caller else "a client"
+        kept = Feedback(**told.model_dump(), who=who, when=datetime.now(UTC))
+        try:
+            await asyncio.to_thread(add_feedback, log.folder, kept)
+        except PoolError as error:
+            logger.error("%s", error)
+            raise RequestError(503, "feedback cannot be kept now", "server_error") from error
+        metrics.FEEDBACK.labels(told.verdict).inc()
 
     def describe(self) -> Description:
         """Contract, policy, certificate and versions of the bundle."""

@@ -17,6 +17,7 @@ from statistics import median
 
 from data.answers import answer_key, extract_answer
 from data.contract import ScoreContract
+from data.decision_log import FAILED
 from data.errors import ModelError, QuestionError, ScoreError
 from data.score_map import ScoreMap
 from models.generator.base import Candidate
@@ -141,11 +142,11 @@ class _Run(Answer):
                 draw.candidate = draw.candidate._replace(tokens=tokens)
         failed = [draw.candidate.cause for draw in self.draws if draw.candidate.status == "failed"]
         unscored = [d.step_scores.cause for d in self.draws if self.fits and d.step_scores and d.unscored]
-        for who, causes in (("generator", failed), ("reward model", unscored)):
+        for what, causes in ((FAILED, failed), ("the reward model failed on some candidates", unscored)):
             if causes:
                 commonest = [cause for cause, _ in Counter(filter(None, causes)).most_common(2)]
                 self.cause = self.cause or "; ".join(commonest)
-                self.degraded.append(": ".join([f"the {who} failed on some candidates", *commonest]))
+                self.degraded.append(": ".join([what, *commonest]))
         self.chosen = self._choose()
 
     async def _predict(self) -> None:
@@ -258,8 +259,8 @@ class _Run(Answer):
             elif (key := ask.read(draw.text)) is not None:
                 draw.answer = key
             elif draw.complete:
-                cause = "a text that is not of the form asked for"
-                draw.candidate = candidate._replace(status="failed", text=None, cause=cause)
+                cause = "an answer that is not of the form asked for"
+                draw.candidate = candidate._replace(status="failed", text="", cause=cause)
         self.decision_seconds += time.perf_counter() - started
         if self.owner.reward_model is None:
             return

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
+from data.answers import answer_digest
 from data.contract import Sampling, ScoreContract
 from data.question import Question
 from models.generator.base import Candidate, Status
@@ -240,12 +241,10 @@ def log_row(
 
     ``contract`` is the one that its candidates were sampled under, ``model_version`` the predictor's and
     ``promise`` the certificate's statement, where one stands behind the policy; ``text`` logs messages,
-    completions and answers too, where else answers are numbered. The chance with which the request was
+    completions and answers too, where else answers are digests. The chance with which the request was
     explored is the row's inclusion probability where it was, its complement where it was not.
     """
     ask, share = answer.ask, answer.ask.explore_share
-    # Equal answers keep equal names, so that votes can be counted again without a text.
-    names = {key: f"#{n}" for n, key in enumerate(dict.fromkeys(draw.answer for draw in answer.draws)) if key}
     candidates = [
         {
             "round": draw.round,
@@ -259,7 +258,7 @@ def log_row(
             "seed": draw.candidate.seed,
             "seconds": draw.seconds,
             "completion": draw.candidate.text if text else None,
-            "answer_key": draw.answer if text or draw.answer is None else names[draw.answer],
+            "answer_key": _kept(draw.answer, ask.question.id, text),
         }
         for draw in answer.draws
     ]
@@ -287,3 +286,8 @@ def log_row(
         "seconds": seconds,
         "candidates": candidates,
     }
+
+
+def _kept(key: str | None, question_id: str, text: bool) -> str | None:
+    """An answer's key, or its digest: votes can be counted, and a known answer found, without a text."""
+    return key if text or key is None else answer_digest(question_id, key)

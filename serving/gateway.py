@@ -18,6 +18,7 @@ from opentelemetry.trace import TracerProvider
 from data.contract import UNSCORED, ScoreContract, require_same_contract
 from data.decision_log import DecisionLog
 from data.errors import ModelError, OptScaleError
+from models.faults import explain_fault
 from models.generator.http import AsyncHttpGenerator
 from models.http_client import FAULTS, require_served
 from models.reward.http import AsyncHttpRewardModel
@@ -65,7 +66,7 @@ class Gateway:
             prior_timeout=settings.predictor_timeout,
         )
         log, folder = settings.log, settings.log.location()
-        self.log = None if folder is None else DecisionLog(folder, log.rows, log.seconds, log.files)
+        self.log = None if folder is None else DecisionLog(folder, log.rows, log.seconds, log.files, log.days)
         self.intake = Intake(self.card, self.settings, self.contract, population, self.log is not None)
         self.in_flight = 0
         self.latest: deque[float] = deque(maxlen=50)  # seconds of requests
@@ -141,7 +142,8 @@ class Gateway:
                 status = reply.status_code
                 yield reply
         except (*FAULTS, ModelError, HTTPError) as error:
-            told = failed(error)
+            ours = isinstance(error, ModelError)
+            told = failed(error, "" if ours else explain_fault(error, self.settings.generator))
             status = told.status_code
             raise told from error
         finally:
@@ -199,8 +201,8 @@ class Gateway:
         # A token budget may shorten a round before it ends the drawing.
         as_certified = ask.policy == self.card.policy and sampled == self.contract
         as_certified &= ask.token_budget is None and not answer.degraded
-        as_certified &= "messages" not in ask.extra_fields
         as_certified &= self.card.certificate is None or self.card.certificate.covers(ask.question)
+        as_certified &= "messages" not in ask.extra_fields
         chance = None
         if score is not None and sampled == self.contract:
             drawn = sum(draw.given for draw in answer.shown)

@@ -138,9 +138,10 @@ class Intake:
             raise bad("nothing scores candidates here, so there is no target", "optscale.target")
         if "confidence" in changes and not policy.has_confidence:
             raise bad(f"the policy here, {policy.kind}, has no confidence", "optscale.confidence")
-        cap, wanted, caller = changes.get("cap", policy.cap), request.n or 1, CALLER.get()
+        cap, wanted = changes.get("cap", policy.cap), request.n or 1
         if cap > policy.cap:
             raise bad(f"at most {policy.cap} candidates are drawn here", "optscale.cap")
+        caller = CALLER.get()
         if caller and caller.key.candidates and caller.key.candidates < cap:
             changes["cap"] = cap = caller.key.candidates
         if wanted > cap:

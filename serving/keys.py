@@ -25,6 +25,13 @@ _SPENT = Table(
     Column("number", Integer, nullable=False),  # of the minute or day, from 1970
     Column("spent", Integer, nullable=False),
 )
+_ROW = insert(_SPENT)
+_SO_FAR = case((_SPENT.c.number == _ROW.excluded.number, _SPENT.c.spent), else_=0)
+# Made once: to build it takes longer than to run it.
+_ADD = _ROW.on_conflict_do_update(
+    index_elements=["limit"],
+    set_={"number": _ROW.excluded.number, "spent": _ROW.excluded.spent + _SO_FAR},
+).returning(_SPENT.c.spent)
 
 
 class ApiKey(Record):
@@ -108,12 +115,8 @@ class Spend:
             for what, window, limit in key.limits:
                 name, number = f"{key.sha256} {what} {window}", int(time.time()) // SECONDS[window]
                 more = {"requests": requests, "tokens": tokens}[what]
-                row = insert(_SPENT).values(limit=name, number=number, spent=more)
-                sum_ = more + case((_SPENT.c.number == number, _SPENT.c.spent), else_=0)
-                changes = {"number": number, "spent": sum_}
-                counted = row.on_conflict_do_update(index_elements=["limit"], set_=changes)
-                spent = connection.scalar(counted.returning(_SPENT.c.spent)) or 0
-                left.append(Left(what, window, limit, limit - spent))
+                row = {"limit": name, "number": number, "spent": more}
+                left.append(Left(what, window, limit, limit - (connection.scalar(_ADD, row) or 0)))
             if not (requests and over(left)):
                 connection.commit()
         return left

@@ -11,6 +11,7 @@ from serving.draws import Answer
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 DECISIONS = Counter("optscale_decisions", "Decisions by action", ["action", "reason"])
 REQUESTS = Counter("optscale_requests", "Answered requests by what ended them", ["ended", "status"])
+FEEDBACK = Counter("optscale_feedback", "Verdicts on answers", ["verdict"])
 REFUSED = Counter("optscale_refused", "Requests refused before anything is done for them", ["why"])
 PASSTHROUGH = Counter("optscale_passthrough", "Requests that the generator answered alone", ["why", "status"])
 DEGRADED = Counter("optscale_degraded", "Answers given though something was away", ["why"])

@@ -105,11 +105,12 @@ class KeyLimits:
         key: ApiKey | None = scope.get("state", {}).get("key")
         if key is None:
             return await self.app(scope, receive, send)
-        if scope["path"].endswith("/feedback") and not key.feedback:
+        is_feedback = scope["path"] == "/v1/feedback"
+        if is_feedback and not key.feedback:
             refusal = RequestError(403, "this key sends no feedback", "permission_error")
             return await error_response(refusal)(scope, receive, send)
         CALLER.set(caller := Caller(key))
-        if scope["method"] != "POST" or not scope["path"].startswith("/v1/"):
+        if is_feedback or scope["method"] != "POST" or not scope["path"].startswith("/v1/"):
             return await self.app(scope, receive, send)
         left = await self._add(key, 1, 0)
         if spent := over(left):

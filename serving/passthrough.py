@@ -1,6 +1,7 @@
 """What Best-of-N does not fit: the generator answers it alone, and its answer is marked so."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,9 +12,11 @@ from data.errors import ModelError
 from serving.chat import Alone, ChatRequest
 from serving.errors import RequestError, error_event
 from serving.fields import Sorted, forwarded
-from serving.keys import Caller
+from serving.keys import CALLER
 from serving.messages import reasons_alone
 
+TAIL = 4096
+_TOKENS = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d+)')
 THEIRS = frozenset({400, 404, 409, 413, 415, 422, 429})
 """Statuses of the generator that are the client's own affair."""
 
@@ -38,8 +41,8 @@ class Forward(NamedTuple):
         """What marks the answer, be it a stream."""
         return {"x-optscale-passthrough": self.reason}
 
-    def mark(self, answer: bytes, request_id: str) -> tuple[bytes, int]:
-        """The generator's answer with the ``optscale`` field, and how many tokens it generated.
+    def mark(self, answer: bytes, request_id: str) -> bytes:
+        """The generator's answer with the ``optscale`` field.
 
         Raises
         ------
@@ -48,11 +51,8 @@ class Forward(NamedTuple):
         """
         try:
             told = Alone(request_id=request_id, passthrough=self.reason).model_dump()
-            marked = json.loads(answer) | {"optscale": told}
-            usage = marked.get("usage") or {}
-            tokens = usage.get("completion_tokens") or usage.get("output_tokens") or 0
-            return json.dumps(marked).encode(), int(tokens)
-        except (ValueError, TypeError, AttributeError) as error:
+            return json.dumps(json.loads(answer) | {"optscale": told}, ensure_ascii=False).encode()
+        except (ValueError, TypeError) as error:
             shown = answer[:100].decode(errors="replace")
             message = f"the generator answered {self.path} with what is no JSON object: {shown!r}"
             raise RequestError(502, message, "upstream_error") from error
@@ -74,22 +74,32 @@ def forward_chat(chat: ChatRequest, kinds: Sorted, configured: Mapping[str, Any]
     return Forward("/chat/completions", body, why, list(reasons))
 
 
-async def relay(reply: Response, caller: Caller | None) -> AsyncIterator[bytes]:
-    """The events of a stream as they come, counted as tokens; one of ours where it breaks off."""
+async def relay(reply: Response) -> AsyncIterator[bytes]:
+    """The events of a stream as they come; one of ours where it breaks off."""
+    events, tail = 0, b""
     try:
         async for piece in reply.aiter_bytes():
-            if caller is not None:
-                caller.tokens += piece.count(b"data:")
+            events, tail = events + piece.count(b"data:"), (tail + piece)[-TAIL:]
             yield piece
     except HTTPError as error:
         yield f"\n\n{error_event(failed(error))}".encode()
+    finally:
+        charge(tail, events)
 
 
-def failed(error: Exception) -> RequestError:
-    """What a client is told of a request that the generator could not answer."""
+def charge(answer: bytes, otherwise: int = 0) -> None:
+    """Note what the generator counted of an answer, or its end, for the caller's limits."""
+    if (caller := CALLER.get()) is not None:
+        counted = _TOKENS.findall(answer)
+        caller.tokens += int(counted[-1]) if counted else otherwise
+
+
+def failed(error: Exception, said: str = "") -> RequestError:
+    """What a client is told of a request that the generator could not answer, with what it ``said``."""
     cause = error.__cause__ if isinstance(error, ModelError) else error
     status = getattr(cause, "status_code", None)
-    message = f"the generator gave no answer: {str(error) or type(error).__name__}".splitlines()[0][:500]
+    told = said or str(error) or type(error).__name__
+    message = f"the generator gave no answer: {told}".splitlines()[0][:500]
     if status in THEIRS:
         return RequestError(status, message, "upstream_error" if status == 429 else "invalid_request_error")
     late = isinstance(cause, TimeoutError | openai.APITimeoutError | TimeoutException)

@@ -19,12 +19,13 @@ from serving.chat import AnyRequest, ChatRequest, ChatResponse, ErrorResponse, M
 from serving.errors import RequestError, error_event, error_response, fault
 from serving.gateway import Gateway
 from serving.intake import Prepared
-from serving.keys import CALLER
-from serving.passthrough import Forward, failed, relay
+from serving.passthrough import Forward, charge, failed, relay
 from serving.schemas import (
     DecideRequest,
     DecideResponse,
     Description,
+    FeedbackRequest,
+    FeedbackResponse,
     Health,
     Prediction,
     PredictRequest,
@@ -95,7 +96,8 @@ async def chat_completions(request: Request, chat: ChatRequest) -> Response:
 async def others(request: Request, body: AnyRequest) -> Response:
     """The generator's own answer: Best-of-N is for chats."""
     route = request.scope["route"].path.removeprefix("/v1")
-    gateway = _backend(request).gateway_of(body.model, others=route == "/embeddings")
+    # A server may have a model for them beside the one that answers.
+    gateway = _backend(request).gateway_of(body.model, beside=route == "/embeddings")
     fields = body.model_dump(exclude_unset=True, exclude={"optscale"})
     return await _pass_on(
         request, gateway, gateway.intake.allow(Forward(route, fields, "route", [f"/v1{route}"]))
@@ -113,6 +115,13 @@ async def model(request: Request, name: str) -> Model:
     """One of them."""
     _backend(request).gateway_of(name)
     return _model(name)
+
+
+@app.post("/v1/feedback", tags=["OptScale"])
+async def feedback(request: Request, told: FeedbackRequest) -> FeedbackResponse:
+    """Keep what a person says of an answer, beside the decision log; later certificates count it."""
+    await _backend(request).keep_feedback(told)
+    return FeedbackResponse(request_id=told.request_id, kept=True)
 
 
 @app.post("/predict", tags=["OptScale"])
@@ -221,17 +230,14 @@ async def _pass_on(request: Request, gateway: Gateway, asked: Forward) -> Respon
     """What the generator answers alone: a stream as it comes, all else marked."""
     request.state.log = {"passthrough": asked.reason}
 
-    caller = CALLER.get()
-
     async def begin() -> Response:
         async with AsyncExitStack() as held:
             held.enter_context(gateway.place())
             reply = await held.enter_async_context(gateway.forward(asked))
             if reply.headers.get("content-type", "").startswith("text/event-stream"):
-                return Held(held.pop_all(), relay(reply, caller), asked.headers)
-            answer, tokens = asked.mark(await reply.aread(), request.state.request_id)
-        if caller is not None:
-            caller.tokens += tokens
+                return Held(held.pop_all(), relay(reply), asked.headers)
+            charge(body := await reply.aread())
+            answer = asked.mark(body, request.state.request_id)
         return Response(answer, media_type="application/json", headers=asked.headers)
 
     try:

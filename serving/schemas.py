@@ -1,11 +1,12 @@
 """What the service takes and gives, with limits and examples."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.errors import QuestionError
+from data.feedback import Verdict
 from data.question import Message, Question
 from predictor.decision import Decision
 from predictor.prior import Prior
@@ -147,6 +148,30 @@ class DecideResponse(Decision):
         "scores or tokens for a policy that reads them, answers for one that does not, or candidates that it "
         "had not asked for.",
     )
+
+
+class FeedbackRequest(BaseModel):
+    """What a person says of an answer: any of verdict, right answer, score."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    request_id: str = Field(min_length=1, max_length=200, description="As the answer's `optscale` has it.")
+    verdict: Verdict = Field("unsure", description="Whether the delivered answer is right.")
+    answer: str | None = Field(None, min_length=1, max_length=MAX_ANSWER, description="The right answer.")
+    score: float | None = Field(None, description="How good it was, on a scale of the client's.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.verdict == "unsure" and self.answer is None and self.score is None:
+            raise ValueError("give a verdict (right or wrong), the right answer, or a score")
+        return self
+
+
+class FeedbackResponse(BaseModel):
+    """It is in the file."""
+
+    request_id: str
+    kept: bool
 
 
 class Description(BaseModel):

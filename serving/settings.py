@@ -41,6 +41,8 @@ class LogSettings(Record):
     """Seconds after which what is logged is written, however few rows it has."""
     files: int = Field(10_000, ge=1)
     """Files that are kept; the oldest are deleted."""
+    days: float | None = Field(None, gt=0)
+    """Days that a file is kept at most; null: as long as there are not too many."""
     explore: float = Field(0.02, ge=0, lt=1)
     """Share of requests that are drawn to the full cap at once: only they are fit for certificates."""
 

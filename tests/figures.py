@@ -20,6 +20,11 @@ leaves out the same groups for LoRA.
 
 reads the pool's questions with the solver and with the reward model instead of the plain backbone.
 
+    python -m tests.figures own-pool-draws
+
+fits on all candidates of train questions, on few of most of them, and on all of few questions: the tokens,
+how well each foretells test questions, and what is certified.
+
     python -m tests.figures own-pool-scores
 
 tells how well the pool's scores select answers, by kind of question and by aggregation of step scores.
@@ -33,6 +38,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -43,11 +49,14 @@ from data.contract import Aggregation
 from data.folds import FoldSettings
 from data.pool import Pool
 from data.question import Question
-from data.scores import ScoreTable, load_scores, tabulate
+from data.scores import BLANKS, ScoreTable, load_scores, tabulate
 from flows.config import Config
+from flows.draw_plan import choose_few
+from flows.examine import assess_priors, population_priors
 from models.generator.local import LocalGenerator
 from models.reward.local import LocalRewardModel
 from models.settings import LocalGeneratorSettings, LocalRewardSettings
+from predictor.assessment import SHIPPED
 from predictor.empirical import fit_empirical
 from predictor.families import get_family
 from predictor.learned.base import Fold, Predictor
@@ -259,7 +268,7 @@ def left_out_groups_lora(location: str = "data/pool") -> None:
             folds = Fold(train.questions, train.scores), Fold(tune.questions, tune.scores)
             model = fit_lora(*folds, settings, Path(folder))
             model.calibrate(folds[1])
-        ask_strangers(f"{name}, lora", strange, model, model.detector)
+        ask_strangers(f"{name}, lora", strange, model, model.base)
 
 
 def ask_strangers(name: str, strange: Any, model: Any, detecting: Any) -> None:
@@ -330,6 +339,47 @@ def quality(name: str, table: ScoreTable) -> dict[str, Any]:
     }
 
 
+def own_pool_draws(*plans: str) -> None:
+    """Plans of `collect.train_candidates` on one and the same pool, or those of them that are named."""
+    config, pool = Config(), Pool.open("data/pool")
+    whole = load_scores(pool, config.folds)
+    states = FrozenStates.load(PredictorSettings(), cache=Path(".optscale/states"))
+    full = [q.id for q in whole.questions]
+    for few in [int(plan) for plan in plans] or (None, 8, 4, 0):
+        draws = config.collect.model_copy(update={"train_candidates": few})
+        names = choose_few(whole.questions, None, config.folds, draws)
+        table = thinned(whole, np.isin(full, list(names)), few or 0) if names else whole
+        table = table.select(table.drawn > 0)
+        fold, test = table.fold("train", "tune"), table.fold("test")
+        settings = PredictorSettings(family=fit_empirical(table.fold("train").scores).name)
+        print(f"{few} of most train questions: {table.tokens.sum() / whole.tokens.sum():.3f} of the tokens")
+        for kind in ("population", "text", "states"):
+            found = score_priors(
+                fit_kind(kind, fold, settings, states).predict(test.questions),
+                test.scores,
+                config.policy.target,
+            )
+            print(
+                f"  {kind}: evidence {found.evidence.mean():.2f}, hit log score {found.hit.mean():.4f}",
+                flush=True,
+            )
+        priors = population_priors(config, table)
+        made = assess_priors(config, pool.manifest.contract.fingerprint, priors)
+        row, policy = made.row(SHIPPED), made.certificate.policy
+        print(
+            f"  {policy.kind if policy else 'nothing'} certified: {row.tokens:.0f} tokens a test question, "
+            f"right on {row.accuracy:.3f}",
+            flush=True,
+        )
+
+
+def thinned(table: ScoreTable, rows: np.ndarray, few: int) -> ScoreTable:
+    """The table with no more than the first ``few`` candidates of some questions."""
+    gone = rows[:, None] & (np.arange(table.tokens.shape[1]) >= few)
+    arrays = {name: np.where(gone, blank, getattr(table, name)) for name, blank in BLANKS.items()}
+    return replace(table, drawn=np.where(rows, few, table.drawn), **arrays)
+
+
 def own_pool_scores(location: str = "data/pool") -> None:
     """Selection quality, as Markdown: by kind of question, and by aggregation.
 
@@ -365,6 +415,7 @@ FIGURES = {
     "own-pool": own_pool,
     "own-pool-lora": left_out_groups_lora,
     "own-pool-states": own_pool_states,
+    "own-pool-draws": own_pool_draws,
     "own-pool-scores": own_pool_scores,
 }
 

@@ -6,6 +6,7 @@ from data.contract import Sampling, ScoreContract
 from data.pool import Pool
 from data.question import Question
 from data.rows import make_row
+from flows.draw_plan import choose_few
 
 
 def make_contract(**changes) -> ScoreContract:
@@ -62,13 +63,22 @@ def score_rows(questions, contract, candidates: int = 6, seed: int = 0):
     return rows
 
 
-def make_pool(location, questions: int = 60, contract=None, candidates: int = 6) -> Pool:
+def make_pool(location, questions: int = 60, contract=None, candidates: int = 6, few=frozenset()) -> Pool:
+    """A pool of parts of 20 questions; of those whose ids are in ``few``, two candidates each."""
     contract = contract or make_contract()
     pool = Pool.create(str(location), contract)
     asked = make_questions(questions)
     for start in range(0, questions, 20):
-        pool.append(score_rows(asked[start : start + 20], contract, candidates, seed=start), seconds=1.0)
+        rows = score_rows(asked[start : start + 20], contract, candidates, seed=start)
+        kept = [row for row in rows if row["candidate"] < (2 if row["question_id"] in few else candidates)]
+        pool.append(kept, seconds=1.0)
     return pool
+
+
+def make_uneven_pool(config, questions: int) -> Pool:
+    """As a collection with ``collect.train_candidates`` of 2 leaves it."""
+    few = choose_few(make_questions(questions), None, config.folds, config.collect)
+    return make_pool(config.pool_location, questions, candidates=config.collect.candidates, few=few)
 
 
 def fit_lora(train, tune, settings, directory, log=lambda step, values: None):
@@ -76,5 +86,5 @@ def fit_lora(train, tune, settings, directory, log=lambda step, values: None):
     from predictor.learned.lora_predictor import LoraPredictor
     from predictor.learned.states import FrozenStates
 
-    frozen = FrozenStates.load(settings).read(train.questions)
-    return LoraPredictor.fit(train, tune, frozen, settings, directory=directory, log=log)
+    frozen = FrozenStates.load(settings).read([*train.questions, *tune.questions], tokens := {})
+    return LoraPredictor.fit(train, tune, frozen, tokens, settings, directory=directory, log=log)

@@ -7,6 +7,11 @@ from data.contract import Sampling
 from data.question import Question
 
 Status = Literal["complete", "cut", "over-length", "failed", "cancelled"]
+STATUS: dict[str | None, Status] = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn"), "complete"),
+    **dict.fromkeys(("length", "max_tokens", "model_length"), "cut"),
+}
+"""By what servers and engines call the end of a candidate; with any other end it failed."""
 
 
 class Candidate(NamedTuple):

@@ -13,7 +13,7 @@ from data.contract import Sampling
 from data.errors import QuestionError
 from data.question import Question
 from models.faults import explain_fault, reason_in
-from models.generator.base import Candidate, Status, in_think
+from models.generator.base import STATUS, Candidate, Status, in_think
 from models.http_client import FAULTS, HttpModel, Observe, call, require_served
 from models.reward.base import scored_part
 from models.settings import HttpGeneratorSettings
@@ -22,9 +22,6 @@ logger = logging.getLogger(__name__)
 SEEDS = 2**31
 UNREAD: Any = {"headers": {"X-Stainless-Raw-Response": "stream"}}
 """By it OpenAI's client leaves a body unread."""
-# What servers call an end that the model came to, and one that the limit of tokens made.
-ENDED = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn"})
-CUT = frozenset({"length", "max_tokens", "model_length"})
 
 
 class TurnsError(QuestionError):
@@ -146,8 +143,7 @@ class AsyncHttpGenerator(HttpModel):
         for choice, text, count in zip(choices, texts, tokens, strict=True):
             status, cause = _judge(choice, text, (count or 0) >= sampling.max_tokens)
             # What failed has no text, so that it is neither delivered nor a vote.
-            text = "" if cause else text
-            prompt = usage.get("prompt_tokens") or 0
+            text, prompt = "" if cause else text, usage.get("prompt_tokens") or 0
             found.append(Candidate(text, count or 0, prompt, status, seed, cause, _reasoning(choice)))
         return found
 
@@ -187,10 +183,10 @@ def _judge(choice: Any, text: str, full: bool) -> tuple[Status, str | None]:
         return "failed", f"the model refused: {reason_in(refusal)}"
     if choice.get("error"):
         return "failed", reason_in(choice["error"])
-    name = str(ended).lower()
-    if name in CUT or (ended is None and full):
+    status = STATUS.get(str(ended).lower())
+    if status == "cut" or (ended is None and full):
         return "cut", None
-    if name not in ENDED and ended is not None:
+    if status is None and ended is not None:
         return "failed", f"finish_reason {ended}"
     if not scored_part(text, "answer").strip():
         return "failed", f"an empty answer (finish_reason {ended})"
@@ -202,9 +198,9 @@ def _text(choice: Any) -> str:
     if "message" not in choice:
         text = _joined(choice["text"])
     else:
-        text, reasoning = _joined((choice["message"] or {}).get("content")), _reasoning(choice)
-        text = f"{in_think(reasoning)}{text}" if reasoning else text
-    return _whole(text)
+        reasoning, content = _reasoning(choice), _joined((choice["message"] or {}).get("content"))
+        text = f"{in_think(reasoning)}{content}" if reasoning else content
+    return text.encode(errors="replace").decode()  # JSON can hold half a character, which nothing else can
 
 
 def _reasoning(choice: Any) -> str | None:
@@ -213,12 +209,7 @@ def _reasoning(choice: Any) -> str | None:
     content = message.get("content")
     thoughts = [part.get("thinking") for part in content] if isinstance(content, list) else []
     reasoning = message.get("reasoning_content") or message.get("reasoning") or _joined(thoughts)
-    return _whole(str(reasoning)) if reasoning else None
-
-
-def _whole(text: str) -> str:
-    """JSON can hold half a character, which nothing else can."""
-    return text.encode(errors="replace").decode()
+    return str(reasoning).encode(errors="replace").decode() if reasoning else None
 
 
 def _joined(content: Any) -> str:

@@ -9,16 +9,35 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, StoppingCriteria
+from transformers.cache_utils import DynamicLayer
 
 from data.files import short_digest
 from data.question import Question
 from models import backbone, lora
 from models.batching import by_length
 from models.generator.base import Candidate, Status
-from models.settings import LocalGeneratorSettings
+from models.settings import LocalGeneratorSettings, WeightsSettings
 from models.tokenizer import chat_prompt
 
+ROOM = 64
+"""Tokens that a cache makes room for at a time."""
 _SEEDED = threading.Lock()  # torch's seed is the whole process's
+
+
+def identify(settings: WeightsSettings, tokenizer: Any) -> dict[str, str]:
+    """What weights and prompts are, for the score contract: the same whatever computes them."""
+    return {
+        "generator": Path(settings.adapter).name if settings.adapter else settings.backbone,
+        "generator_revision": backbone.revision(settings.backbone, settings.adapter),
+        "prompt_template": short_digest(tokenizer.chat_template or ""),
+    }
+
+
+def encode_prompt(tokenizer: Any, question: Question) -> list[int]:
+    """Token ids of the question in the tokenizer's chat template."""
+    text = chat_prompt(tokenizer, question.as_chat())
+    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return ids
 
 
 class LocalGenerator:
@@ -31,22 +50,19 @@ class LocalGenerator:
         self.tokenizer = backbone.load_tokenizer(settings.backbone, settings.adapter)
         self.tokenizer.padding_side = "left"
         dtype = backbone.resolve_dtype(settings.dtype, self.device)
-        self.model = backbone.load(settings.backbone, AutoModelForCausalLM)
+        # An adapter is folded in before anything is rounded.
+        whole = torch.float32 if settings.adapter else dtype
+        self.model = backbone.load(settings.backbone, AutoModelForCausalLM, dtype=whole)
         if settings.adapter is not None:
             self.model = lora.merge_adapter(self.model, backbone.find_adapter(settings.adapter))
         self.model.to(self.device, dtype)
         # What our settings leave open would be taken from the model's own defaults, which no contract tells.
         self.model.generation_config = GenerationConfig()
-        name = Path(settings.adapter).name if settings.adapter else settings.backbone
-        self.identity = {
-            "generator": name,
-            "generator_revision": backbone.revision(settings.backbone, settings.adapter),
-            "prompt_template": short_digest(self.tokenizer.chat_template or ""),
-        }
+        self.identity = identify(settings, self.tokenizer)
 
     def sample(self, questions: Sequence[Question], n: int, seed: int) -> list[list[Candidate]]:
         """See `Generator`. Questions of like length share a batch; its seed is ``seed`` + its number."""
-        prompts = [self._prompt(q) for q in questions]
+        prompts = [encode_prompt(self.tokenizer, q) for q in questions]
         size = min(n, self.settings.batch_size)
         width = self.settings.batch_size // size
         found: list[list[Candidate]] = [[] for _ in questions]
@@ -59,17 +75,12 @@ class LocalGenerator:
                     found[index] += candidates
         return found
 
-    def _prompt(self, question: Question) -> list[int]:
-        text = chat_prompt(self.tokenizer, question.as_chat())
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
-
     @torch.inference_mode()
     def _sample_batch(self, prompts: list[list[int]], n: int, seed: int) -> list[list[Candidate]]:
         inputs = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self.device)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         width = ids.shape[1]
-        cache = DynamicCache(config=self.model.config)
+        cache = _roomy_cache(self.model.config)
         self.model(
             input_ids=ids[:, :-1],
             attention_mask=mask[:, :-1],
@@ -144,6 +155,45 @@ class LocalGenerator:
             tokens = bisect_left(range(len(kept)), True, key=lambda size: bool(stops_in(size)))
             text, status = text_of(tokens)[: min(stops_in(tokens))], "complete"
         return Candidate(text, tokens, prompt_tokens, status, seed)
+
+
+class _RoomyLayer(DynamicLayer):
+    """Puts new tokens into room made before; concatenation would copy all that is held at every step."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room: dict[str, torch.Tensor] = {}
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys = self._put("keys", self.keys, key_states)
+        self.values = self._put("values", self.values, value_states)
+        return self.keys, self.values
+
+    def _put(self, name: str, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """What is held, (rows, heads, tokens, size), with the new tokens behind it."""
+        before = held.shape[-2] if held.numel() else 0
+        after, room = before + new.shape[-2], self.room.get(name)
+        # Rows that were repeated or chosen lie elsewhere.
+        if room is None or room.data_ptr() != held.data_ptr() or room.shape[-2] < after:
+            room = self.room[name] = new.new_empty(*new.shape[:-2], after + ROOM, new.shape[-1])
+            if before:
+                room[..., :before, :] = held
+        room[..., before:after, :] = new
+        return room[..., :after, :]
+
+
+def _roomy_cache(config: Any) -> DynamicCache:
+    """A cache of the model's layers; those that keep all tokens, which most do, grow in room made before."""
+    cache = DynamicCache(config=config)
+    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 class _HalfDone(StoppingCriteria):

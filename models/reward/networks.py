@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
 
 from models.batching import IGNORED
 
 LEAST_LOG_LIKELIHOOD = -12.0
+LOGITS = 2**25
+"""Held at once: 128 MiB in float32, and as much for their softmax."""
 
 
 def at_step_ends(hidden: Tensor, step: Tensor) -> Tensor:
@@ -30,6 +33,25 @@ def at_step_ends(hidden: Tensor, step: Tensor) -> Tensor:
     ends = torch.zeros(shape[0] * shape[1], dtype=torch.long, device=step.device)
     ends = ends.scatter_reduce(0, flat, columns, "amax").view(shape)
     return hidden[torch.arange(len(hidden), device=hidden.device)[:, None], ends].float()
+
+
+def token_likelihoods(head: Any, states: Tensor, tokens: Tensor) -> Tensor:
+    """(tokens,) log-likelihood of each token after the state (tokens, size) before it.
+
+    Logits of all tokens over the vocabulary would take more memory than the network: they are made in pieces,
+    and again for the gradient.
+    """
+
+    def piece(states: Tensor, tokens: Tensor) -> Tensor:
+        scores = head(
+            states.to(head.weight.dtype)
+        ).float()  # the head is in float32 also where the rest is not
+        return -cross_entropy(scores, tokens, reduction="none")
+
+    size = max(LOGITS // head.weight.shape[0], 1)
+    pieces = [slice(at, at + size) for at in range(0, len(tokens), size)]
+    found = [checkpoint(piece, states[one], tokens[one], use_reentrant=False) for one in pieces]
+    return torch.cat(found)
 
 
 class StepRewardModel(nn.Module):
@@ -62,9 +84,9 @@ class StepRewardModel(nn.Module):
         """
         hidden = self.backbone.model(input_ids=input_ids, attention_mask=attention_mask)[0]
         rows, columns = step.nonzero(as_tuple=True)
-        head = self.backbone.lm_head  # in float32 also where the rest is not
-        scores = head(hidden[rows, columns - 1].to(head.weight.dtype)).float()
-        likelihood = -cross_entropy(scores, input_ids[rows, columns], reduction="none")
+        likelihood = token_likelihoods(
+            self.backbone.lm_head, hidden[rows, columns - 1], input_ids[rows, columns]
+        )
         place = torch.stack([rows, step[rows, columns] - 1], dim=1)
         shape = (len(step), int(step.max()))
         flat = place[:, 0] * shape[1] + place[:, 1]

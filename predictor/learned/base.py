@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence, Sized
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from predictor.learned.card import PredictorCard, clear
 from predictor.learned.features import encode
 from predictor.learned.normals import make_priors
 from predictor.prior import Prior, log_evidence
+
+if TYPE_CHECKING:  # torch is loaded by those alone that read states
+    from predictor.learned.states import FrozenStates
 
 Array = NDArray[np.float64]
 STRENGTHS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
@@ -46,8 +49,10 @@ NOTHING = Normals(np.empty(0, np.int64), np.empty((0, 2)), np.empty((0, 2, 2)), 
 class Predictor:
     """A fitted predictor: questions in, priors out. This one gives all of them the population's prior."""
 
-    def __init__(self, card: PredictorCard, tokenizer: Any = None) -> None:
-        self.card = card
+    def __init__(
+        self, card: PredictorCard, tokenizer: Any = None, states: "FrozenStates | None" = None
+    ) -> None:
+        self.card, self.states = card, states
         self.tokenizer = tokenizer
         """Of the backbone that reads questions; None where none does."""
 
@@ -63,14 +68,14 @@ class Predictor:
     def write(self, directory: Path, merged: bool) -> None:
         """Write all but card and family; see `save`."""
 
-    def predict(self, questions: Sequence[Question]) -> list[Prior]:
+    def predict(self, questions: Sequence[Question], seen: NDArray[np.float32] | None = None) -> list[Prior]:
         """A prior for each question, in order; the population's for one too long to read.
 
-        Wider, the less a question is like those of training.
+        Wider, the less a question is like those of training. ``seen``: see `predict_normals`.
         """
         population = self.card.population
         found = [population] * len(questions)
-        rows, location, covariance, share = self.predict_normals(questions)
+        rows, location, covariance, share = self.predict_normals(questions, seen)
         priors = make_priors(location, covariance, share, population, self.card.strength)
         for row, prior in zip(rows.tolist(), priors, strict=True):
             found[row] = prior

@@ -20,9 +20,9 @@ REFIT = "refit"
 """Folder beside a predictor: the same, fitted on all questions of the pool."""
 BACKBONE = "backbone"
 """Folder with the backbone and its tokenizer, where a predictor is stored with it."""
-DETECTOR = "detector"
-"""Folder with what tells a question unlike those of training, where that is a predictor of its own."""
-_FILES = ("family.json", "regression.*", "adapter_*", "head.safetensors", f"{BACKBONE}/*", f"{DETECTOR}/*")
+BASE = "base"
+"""Folder with the kernel regression that a fine-tuned network corrects."""
+_FILES = ("family.json", "regression.*", "adapter_*", "head.safetensors", f"{BACKBONE}/*", f"{BASE}/*")
 
 
 class ComparedKind(Record):

@@ -68,8 +68,8 @@ def fit_and_compare(
 ) -> Predictor:
     """Fit the kinds of ``settings.compare`` on train, compare on tune, return the recommended one.
 
-    A kind without a trained network is then fitted again on train and tune together, its strength kept; what
-    was compared stays where that goes wrong (`refit`).
+    That is then fitted again on train and tune together, its strength kept; what was compared stays where
+    that goes wrong (`refit`).
 
     Parameters
     ----------
@@ -83,12 +83,13 @@ def fit_and_compare(
     kinds = [k for k in KINDS if k in settings.compare or k == settings.kind]
     both = Fold([*train.questions, *tune.questions], np.concatenate([train.scores, tune.scores]))
     states, frozen = None, None
+    tokens: Any = {} if "lora" in kinds else None
     if any(KINDS[kind].reads for kind in kinds):
         from predictor.learned.states import FrozenStates
 
         say(f"reading {len(both.questions):,} questions")
         states = FrozenStates.load(settings, cache=cache)
-        frozen = states.read(both.questions)[: len(train.questions)]
+        frozen = states.read(both.questions, tokens)
     models: dict[Kind, Predictor] = {}
     found: dict[Kind, PriorScores] = {}
     seconds: dict[Kind, float] = {}
@@ -103,12 +104,15 @@ def fit_and_compare(
                 train,
                 tune,
                 frozen,
+                tokens,
                 settings,
                 directory=directory,
+                states=states,
                 log=lambda step, values: log(step, {f"lora.{name}": v for name, v in values.items()}),
             )
         else:
-            models[kind] = KernelPredictor.fit(kind, train, settings, frozen, states)
+            seen = None if frozen is None else frozen[: len(train.questions)]
+            models[kind] = KernelPredictor.fit(kind, train, settings, seen, states)
         # What is compared is as strong as what will be used.
         found[kind] = score_priors(models[kind].calibrate(tune), tune.scores, target)
         seconds[kind] = time.perf_counter() - started
@@ -120,20 +124,35 @@ def fit_and_compare(
 
 
 def refit(model: Predictor, fold: Fold) -> Predictor | None:
-    """The same kind, as strong, fitted on these questions; None for LoRA, which needs some to stop early on.
+    """The same kind, as strong, fitted on these questions; of LoRA the regression that it corrects.
 
     No fold is left to compare it on. So each question's prior, as the others predict it, is held against the
     population's: where it is worse by more than two standard errors, the fit has gone wrong, which is logged,
     and there is None. By how much it is better is ``left_out_gain`` of the card's results (nats a question).
     """
     card = model.card
+    seen = model.states.read(fold.questions) if model.states else None
+    again: Predictor
+    checked: Predictor
     if card.kind == "lora":
-        return None
-    states = model.states if isinstance(model, KernelPredictor) else None
-    seen = states.read(fold.questions) if states else None
-    again = KernelPredictor.fit(card.kind, fold, card.settings, seen, states, card.strength)
+        from predictor.learned.lora_predictor import LoraPredictor
+
+        assert isinstance(model, LoraPredictor)
+        assert seen is not None
+        again = corrected = model.fit_base(fold, seen)
+        checked, seen = (
+            corrected.base,
+            seen[:, corrected.network.lower],
+        )  # the network has seen train questions
+    else:
+        checked = again = KernelPredictor.fit(
+            card.kind, fold, card.settings, seen, model.states, card.strength
+        )
     rows = np.linspace(0, len(fold.questions) - 1, min(len(fold.questions), _CHECKED)).astype(int)
-    priors, population = again.predict([fold.questions[row] for row in rows.tolist()]), again.card.population
+    priors = checked.predict(
+        [fold.questions[row] for row in rows.tolist()], None if seen is None else seen[rows]
+    )
+    population = again.card.population
     likelihood = get_family(population.family).log_likelihood(fold.scores[rows], others=True)
     gain, error = _paired(
         log_evidence(priors, likelihood) - log_evidence([population] * len(rows), likelihood)

@@ -51,8 +51,8 @@ class KernelPredictor(Predictor):
         features: Mapping[str, Features],
         states: "FrozenStates | None",
     ) -> None:
-        super().__init__(card, states and states.tokenizer)
-        self.kernel_fit, self.regression, self.features, self.states = fit, regression, features, states
+        super().__init__(card, states and states.tokenizer, states)
+        self.kernel_fit, self.regression, self.features = fit, regression, features
         self.rows = {question: row for row, question in enumerate(fit.ids)}
 
     @classmethod

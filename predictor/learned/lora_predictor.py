@@ -22,32 +22,43 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from data.errors import ModelError
 from data.question import Question
 from models import lora
-from models.batching import Collator
+from models.batching import Collator, by_length
 from models.lora import Log
+from models.reward.steps import Example
 from predictor.empirical import load_family, save_family
 from predictor.families import get_family
-from predictor.learned.base import NOTHING, Fold, Normals, Predictor, require_readable
-from predictor.learned.card import BACKBONE, DETECTOR, PredictorCard
+from predictor.learned.base import NOTHING, Array, Fold, Normals, Predictor, require_readable
+from predictor.learned.card import BACKBONE, BASE, PredictorCard
 from predictor.learned.features import encode
 from predictor.learned.kernel_predictor import KernelPredictor
 from predictor.learned.network import EvidenceLoss, PriorNetwork, make_labels
-from predictor.learned.normals import to_normals
+from predictor.learned.normals import to_normals, to_outputs
 from predictor.learned.settings import PredictorSettings
-from predictor.learned.states import load_trunk, read_states
+from predictor.learned.states import FrozenStates, Tokens, load_trunk, read_states
 from predictor.prior import fit_population
 
-LOOKED_AT = 64
-"""Tune questions on which training is stopped early: all of them would take longer than a step."""
+LOOKED_AT = 256
+"""Tune questions on which training is stopped early, at most."""
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Of what training has learnt, the share that is kept: the best on tune."""
 
 
 class LoraPredictor(Predictor):
-    """Questions in, priors out, by a fine-tuned backbone."""
+    """Questions in, priors out: a kernel regression on frozen states, corrected by a fine-tuned backbone."""
 
-    def __init__(self, card: PredictorCard, network: Any, tokenizer: Any, detector: Predictor) -> None:
-        super().__init__(card, tokenizer)
+    def __init__(
+        self,
+        card: PredictorCard,
+        network: Any,
+        tokenizer: Any,
+        base: KernelPredictor,
+        states: FrozenStates | None = None,
+    ) -> None:
+        # As it is adapted, the backbone still reads what the base is fitted on.
+        super().__init__(card, tokenizer, states or FrozenStates(network.backbone, tokenizer, card.settings))
         self.network = network
-        self.detector = detector
-        """Says whether training had questions like one, by states of layers that are not adapted."""
+        self.base = base
+        """What is corrected; it also says whether training had questions like one."""
 
     @classmethod
     def fit(
@@ -55,56 +66,81 @@ class LoraPredictor(Predictor):
         train: Fold,
         tune: Fold,
         frozen: NDArray[np.float32],
+        tokens: Tokens,
         settings: PredictorSettings,
         *,
         directory: Path,
+        states: FrozenStates | None = None,
         log: Log = lambda step, values: None,
     ) -> Self:
-        """Fit on train, and stop early on some of tune.
+        """Fit on train; tune stops it early, and says how much of it is kept.
+
+        Where a question of train is concerned, the regression that is corrected tells what the others tell.
 
         Parameters
         ----------
-        frozen : states of the train questions, as the backbone reads them before training: (questions, size),
-            NaN for one too long; training starts from a regression on them.
+        frozen, tokens : of the train and then the tune questions, as `read_states` gives them.
         directory : takes the checkpoints; a run that finds one there goes on from it.
+        states : what has read the questions.
         """
         if settings.lora.processes > 1:
             one = settings.model_copy(update={"lora": settings.lora.model_copy(update={"processes": 1})})
-            fit = partial(cls.fit, train, tune, frozen, one, directory=directory)
-            return cls._fit_in_processes(fit, settings, log)
+            fit = partial(cls.fit, train, tune, frozen, tokens, one, directory=directory)
+            return cls._fit_in_processes(fit, settings, states, log)
         population, family = fit_population(train.scores, settings.family), get_family(settings.family)
         card = PredictorCard(
             kind="lora", settings=settings, population=population, questions=len(train.questions)
         ).change(question.id for fold in (train, tune) for question in fold.questions)
-        trunk, tokenizer = load_trunk(settings, dtype="float32")
-        network = PriorNetwork(trunk, settings.depths, population)
+        parts = np.split(frozen, [len(train.questions)])
+        for part in parts:
+            require_readable(np.flatnonzero(np.isfinite(part).all(axis=1)), card)
+        trunk, tokenizer = load_trunk(settings)
+        network = PriorNetwork(trunk, settings.depths, family)
+        base = _fit_base(network, train, settings, parts[0])
+        network.head.standardise_by(torch.tensor(parts[0][:, ~network.lower]))
         examples = []
-        for fold in (train, tune):
-            encoded = [encode(tokenizer, question, settings.max_length) for question in fold.questions]
-            pairs = zip(encoded, make_labels(family, fold.scores), strict=True)
-            examples.append([{"input_ids": ids, "labels": label} for ids, label in pairs if ids is not None])
-            require_readable(examples[-1], card)
-        labels = torch.stack([example["labels"] for example in examples[0]])
-        readable = np.isfinite(frozen).all(axis=1)
-        network.head.warm_start(torch.tensor(frozen[readable]), labels[:, :-1].numpy(), population)
+        for fold, part in zip((train, tune), parts, strict=True):
+            rows, offset, _ = _offset(base, network, fold.questions, part)
+            labels, asked = make_labels(family, fold.scores), [fold.questions[row] for row in rows.tolist()]
+            examples.append(
+                [
+                    {
+                        "input_ids": encode(tokenizer, question, settings.max_length),
+                        "tokens": tokens[question.id],
+                        "offset": told,
+                        "labels": labels[row],
+                    }
+                    for row, question, told in zip(rows, asked, offset, strict=True)
+                ]
+            )
+        collate, loss = Collator(tokenizer.pad_token_id), EvidenceLoss(family)
         adapted = lora.attach(network, settings.lora, trained=["head"], layers=network.upper_layers)
-        results = lora.fit(
-            adapted,
-            examples[0],
-            examples[1][:: -(-len(examples[1]) // LOOKED_AT)],
-            collate=Collator(tokenizer.pad_token_id),
-            loss=EvidenceLoss(family),
-            settings=settings.lora,
-            directory=directory,
-            log=log,
+        with network.without_lower_layers():
+            results = lora.fit(
+                adapted,
+                examples[0],
+                examples[1][:: -(-len(examples[1]) // LOOKED_AT)],
+                collate=collate,
+                loss=loss,
+                settings=settings.lora,
+                directory=directory,
+                log=log,
+            )
+            results["kept_share"] = _keep_share(adapted, examples[1], collate, loss, settings.batch_size)
+        return cls(card.change(results=results), adapted, tokenizer, base, states)
+
+    def fit_base(self, fold: Fold, frozen: NDArray[np.float32]) -> Self:
+        """The same correction of a regression that is fitted on these questions, by their states."""
+        base = _fit_base(self.network, fold, self.card.settings, frozen)
+        card = self.card.change(
+            base.card.read, population=base.card.population, questions=len(fold.questions)
         )
-        lower = frozen[:, network.lower_states]
-        # Without states that training leaves as they are, text is all that questions can be compared by.
-        detector = KernelPredictor.fit("states" if lower.shape[1] else "text", train, settings, lower)
-        return cls(card.change(results=results), adapted, tokenizer, detector)
+        return type(self)(card, self.network, self.tokenizer, base, self.states)
 
     @classmethod
-    def _fit_in_processes(cls, fit: Callable[..., Self], settings: PredictorSettings, log: Log) -> Self:
+    def _fit_in_processes(
+        cls, fit: Callable[..., Self], settings: PredictorSettings, states: FrozenStates | None, log: Log
+    ) -> Self:
         """The same fit in several processes; accelerate shares out the batches, and the first saves."""
         job = LaunchConfig(1, 1, settings.lora.processes, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0")
         with tempfile.TemporaryDirectory() as name:
@@ -118,6 +154,7 @@ class LoraPredictor(Predictor):
         for step, values in found[0]:
             log(step, values)
         predictor.card = predictor.card.change(settings=settings)
+        predictor.states = states or predictor.states
         return predictor
 
     def predict_normals(
@@ -126,19 +163,18 @@ class LoraPredictor(Predictor):
         """See `Predictor`."""
         if seen is None:
             seen = read_states(self.network.backbone, self.tokenizer, questions, self.card.settings)
-        rows = np.flatnonzero(np.isfinite(seen).all(axis=1))
+        rows, offset, share = _offset(self.base, self.network, questions, seen)
         if not len(rows):
             return NOTHING
+        device, upper = self.network.backbone.device, seen[rows][:, ~self.network.lower]
         with torch.inference_mode():
-            states = torch.tensor(seen[rows], device=self.network.backbone.device)
-            output = self.network.head(states).double().cpu().numpy()
-        asked = [questions[row] for row in rows.tolist()]
-        share = self.detector.predict_normals(asked, seen[rows][:, self.network.lower_states]).share
+            told = torch.tensor(offset, device=device)
+            output = self.network.head(torch.tensor(upper, device=device), told).double().cpu().numpy()
         return Normals(rows, *to_normals(output), share)
 
     def write(self, directory: Path, merged: bool) -> None:
         """Adapter and head; ``merged``: the whole backbone, adapter folded in, and the head."""
-        self.detector.save(directory / DETECTOR)
+        self.base.save(directory / BASE)
         if not merged:
             lora.save_adapter(self.network, directory)
             return
@@ -154,13 +190,52 @@ class LoraPredictor(Predictor):
     def load(cls, path: Path, card: PredictorCard) -> Self:
         """A stored predictor whose card was read, in either form; see `store.load_predictor`."""
         trunk, tokenizer = load_trunk(card.settings, path / BACKBONE)
-        network: Any = PriorNetwork(trunk, card.settings.depths, card.population)
+        network: Any = PriorNetwork(trunk, card.settings.depths, get_family(card.settings.family))
         if (path / "head.safetensors").exists():
             network.head.load_state_dict(load_file(path / "head.safetensors"))
         else:
             network = lora.load_adapter(network, path)
-        detector = KernelPredictor.load(path / DETECTOR, PredictorCard.open(path / DETECTOR), reads=False)
-        return cls(card, network.to(trunk.device).eval(), tokenizer, detector)
+        base = KernelPredictor.load(path / BASE, PredictorCard.open(path / BASE), reads=False)
+        return cls(card, network.to(trunk.device).eval(), tokenizer, base)
+
+
+def _fit_base(
+    network: PriorNetwork, fold: Fold, settings: PredictorSettings, frozen: NDArray[np.float32]
+) -> Any:
+    """What is corrected: a regression on states that training leaves as they are, or on text without any."""
+    return KernelPredictor.fit(
+        "states" if network.lower.any() else "text", fold, settings, frozen[:, network.lower]
+    )
+
+
+def _offset(
+    base: KernelPredictor, network: PriorNetwork, questions: Sequence[Question], seen: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32], Array]:
+    """Rows of the questions that can be read, what ``base`` tells of them (rows, 5), and `Normals.share`."""
+    rows = np.flatnonzero(np.isfinite(seen).all(axis=1))
+    asked = [questions[row] for row in rows.tolist()]
+    _, location, covariance, share = base.predict_normals(asked, seen[rows][:, network.lower])
+    return rows, to_outputs(location, covariance).astype(np.float32), share
+
+
+@torch.inference_mode()
+def _keep_share(
+    network: Any, examples: Sequence[Example], collate: Collator, loss: EvidenceLoss, size: int
+) -> float:
+    """Scale the head so that the network corrects by the share of `SHARES` that predicts examples best."""
+    told, output, labels = [], [], []
+    for rows in by_length([example["input_ids"] for example in examples], size):
+        batch = {
+            k: v.to(network.backbone.device) for k, v in collate([examples[row] for row in rows]).items()
+        }
+        labels.append(batch.pop("labels"))
+        told.append(batch["offset"])
+        output.append(network(**batch))
+    offset, change, label = torch.cat(told), torch.cat(output) - torch.cat(told), torch.cat(labels)
+    share = min(SHARES, key=lambda share: float(loss(offset + share * change, label)))
+    for parameter in network.head.linear.parameters():
+        parameter *= share
+    return share
 
 
 @record

@@ -1,5 +1,7 @@
-"""The network of LoRA: a small language model that reads a question and gives a normal over its law."""
+"""The network of LoRA: a small language model that corrects what its frozen states tell of a question."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -7,15 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from predictor.families import Family, get_family
+from data.errors import ConfigError
+from predictor.families import Family
 from predictor.learned.features import FARTHEST
 from predictor.learned.normals import OUTPUTS, output_limits
-from predictor.learned.states import pool_states
-from predictor.prior import Prior, posterior_moments
+from predictor.learned.states import frozen_layers, layers_at, pool_states
 
 
 class Head(nn.Module):
-    """A linear map of standardised states around a population's prior; it starts as the zero map.
+    """A linear map of standardised states, which is added to an offset; it starts as the zero map.
 
     The statistics are those of the training questions before any training. A few hidden dimensions of
     a language model are hundreds of times larger than the rest and would drown them otherwise.
@@ -23,25 +25,27 @@ class Head(nn.Module):
 
     centre: Tensor
     scale: Tensor
-    offset: Tensor
     limits: Tensor
 
-    def __init__(self, size: int, population: Prior) -> None:
+    def __init__(self, size: int, family: Family) -> None:
         super().__init__()
         self.linear = nn.Linear(size, OUTPUTS)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
         self.register_buffer("centre", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
-        spread, correlation = np.log(population.spread), np.arctanh(population.correlation)
-        self.register_buffer("offset", torch.tensor([*population.location, *spread, correlation]).float())
-        limits = torch.tensor(output_limits(get_family(population.family)))
-        self.register_buffer("limits", limits.float(), persistent=False)
+        self.register_buffer("limits", torch.tensor(output_limits(family)).float(), persistent=False)
 
-    def forward(self, states: Tensor) -> Tensor:
-        """(batch, 5) as `to_normals` takes them, from pooled states (batch, size)."""
-        values: Tensor = self.linear(self.standardise(states)) + self.offset
+    def forward(self, states: Tensor, offset: Tensor) -> Tensor:
+        """(batch, 5) as `to_normals` takes them, from pooled states (batch, size) and offset (batch, 5)."""
+        values: Tensor = offset + self.linear(self.standardise(states))
         return values.clamp(*self.limits)
+
+    def standardise_by(self, states: Tensor) -> None:
+        """Take the statistics of states (questions, size), of which NaN count nothing."""
+        known = states[states.isfinite().all(1)]
+        self.centre.copy_(known.mean(0))
+        self.scale.copy_(known.std(0) + 1e-6)
 
     def standardise(self, states: Tensor) -> Tensor:
         """(batch, size) states in standard deviations, at most `FARTHEST`: beyond, nothing was learnt.
@@ -51,59 +55,68 @@ class Head(nn.Module):
         away = ((states.float() - self.centre) / self.scale).clamp(-FARTHEST, FARTHEST)
         return away / states.shape[1] ** 0.5
 
-    def warm_start(self, states: Tensor, likelihood: NDArray[Any], population: Prior) -> None:
-        """Start from a ridge regression on frozen states.
-
-        What it predicts is each question's law as its own scores and the population's prior place it
-        (posterior mean of the coordinates); the spread is what remains: the leave-one-out error and the
-        posterior's own variance. LoRA then starts from a predictor that already works, and cannot settle
-        for explaining every question by a wide prior.
-
-        Parameters
-        ----------
-        states : (questions, size) of the training questions.
-        likelihood : (questions, laws) log-likelihood of their scores.
-        """
-        from sklearn.linear_model import RidgeCV  # training alone needs it
-
-        mean, covariance = posterior_moments(population, likelihood)
-        self.centre.copy_(states.mean(0))
-        self.scale.copy_(states.std(0) + 1e-6)
-        standard = self.standardise(states).numpy()
-        ridge = RidgeCV(np.logspace(-4, 3, 15), store_cv_results=True).fit(standard, mean)
-        chosen = list(ridge.alphas).index(ridge.alpha_)
-        error = np.sqrt(ridge.cv_results_[..., chosen].mean(0))
-        related = np.corrcoef((mean - ridge.predict(standard)).T)
-        rest = covariance.mean(0) + related * np.outer(error, error)
-        spread = np.sqrt(np.diag(rest))
-        correlation = np.clip(rest[0, 1] / spread.prod(), -0.95, 0.95)
-        wanted = np.concatenate([ridge.intercept_, np.log(spread), [np.arctanh(correlation)]])
-        with torch.no_grad():
-            self.linear.weight[:2] = torch.tensor(ridge.coef_)
-            self.linear.bias.copy_(torch.tensor(wanted) - self.offset)
-
 
 class PriorNetwork(nn.Module):
-    """Backbone, pooled hidden states of some depths, and the head.
+    """Backbone, pooled hidden states of its upper layers, and the head.
 
-    The head starts at zero, so an untrained network gives the population's prior to every question
-    and training can only add what the question itself tells.
+    The lower layers stay as they are, so training takes what they make of the questions from memory.
+
+    Raises
+    ------
+    ConfigError
+        If no depth is that of an upper layer.
     """
 
-    def __init__(self, backbone: Any, depths: tuple[float, ...], population: Prior) -> None:
+    def __init__(self, backbone: Any, depths: Sequence[float], family: Family) -> None:
         super().__init__()
-        self.backbone, self.depths = backbone, depths
-        size, layers = 2 * backbone.config.hidden_size, backbone.config.num_hidden_layers
-        self.head = Head(len(depths) * size, population)
-        self.upper_layers = range(layers // 2, layers)
-        """Those that LoRA adapts: what the lower ones make of a question stays as it is."""
-        self.lower_states = np.repeat([round(d * layers) <= layers // 2 for d in depths], size)
-        """(size,) which of the pooled states are of lower layers."""
+        self.backbone, self.given = backbone, _Given()
+        count, layers = backbone.config.num_hidden_layers, layers_at(backbone, depths)
+        self.upper_layers = range(frozen_layers(backbone), count)
+        """Those that LoRA adapts."""
+        upper = layers > self.upper_layers.start
+        if not upper.any():
+            raise ConfigError(f"predictor.depths {list(depths)}: lora needs one above 2/3; add 1.0, the last")
+        self.places = (layers[upper] - count - 1).tolist()
+        """Of the layers that the head reads, from the last."""
+        self.lower = np.repeat(~upper, 2 * backbone.config.hidden_size)
+        """(size,) which of the pooled states are of layers that are not adapted."""
+        self.head = Head(int((~self.lower).sum()), family)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(batch, 5): logit mean, logit dispersion, the logs of their spreads, atanh of their correlation."""
-        output: Tensor = self.head(pool_states(self.backbone, input_ids, attention_mask, self.depths))
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor, offset: Tensor) -> Tensor:
+        """(batch, 5) as `to_normals` takes them; ``tokens`` (batch, width, hidden size) of `Tokens`."""
+        self.given.tokens = tokens.to(self.backbone.dtype)
+        found = self.backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+        pooled = pool_states([found.hidden_states[place] for place in self.places], attention_mask)
+        output: Tensor = self.head(pooled, offset)
         return output
+
+    @contextmanager
+    def without_lower_layers(self) -> Iterator[None]:
+        """Within, only upper layers are computed, from the ``tokens`` given to `forward`."""
+        count = self.backbone.config.num_hidden_layers
+        lists = (m for m in self.backbone.modules() if isinstance(m, nn.ModuleList))
+        layers = next(m for m in lists if len(m) == count)
+        kept = list(layers)[: self.upper_layers.start]
+        # transformers hooks the layers that it finds at the first call for states: the lower ones, too.
+        self.backbone(
+            torch.zeros(1, 1, dtype=torch.long, device=self.backbone.device), output_hidden_states=True
+        )
+        for number in range(len(kept)):
+            layers[number] = self.given
+        try:
+            yield
+        finally:
+            for number, layer in enumerate(kept):
+                layers[number] = layer
+
+
+class _Given(nn.Module):
+    """Takes the lower layers' place: their result is at hand."""
+
+    tokens: Tensor
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        return self.tokens
 
 
 class EvidenceLoss:

@@ -30,6 +30,13 @@ def to_normals(output: NDArray[Any]) -> tuple[Array, Array]:
     return output[:, :2], related * spread[:, :, None] * spread[:, None, :]
 
 
+def to_outputs(location: Array, covariance: Array) -> Array:
+    """(questions, 5) of which `to_normals` makes these (questions, 2) and (questions, 2, 2)."""
+    spread = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    correlation = covariance[:, 0, 1] / spread.prod(axis=1)
+    return np.column_stack([location, np.log(spread), np.arctanh(correlation)])
+
+
 def make_priors(
     location: Array, covariance: Array, share: Array, population: Prior, strength: float = 1.0
 ) -> list[Prior]:

@@ -33,7 +33,12 @@ KINDS: dict[Kind, KindInfo] = {
         ("states", "words", "description"),
         True,
     ),
-    "lora": KindInfo("a language model fine-tuned with LoRA", (), True),
+    "lora": KindInfo(
+        "a language model fine-tuned with LoRA, which corrects a kernel ridge regression on its frozen lower "
+        "layers",
+        (),
+        True,
+    ),
 }
 """From the cheapest to the dearest."""
 
@@ -44,7 +49,7 @@ class PredictorSettings(Record):
     kind: Literal["auto"] | Kind = "auto"
     """What a training run leaves; auto: the cheapest of ``compare`` that tune shows to be as good as the
     best. Population: one prior for all. Text: words, lengths and counts. States: a backbone's frozen states,
-    with the text. Lora: the backbone fine-tuned."""
+    with the text. Lora: that of the lower layers, corrected by the upper ones fine-tuned."""
     compare: tuple[Kind, ...] = Field(tuple(KINDS), min_length=1)
     """Kinds that are fitted and compared."""
 
@@ -56,12 +61,14 @@ class PredictorSettings(Record):
     max_length: int = Field(512, ge=8)
     """Tokens of a question that are read; of a longer one its beginning and its end."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of predictions; training is in float32."""
+    """Precision in which questions are read; what training learns is in float32."""
     batch_size: int = Field(32, ge=1)
     """Questions predicted together."""
     depths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (1 / 3, 7 / 15, 3 / 5, 11 / 15, 13 / 15, 1.0), min_length=1
     )
     """Layers whose states are pooled (mean and last token), by their depth; 1 is the last."""
-    lora: LoraSettings = LoraSettings(rank=8, alpha=16, batch_size=8, accumulation=2, evaluate_every=20)
+    lora: LoraSettings = LoraSettings(
+        rank=8, alpha=16, batch_size=8, accumulation=2, epochs=4, evaluate_every=20
+    )
     """The adapter and its training."""

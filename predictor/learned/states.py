@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from data.files import short_digest, write_whole
@@ -18,6 +18,9 @@ from models import backbone
 from models.batching import Collator, by_length
 from predictor.learned.features import encode
 from predictor.learned.settings import PredictorSettings
+
+Tokens = dict[str, NDArray[np.float32]]
+"""By question id (tokens, hidden size): what the layers that LoRA leaves as they are make of each token."""
 
 
 class FrozenStates:
@@ -38,16 +41,16 @@ class FrozenStates:
         """
         return cls(*load_trunk(settings, directory), settings, cache)
 
-    def read(self, questions: Sequence[Question]) -> NDArray[np.float32]:
-        """See `read_states`."""
+    def read(self, questions: Sequence[Question], tokens: Tokens | None = None) -> NDArray[np.float32]:
+        """See `read_states`; what was kept is read again where ``tokens`` are asked for."""
         if self.cache is None:
-            return read_states(self.trunk, self.tokenizer, questions, self.settings)
+            return read_states(self.trunk, self.tokenizer, questions, self.settings, tokens)
         settings = self.settings
         parts = (backbone.revision(settings.backbone), self.trunk.dtype, settings.depths, settings.max_length)
         file = self.cache / f"{short_digest(repr(parts))}.safetensors"
         held = _load(file)
-        if new := {q.id: q for q in questions if q.id not in held}:
-            found = read_states(self.trunk, self.tokenizer, list(new.values()), settings)
+        if new := {q.id: q for q in questions if tokens is not None or q.id not in held}:
+            found = read_states(self.trunk, self.tokenizer, list(new.values()), settings, tokens)
             held |= dict(zip(new, found, strict=True))
             self.cache.mkdir(parents=True, exist_ok=True)
             write_whole(file, save(held))
@@ -72,31 +75,49 @@ def load_trunk(
     return trunk, AutoTokenizer.from_pretrained(directory)
 
 
+def frozen_layers(trunk: Any) -> int:
+    """How many layers LoRA leaves as they are, from the first: two thirds."""
+    return int(trunk.config.num_hidden_layers) * 2 // 3
+
+
+def layers_at(trunk: Any, depths: Sequence[float]) -> NDArray[np.int64]:
+    """Layers at depths from 0 to 1; 0 is the embedding."""
+    return np.array([round(depth * trunk.config.num_hidden_layers) for depth in depths])
+
+
 @torch.inference_mode()
 def read_states(
-    trunk: Any, tokenizer: Any, questions: Sequence[Question], settings: PredictorSettings
+    trunk: Any,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    settings: PredictorSettings,
+    tokens: Tokens | None = None,
 ) -> NDArray[np.float32]:
-    """(questions, 2 x depths x hidden size) mean and last token of each layer; NaN for one too long."""
+    """(questions, 2 x depths x hidden size) mean and last token of each layer; NaN for one too long.
+
+    ``tokens`` takes what the last of `frozen_layers` makes of each token.
+    """
     encoded = [encode(tokenizer, question, settings.max_length) for question in questions]
-    size = 2 * len(settings.depths) * int(trunk.config.hidden_size)
+    layers, last_frozen = layers_at(trunk, settings.depths), frozen_layers(trunk)
+    size = 2 * len(layers) * int(trunk.config.hidden_size)
     found = np.full((len(encoded), size), np.nan, dtype=np.float32)
     collate, device = Collator(tokenizer.pad_token_id), next(trunk.parameters()).device
     for rows in by_length(encoded, settings.batch_size):
-        batch = collate([{"input_ids": encoded[row]} for row in rows])
-        states = pool_states(trunk, **{k: v.to(device) for k, v in batch.items()}, depths=settings.depths)
-        found[rows] = states.float().cpu().numpy()
+        batch = {k: v.to(device) for k, v in collate([{"input_ids": encoded[row]} for row in rows]).items()}
+        states = trunk(**batch, output_hidden_states=True).hidden_states
+        pooled = pool_states([states[layer] for layer in layers], batch["attention_mask"])
+        found[rows] = pooled.float().cpu().numpy()
+        if tokens is not None:
+            for row, kept in zip(rows, states[last_frozen].float().cpu().numpy(), strict=True):
+                tokens[questions[row].id] = kept[: len(encoded[row] or ())]
     return found
 
 
-def pool_states(
-    trunk: nn.Module, input_ids: Tensor, attention_mask: Tensor, depths: Sequence[float]
-) -> Tensor:
-    """(batch, 2 x depths x hidden size): mean and last token of layers, by their depth from 0 to 1."""
-    output = trunk(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
-    states, rows = output.hidden_states, torch.arange(len(input_ids), device=input_ids.device)
+def pool_states(states: Sequence[Tensor], attention_mask: Tensor) -> Tensor:
+    """(batch, 2 x layers x hidden size): mean and last token of states (batch, width, hidden size)."""
+    rows = torch.arange(len(attention_mask), device=attention_mask.device)
     last, pooled = attention_mask.sum(1) - 1, []
-    for depth in depths:
-        hidden = states[round(depth * (len(states) - 1))]
+    for hidden in states:
         weights = attention_mask.unsqueeze(2).to(hidden.dtype)
         pooled += [(hidden * weights).sum(1) / weights.sum(1), hidden[rows, last]]
     return torch.cat(pooled, dim=1)

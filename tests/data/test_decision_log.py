@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from data.contract import Sampling
-from data.decision_log import SCHEMA, DecisionLog, import_log
+from data.decision_log import SCHEMA, DecisionLog, import_log, read_log
 from data.errors import PoolError
+from data.feedback import Feedback, add_feedback
 from data.folds import FoldSettings
 from data.pool import Pool
 from data.question import Question
@@ -39,7 +40,7 @@ class Arithmetic:
         right = question.answer or "7"
         found = [Candidate(f"hm\nAnswer: {right}", 10 + k, 5, "complete", seed + k) for k in range(count)]
         without, self.fails = min(self.fails, count), max(self.fails - count, 0)
-        return [c._replace(text=None) if k < without else c for k, c in enumerate(found)]
+        return [c._replace(text=None, status="failed") if k < without else c for k, c in enumerate(found)]
 
     async def fits(self, question):
         return True
@@ -113,20 +114,42 @@ def test_a_log_without_text_takes_the_questions_from_a_file(tmp_path):
     assert result.exit_code == 0, result.output
     rows = list(Pool.open(str(tmp_path / "pool")).rows())
     assert {(row["answer"], row["completion"], row["correct"]) for row in rows} == {
-        (q.answer, None, None) for q in ASKED[:4]
+        (q.answer, None, True) for q in ASKED[:4]
     }
     assert {row["group"] for row in rows} == {"sum"}
 
 
 def test_a_failed_candidate_of_a_question_with_an_answer_is_wrong(tmp_path):
-    write_questions(ASKED[:1], tmp_path / "q.jsonl")
-    for text, expected in ((True, {("complete", True), ("failed", False)}), (False, {None})):
+    for text in (True, False):
         write_log(tmp_path / f"log{text}", [(ASKED[0], True)], text=text, fails=1)
         location = str(tmp_path / f"pool{text}")
-        assert import_log(tmp_path / f"log{text}", location, tmp_path / "q.jsonl")["questions"] == 1
+        assert import_log(tmp_path / f"log{text}", location, ASKED[:1])["questions"] == 1
         rows = list(Pool.open(location).rows())
         assert {row["status"] for row in rows} == {"complete", "failed"}
-        assert {(row["status"], row["correct"]) if text else row["correct"] for row in rows} == expected
+        assert {(row["status"], row["correct"]) for row in rows} == {("complete", True), ("failed", False)}
+
+
+@pytest.mark.parametrize("text", [True, False])
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"verdict": "right"}, {True, False}),  # the failed one has no answer
+        ({"verdict": "wrong"}, {False, None}),
+        ({"verdict": "unsure"}, {None}),
+        ({"answer": "7.0"}, {True, False}),
+        ({"verdict": "wrong", "answer": "8"}, {False}),
+    ],
+)
+def test_what_people_said_judges_the_candidates(tmp_path, text, said, expected):
+    """By the delivered answer, or by the right one where they gave it."""
+    unknown = Question.ask("Compute 0 + 1.")
+    write_log(tmp_path / "log", [(unknown, True)], text=text, fails=1)
+    (row,) = read_log(tmp_path / "log")
+    add_feedback(tmp_path / "log", Feedback(request_id=row["request_id"], who="w", when=row["time"], **said))
+    assert import_log(tmp_path / "log", str(tmp_path / "pool"), [unknown])["questions"] == 1
+    rows = list(Pool.open(str(tmp_path / "pool")).rows())
+    assert {row["correct"] for row in rows} == expected
+    assert {row["answer"] for row in rows} == {said.get("answer")}
 
 
 def test_scores_of_another_contract_stay_outside(tmp_path):

@@ -100,7 +100,15 @@ def test_the_lines_above_are_all_commands_that_answer():
     whole_loop = {"run", "retrain"}  # the four above in one, told as they are (test_output.py)
     from_a_gateway = {"import-log", "review"}  # tests/data/test_decision_log.py, test_review.py
     with_servers = {"init"} | ON_A_SERVER  # test_init.py
-    by_hand = {"status", "rollback", "approve", "hold", "release", "full-cap"}  # test_champion.py
+    by_hand = {
+        "forget",
+        "status",
+        "rollback",
+        "approve",
+        "hold",
+        "release",
+        "full-cap",
+    }  # test_champion.py, test_forget.py
     assert {
         line.split()[0] for line in LINES
     } == ANSWERING - whole_loop - from_a_gateway - with_servers - by_hand

@@ -47,7 +47,10 @@ def test_later_sources_win(tmp_path, monkeypatch):
             "policy={kind: fixed, cpa: 4}",
             r"policy\.cpa is unknown; allowed: target, cap, .*kind$",
         ),
-        ("generator={kind: vllm}", r"config: generator\.kind is 'vllm': allowed: local, openai$"),
+        (
+            "generator={kind: vllm}",
+            r"config: generator\.kind is 'vllm': allowed: local, vllm-offline, openai$",
+        ),
         ("generator={kind: openai, model: m}", r"config: generator\.base_url is missing$"),
         ("reward={kind: vllm, batch_size: many}", r"reward\.batch_size is 'many': .*integer"),
         ("gateway={generator: {}}", r"gateway\.generator\.model is missing; gateway\.reward is missing$"),
@@ -331,6 +334,35 @@ def test_serve_listens_where_it_says(monkeypatch, capsys):
     assert "--host 0.0.0.0" in " ".join(started.pop())
     with pytest.raises(ConfigError, match="--also: its home is elsewhere"):
         serve.serve_bundle(Config(), also=[Config(home="elsewhere")])
+
+
+def test_a_further_bundle_is_served_and_the_first_champion_is_followed(monkeypatch):
+    import bentoml
+
+    from flows import serve
+
+    class Built:
+        def __init__(self, tag):
+            self.tag = tag
+
+        def path_of(self, item):
+            return f"/{self.tag}/{item}"
+
+    def bento(config, certificate):
+        os.environ["OPTSCALE_CHAMPION"] = config.tracking.model
+        return config.tracking.model
+
+    started = []
+    monkeypatch.setenv("OPTSCALE_CHAMPION", "")
+    monkeypatch.setenv("OPTSCALE_MORE_BUNDLES", "")
+    monkeypatch.setattr(bentoml, "get", Built)
+    monkeypatch.setattr(serve, "_bento", bento)
+    monkeypatch.setattr(serve.os, "execv", lambda program, line: started.append(line[4]))
+    first, *others = (Config.model_validate({"tracking": {"model": name}}) for name in "abc")
+    serve.serve_bundle(first, also=others)
+    assert started == ["a"]
+    assert os.environ["OPTSCALE_CHAMPION"] == "a"
+    assert os.environ["OPTSCALE_MORE_BUNDLES"] == "/b/src/bundle:/c/src/bundle"
 
 
 def test_variables_that_kubernetes_sets_for_a_service_stop_nothing(monkeypatch):

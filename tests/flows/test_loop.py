@@ -14,7 +14,7 @@ from flows.config import Config
 from models.tokenizer import open_tokenizer
 from predictor.prior import Prior
 from serving.bundle import Bundle
-from tests.helpers import make_pool
+from tests.helpers import make_pool, make_uneven_pool
 from tests.models.tiny import save_qwen_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -42,19 +42,24 @@ def write_small_questions(path, count):
 
 @pytest.fixture(scope="module")
 def looped(tmp_path_factory, trunk, prefect_server):
-    """A pool of made-up scores, trained on, validated and shipped."""
+    """A pool of made-up scores, few of most train questions, trained on, validated and shipped."""
     from flows.ship import ship
     from flows.train import train
     from flows.validate import validate
 
     home = tmp_path_factory.mktemp("loop")
-    make_pool(home / "pool", questions=80)
     (home / "tokenizer").mkdir()
     at = "http://127.0.0.1:9/v1"  # nobody is there, and shipping does not mind
     generator = {"base_url": at, "model": "g", "revision": "1", "prompt_template": "t"}
     reward = {"base_url": at, "model": "r", "revision": "1", "convention": "lines", "aggregation": "min"}
     reward |= {"tokenizer": save_qwen_tokenizer(home / "tokenizer")}
-    config = small_config(home, gateway={"generator": generator, "reward": reward})
+    config = small_config(
+        home,
+        gateway={"generator": generator, "reward": reward},
+        folds={"train": 0.4, "tune": 0.2, "calibration": 0.2, "test": 0.2},
+        collect={"candidates": 6, "train_candidates": 2, "full_train": 16},
+    )
+    make_uneven_pool(config, 80)
     predictor = config.predictor.model_copy(update={"backbone": trunk})
     config = config.model_copy(update={"predictor": predictor})
     trained = train(config, home / "out")
@@ -69,17 +74,19 @@ def test_collect_fills_the_pool_and_goes_on_where_it_was(tmp_path, prefect_serve
 
     for load in ("load_generator", "load_reward_model"):  # the same models both times
         monkeypatch.setattr(module, load, cache(getattr(module, load)))
-    config = small_config(tmp_path)
+    draws = {"candidates": 3, "train_candidates": 2, "full_train": 1, "part_questions": 2}
+    folds = {"train": 0.45, "tune": 0.15, "calibration": 0.2, "test": 0.2}  # one tune question, four of train
+    config = small_config(tmp_path, collect=draws | {"questions": (str(tmp_path / "q.jsonl"),)}, folds=folds)
     write_small_questions(tmp_path / "q.jsonl", 5)
-    assert estimate(config)["candidates"] == 15
+    assert estimate(config)["candidates"] == 12
     first = collect(config.model_copy(update={"collect": config.collect.model_copy(update={"limit": 3})}))
-    assert (first.questions, first.candidates) == (3, 9)
+    assert (first.questions, first.candidates) == (3, 8)
     rest = collect(config)
-    assert (rest.questions, rest.candidates) == (2, 6)
+    assert (rest.questions, rest.candidates) == (2, 4)
     rows = list(Pool.open(config.pool_location).rows())
-    assert len(rows) == 15
+    assert len(rows) == 12
     assert all(0 <= r["score"] <= 1 for r in rows if r["status"] == "complete")
-    assert sum(r["correct"] for r in rows) > 10
+    assert sum(r["correct"] for r in rows) > 8
     assert estimate(config)["candidates"] == 0
 
 

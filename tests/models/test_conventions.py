@@ -62,7 +62,7 @@ def test_shepherd_scores_agree_with_the_model_card(shepherd):
 
 @pytest.mark.parametrize(("convention", "blank"), [("qwen", "\n\n"), ("math-shepherd", "\n")])
 def test_batches_and_padding_change_no_score(qwen, shepherd, convention, blank):
-    judged = local(qwen if convention == "qwen" else shepherd, convention, batch_size=3)
+    judged = local(qwen if convention == "qwen" else shepherd, convention, batch_tokens=150)
     items = [(QUESTION, blank.join(STEPS[: 1 + k % 3])) for k in range(7)]
     together = judged.score(items)
     for item, found in zip(items, together, strict=True):

@@ -3,9 +3,11 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from transformers import DynamicCache
 
 from data.contract import Sampling
 from data.question import Question
+from models.generator import local as module
 from models.generator.local import LocalGenerator
 from models.settings import LocalGeneratorSettings
 from tests.models.tiny import save_causal
@@ -73,3 +75,14 @@ def test_tokens_after_a_stop_string_are_not_counted(plain):
     together = drawing.sample(ASKED, n=1, seed=0)  # the others never stop, and the row goes on with them
     assert together[0] == [alone]
     assert [c.status for (c,) in together[1:]] == ["cut"] * 3
+
+
+def test_a_cache_that_grows_in_room_made_before_changes_no_sample(plain, monkeypatch):
+    monkeypatch.setattr(module, "ROOM", 5)  # new room is made, and rows are left out, several times
+    long = HOT.model_copy(update={"max_tokens": 40})
+    drawing = local(plain, sampling=long)
+    monkeypatch.setattr(drawing, "_ended", lambda generated: (generated % 97 == 0).any(1))
+    found = drawing.sample(ASKED, n=4, seed=3)
+    monkeypatch.setattr(module, "_roomy_cache", lambda config: DynamicCache(config=config))
+    assert drawing.sample(ASKED, n=4, seed=3) == found
+    assert len({len(c.text) for candidates in found for c in candidates}) > 4

@@ -46,11 +46,10 @@ class KilledError(Exception):
     pass
 
 
-def train(directory, kill_at=None):
+def train(directory, kill_at=None, **changes):
     """(results, steps of the looks at tune) of a run whose patience ends before its epochs do."""
-    settings = LoraSettings(
-        rank=2, targets=("q_proj",), learning_rate=0.05, batch_size=4, epochs=4, evaluate_every=4, patience=3
-    )
+    common = {"rank": 2, "targets": ("q_proj",), "learning_rate": 0.05, "batch_size": 4, "evaluate_every": 4}
+    settings = LoraSettings(**{**common, "epochs": 4, "patience": 3, **changes})
     looks = []
 
     def log(step, values):
@@ -91,6 +90,12 @@ def test_a_resumed_run_keeps_its_patience(killed, tmp_path):
     results, after = train(tmp_path)
     assert after == looks[-2:]
     assert results["tune_loss"] == pytest.approx(whole["tune_loss"])
+
+
+def test_an_epoch_that_gains_nothing_is_the_last(tmp_path):
+    results, looks = train(tmp_path, learning_rate=1e-30, patience=9)
+    assert looks == [4, 8, 12]  # twelve steps are an epoch
+    assert results["tune_loss"] == results["start_tune_loss"]
 
 
 @pytest.mark.parametrize("state", [None, "", '{"best_metric": 0.'])
@@ -188,3 +193,29 @@ def test_a_saved_adapter_names_no_folder_of_the_machine(tmp_path):
     lora.save_adapter(model, tmp_path / "a")
     assert str(tmp_path) not in (tmp_path / "a" / "adapter_config.json").read_text()
     lora.merge_adapter(Net(), tmp_path / "a")
+
+
+def test_in_bfloat16_training_learns_as_in_float32(tmp_path, monkeypatch):
+    """An autocast around all of training would go on with the weights that it has seen first."""
+    monkeypatch.setenv("WORLD_SIZE", "1")  # training on a CPU, where half precision has to be asked for
+    settings = LoraSettings(
+        rank=2, targets=("q_proj",), learning_rate=0.05, batch_size=4, max_steps=24, evaluate_every=8
+    )
+    found, dtypes = {}, {False: set(), True: set()}
+    for half in (False, True):
+        monkeypatch.setattr(lora, "_precision", lambda half=half: {"bf16": half})
+        model = lora.attach(Net(), settings, trained=["head"])
+        seen = dtypes[half].add
+        model.base_model.model.q_proj.register_forward_hook(lambda *given, seen=seen: seen(given[2].dtype))
+        found[half] = lora.fit(
+            model,
+            examples(8),
+            examples(8),
+            collate=collate,
+            loss=lambda output, labels: nn.functional.mse_loss(output, labels),
+            settings=settings,
+            directory=tmp_path / str(half),
+        )
+    assert dtypes == {False: {torch.float32}, True: {torch.bfloat16}}
+    assert found[False]["tune_loss"] < 0.5 * found[False]["start_tune_loss"]
+    assert found[True]["tune_loss"] == pytest.approx(found[False]["tune_loss"], rel=0.1)

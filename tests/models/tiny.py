@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2ForSequenceClassification,
     Qwen2Model,
 )
 
@@ -62,6 +63,17 @@ def save_qwen_prm(folder, dtype=torch.float32) -> str:
     save_file({k: v.to(dtype) for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     config.dtype = dtype
     config.save_pretrained(folder)
+    return str(folder)
+
+
+def save_classifier(folder, classes) -> str:
+    """An outcome model: a head of so many classes at the last token, and the PRM's tokenizer."""
+    save_qwen_tokenizer(folder)
+    torch.manual_seed(0)
+    config = Qwen2Config(**SIZES, vocab_size=49153, num_labels=classes, pad_token_id=0)
+    model = Qwen2ForSequenceClassification(config)
+    scatter([model])
+    model.save_pretrained(folder)
     return str(folder)
 
 

@@ -157,7 +157,7 @@ def test_questions_cut_short_are_named_and_left_out():
     columns["status"][:100, 4:] = ""
     columns["texts"][:100, 4:] = -1
     seen = found(columns)
-    assert seen["censoring"].values == pytest.approx({"short": 1 / 3, "candidates": 16})
+    assert seen["censoring"].values == pytest.approx({"short": 1 / 3, "candidates": 16, "planned": 0})
     assert seen["censoring"].verdict == "look"
     assert seen["differences"] == whole["differences"]
 
@@ -165,7 +165,7 @@ def test_questions_cut_short_are_named_and_left_out():
 def test_one_question_with_more_candidates_sets_no_standard():
     columns = pool()
     columns["scores"][1:, 15] = np.nan
-    assert found(columns)["censoring"].values == {"short": 0.0, "candidates": 15}
+    assert found(columns)["censoring"].values == {"short": 0.0, "candidates": 15, "planned": 0.0}
 
 
 def test_differences_match_the_law_they_were_drawn_from():

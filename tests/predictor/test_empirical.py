@@ -118,6 +118,10 @@ def test_more_questions_than_laws_are_sampled():
     rng = np.random.default_rng(1)
     family = fit_empirical(rng.beta(2, 2, (MAX_LAWS + 50, 4)))
     assert len(family.mean) == MAX_LAWS
+    scores = rng.beta(2, 2, (MAX_LAWS + 50, 8))
+    scores[rng.permutation(len(scores))[:500], 3:] = np.nan
+    drawn = fit_empirical(scores).made_of.sum(axis=1)
+    assert ((drawn == 8).sum(), (drawn == 3).sum()) == (MAX_LAWS - 450, 450)  # who shows most comes first
     missing = np.where(rng.random((40, 6)) < 0.3, np.nan, 0.5)
     missing[0] = np.nan  # a question without a score has no law
     assert len(fit_empirical(missing).mean) == 39

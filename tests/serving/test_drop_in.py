@@ -203,7 +203,7 @@ class Long:
     async def priors(self, questions):
         from serving.priors import RemotePredictor
 
-        return await RemotePredictor(None, "nowhere").priors(questions)
+        return await RemotePredictor(None, "").priors(questions)
 
 
 def test_a_long_answer_can_be_sent_back(make_client):
@@ -223,7 +223,7 @@ def test_equal_json_values_vote_and_what_does_not_fit_the_schema_is_a_miss(make_
     assert len({c["text"] for c in told["candidates"] if c["answer"] == '{"city": "Paris", "size": 7}'}) == 2
     none = post(client, response_format=FORM, seed=6, optscale={"cap": 1})
     assert none.status_code == 502
-    assert "not of the form asked for" in none.json()["error"]["message"]
+    assert "an answer that is not of the form asked for" in none.json()["error"]["message"]
     bad = {"type": "json_schema", "json_schema": {"schema": {"type": "objekt"}}}
     answer = post(client, response_format=bad)
     assert (answer.status_code, answer.json()["error"]["param"]) == (

@@ -119,7 +119,7 @@ def test_requests_over_a_limit_are_refused_until_the_window_ends(client, now):
     assert (third.status_code, third.headers["retry-after"]) == (429, "60")
     assert third.json()["error"]["type"] == "rate_limit_error"
     assert third.json()["error"]["message"] == "this key has spent its 2 requests of this minute"
-    for method, path in (("GET", "/v1/models"), ("POST", "/decide")):
+    for method, path in (("GET", "/v1/models"), ("POST", "/decide"), ("POST", "/v1/feedback")):
         assert asked.request(method, path).status_code == 200
     assert asked.post("/v1/chat/completions", headers={"authorization": "Bearer other"}).status_code == 200
     now[0] += 60

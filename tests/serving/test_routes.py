@@ -14,10 +14,10 @@ from data.answers import answer_key, extract_answer
 from data.contract import Sampling, ScoreContract
 from data.decision_log import import_log
 from data.errors import ConfigError, ContractError
+from data.feedback import read_feedback
 from data.folds import FoldSettings
 from data.pool import Pool
 from data.question import Question
-from data.questions import write_questions
 from data.score_map import ScoreMap
 from data.scores import load_scores
 from data.shapes import Shapes
@@ -153,6 +153,24 @@ def test_a_key_asks_its_models_and_draws_its_candidates(make_app, bundle, upstre
             assert [model["id"] for model in listed] == models
         said = client.post("/describe", headers={"authorization": "Bearer few"}).json()["models"]
         assert said == {"m": CERTIFICATE.statement, "m2": told}
+
+
+def test_what_the_generator_answers_alone_is_charged_too(make_app, upstream):
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    spent = metrics.KEY_TOKENS.labels("team")._value
+    with TestClient(make_app(keys=[make_key(models=("m",))])) as client:
+
+        def charged(route, **fields):
+            before = spent.get()
+            answer = client.post(f"/v1/{route}", json=fields, headers={"authorization": "Bearer team"})
+            return answer.status_code, spent.get() - before
+
+        assert charged("chat/completions", **BODY, tools=[tool]) == (200, 4)
+        counted = {"stream": True, "stream_options": {"include_usage": True}}
+        assert charged("chat/completions", **BODY, tools=[tool], **counted) == (200, 4)
+        assert charged("chat/completions", **BODY, tools=[tool], stream=True) == (200, 4)  # its events
+        assert charged("responses", model="m", input="hm", stream=True) == (200, 4)
+        assert charged("embeddings", model="another", input="hm") == (404, 0)
 
 
 @pytest.mark.parametrize("way", ["empty", "refused"])
@@ -305,8 +323,7 @@ def test_without_a_reward_model_it_answers_by_majority(make_app, tmp_path):
     assert refused.status_code == 400
     assert "no target" in refused.json()["error"]["message"]
     # What was drawn to the cap is a pool of answers.
-    questions = tmp_path / "q.jsonl"
-    write_questions([Question.ask(BODY["messages"][0]["content"])], questions)
+    questions = [Question.ask(BODY["messages"][0]["content"])]
     added = import_log(tmp_path / "log", str(tmp_path / "pool"), questions)
     assert (added["questions"], added["candidates"]) == (1, policy.cap)
     table = load_scores(Pool.open(str(tmp_path / "pool")), FoldSettings())
@@ -356,6 +373,22 @@ def test_only_plain_requests_are_explored_and_counted_if_whole(make_client, tmp_
     assert metrics.LOST_HITS._value.get() == lost
 
 
+def test_feedback_is_kept_beside_the_log(make_client, tmp_path):
+    client = make_client(log=LogSettings(folder=str(tmp_path)), keys=[make_key("one")])
+    key = {"authorization": "Bearer one"}
+
+    def send(**said):
+        return client.post("/v1/feedback", json=said, headers=key)
+
+    assert send(request_id="r1", verdict="wrong", answer="2").json() == {"request_id": "r1", "kept": True}
+    assert send(request_id="r2", score=0.5).status_code == 200
+    told = read_feedback(tmp_path)
+    assert (told["r1"].verdict, told["r1"].answer, told["r2"].score) == ("wrong", "2", 0.5)
+    for said in ({"request_id": "r"}, {"verdict": "right"}, {"request_id": "r", "verdict": "good"}):
+        assert send(**said).status_code == 400
+    assert client.post("/v1/feedback", json={}).status_code == 401
+
+
 def test_predict_and_decide_need_the_predictor(make_client):
     class Away(Population):
         async def priors(self, questions):
@@ -396,6 +429,8 @@ def test_a_bundle_without_a_generator_says_so(bundle):
         answer = client.post("/v1/chat/completions", json=BODY)
         assert (answer.status_code, answer.json()["error"]["type"]) == (503, "not_configured")
         assert client.post("/describe").json()["fingerprint"] == CONTRACT.fingerprint
+        told = client.post("/v1/feedback", json={"request_id": "r", "verdict": "right"})
+        assert (told.status_code, told.json()["error"]["type"]) == (503, "not_configured")
 
 
 def test_raw_scores_are_mapped_as_the_certificate_says(bundle):

@@ -139,8 +139,8 @@ class Upstream(FaultyServer):
                 "index": k,
                 "finish_reason": "length" if way == "cut" else "stop",
                 "message": {"role": "assistant", "content": text}
-                | ({"reasoning_content": "hm, hm"} if way == "reasoning" else {})
-                | ({"refusal": "I cannot."} if way == "refused" else {}),
+                | ({"refusal": "I cannot."} if way == "refused" else {})
+                | ({"reasoning_content": "hm, hm"} if way == "reasoning" else {}),
                 "token_ids": [1] * tokens[k],
             }
             for k, text in enumerate(texts)

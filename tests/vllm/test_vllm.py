@@ -1,5 +1,6 @@
-"""``make test-vllm``: real vLLM servers on the CPU, of the solver and of two PRMs, driven by `collect`."""
+"""``make test-vllm``: real vLLM on the CPU, servers of the solver and of two PRMs and the engine alone."""
 
+import gc
 import json
 import os
 import signal
@@ -9,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from data.answers import is_correct
-from data.errors import CollectError
+from data.errors import CollectError, ModelError
 from data.pool import Pool
 from data.question import Question
 from data.questions import write_questions
@@ -20,9 +22,9 @@ from flows.adapters import export
 from flows.config import load_config
 from models.load import load_reward_model
 from models.reward.steps import find_convention
-from models.settings import HttpRewardSettings, LocalRewardSettings
+from models.settings import HttpRewardSettings, LocalRewardSettings, VllmGeneratorSettings
 from tests.models.by_hand import qwen_by_hand, shepherd_by_hand
-from tests.models.tiny import save_qwen_prm, save_shepherd
+from tests.models.tiny import save_classifier, save_qwen_prm, save_shepherd
 from tests.servers import free_port, running
 
 VLLM = Path(__file__).parents[2] / ".venv-vllm" / "bin" / "vllm"
@@ -87,6 +89,34 @@ def prm(request, folder):
         yield HttpRewardSettings(**settings), by_hand, blank
 
 
+@pytest.mark.parametrize(("classes", "raw"), [(2, False), (2, True), (1, False)])
+def test_a_classifier_gives_the_scores_of_its_own_softmax(folder, classes, raw):
+    """``raw``: of a server that applies no activation, whose logits are refused as probabilities."""
+    model = folder / f"classifier-{classes}-{raw}"
+    model.mkdir()
+    save_classifier(model, classes)
+    options = ("--pooler-config", json.dumps({"use_activation": False})) if raw else ()
+    texts = ["3 + 4 = 7\n\nAnswer: 7", "3 + 4 = 9", "Who knows?"]
+    items = [(Question.ask("Compute 3 + 4."), text) for text in texts]
+    network = AutoModelForSequenceClassification.from_pretrained(model).eval()
+    with serve(model, "orm", model / "log", *POOLING, *options) as (url, _):
+        settings = {"base_url": url, "model": "orm", "tokenizer": str(model), "route": "classify"}
+        if raw:
+            with pytest.raises(ModelError, match=r"not probabilities that sum to one\. Set reward\.values"):
+                load_reward_model(HttpRewardSettings(**settings)).score(items)
+            settings["values"] = "logits"
+        judged = load_reward_model(HttpRewardSettings(**settings))
+        for (question, text), found in zip(items, judged.score(items), strict=True):
+            ids = judged._inner.convention.encode_completion(judged.tokenizer, question, text)["input_ids"]
+            logits = network(torch.tensor([ids])).logits[0].detach()
+            right = logits.softmax(0)[1] if classes == 2 else logits.sigmoid()[0]
+            assert found.steps == pytest.approx([float(right)], abs=2e-3)
+        if classes == 1:
+            pairs = load_reward_model(HttpRewardSettings(**(settings | {"route": "score"}))).score(items)
+            assert len({one.steps[0] for one in pairs}) == 3
+            assert all(0 <= one.steps[0] <= 1 for one in pairs)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def prefect_server():
     from prefect.testing.utilities import prefect_test_harness
@@ -122,6 +152,57 @@ def test_collect_drives_the_solver(solver, tmp_path):
     local = load_config()
     here = make_contract(load_generator(local.generator), load_reward_model(local.reward))
     assert pool.manifest.contract == here
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """Settings of the engine in a process of its own."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"0-{(os.cpu_count() or 1) - 1}")
+    options = {"max_model_len": 512, "enforce_eager": True, "max_num_seqs": 128}
+    python = str(VLLM.with_name("python"))
+    return {"kind": "vllm-offline", "python": python, "dtype": "bfloat16", "seeds": False, "options": options}
+
+
+def test_collect_drives_the_engine_without_a_server(engine, tmp_path):
+    from flows.collect import collect, make_contract
+    from models.load import load_generator
+
+    write_questions(EASY, tmp_path / "q.jsonl")
+    draws = {"questions": [str(tmp_path / "q.jsonl")], "candidates": 8, "part_questions": 32}
+    settings = (f"home={tmp_path}", f"generator={json.dumps(engine)}", f"collect={json.dumps(draws)}")
+    found = collect(load_config(None, settings))
+    assert (found.questions, found.candidates) == (len(EASY), 8 * len(EASY))
+    pool = Pool.open(str(tmp_path / "pool"))
+    rows = list(pool.rows())
+    assert sum(is_correct(r["completion"], r["answer"]) for r in rows) > 0.8 * len(rows)
+    local = load_config()
+    tokenizer = load_reward_model(local.reward).tokenizer
+    for row in rows[:20]:
+        assert row["completion_tokens"] == len(tokenizer(row["completion"]).input_ids) + 1
+    here = make_contract(load_generator(local.generator), load_reward_model(local.reward))
+    assert pool.manifest.contract == here  # as in this process, so that one pool may have both
+
+
+def test_the_engine_stops_where_it_is_told_and_leaves_out_what_is_too_long(engine):
+    from models.generator.vllm_offline import VllmGenerator
+
+    sampling = {"temperature": 0, "max_tokens": 40, "stop": ["\n"]}
+    made = VllmGenerator(VllmGeneratorSettings.model_validate(engine | {"sampling": sampling}))
+    process = made._process
+    long = Question.ask("Compute " + " + ".join(["17"] * 400) + ".")
+    one, none, cut = made.sample([EASY[0], long, Question.ask("Tell a story.")], n=2, seed=0)
+    assert {(c.status, "\n" in c.text) for c in one} == {("complete", False)}
+    assert {(c.status, c.text, c.tokens) for c in none} == {("failed", None, 0)}
+    assert len(cut) == 2
+    made.sampling = made.sampling.model_copy(update={"max_tokens": 2})
+    assert {(c.status, c.tokens) for c in made.sample(EASY[:1], n=2, seed=0)[0]} == {("cut", 2)}
+    made.sampling = made.sampling.model_copy(update={"max_tokens": 12, "temperature": 1.0, "stop": ()})
+    (drawn,) = made.sample([Question.ask("Compute 913 - 488 + 377 - 129 + 75.")], n=8, seed=0)
+    assert len({c.text for c in drawn}) > 1
+    del made
+    gc.collect()
+    assert process.wait(60) is not None
 
 
 def test_pooling_gives_the_scores_of_the_model_card(prm):

@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import ModelError
+from data.errors import ConfigError, ModelError
 from data.question import Message, Question
+from models.batching import Collator
 from models.settings import LoraSettings
 from predictor.families import get_family
 from predictor.learned.base import Fold
+from predictor.learned.comparison import refit
 from predictor.learned.features import encode
-from predictor.learned.network import EvidenceLoss, Head, make_labels
-from predictor.learned.normals import make_priors, to_normals
+from predictor.learned.network import EvidenceLoss, make_labels
+from predictor.learned.normals import to_normals, to_outputs
 from predictor.learned.settings import PredictorSettings
+from predictor.learned.states import FrozenStates
 from predictor.learned.store import load_predictor
-from predictor.prior import Prior, PriorBatch, fit_population, log_evidence
+from predictor.prior import Prior, PriorBatch, log_evidence
 from tests.helpers import fit_lora
 
 pytestmark = pytest.mark.slow
@@ -169,28 +172,45 @@ def test_loss_is_the_evidence_that_decisions_use():
     )
 
 
-def test_an_untrained_head_gives_the_populations_prior():
-    population = fit_population(questions_and_scores(10, 5).scores)
-    output = Head(6, population)(torch.randn(1, 6)).detach().double().numpy()
-    location, covariance = to_normals(output)
-    (prior,) = make_priors(location, covariance, np.zeros(1), population)
-    assert prior.location == pytest.approx(population.location, abs=1e-5)
-    assert prior.spread == pytest.approx(population.spread, rel=1e-4)
-    assert prior.correlation == pytest.approx(population.correlation, abs=1e-4)
+def test_training_from_kept_states_is_what_a_whole_pass_predicts(trained):
+    questions, _ = questions_and_scores(6, 5)
+    changed = copy.deepcopy(trained)  # its own training may have gained nothing
+    for parameter in (p for p in changed.network.parameters() if p.requires_grad):
+        torch.nn.init.normal_(parameter, std=0.3)
+    seen = FrozenStates.load(trained.card.settings).read(questions, tokens := {})
+    network, base = changed.network, changed.base
+    told = base.predict_normals(questions, seen[:, network.lower])
+    offset = to_outputs(told.location, told.covariance)
+    collate = Collator(trained.tokenizer.pad_token_id)
+    examples = [
+        {"input_ids": encode(trained.tokenizer, q, 512), "tokens": tokens[q.id], "offset": np.float32(row)}
+        for q, row in zip(questions, offset, strict=True)
+    ]
+    with torch.inference_mode(), network.without_lower_layers():
+        location, covariance = to_normals(network(**collate(examples)).double().numpy())
+    whole = changed.predict_normals(questions)
+    assert location == pytest.approx(whole.location, abs=1e-4)
+    assert covariance == pytest.approx(whole.covariance, abs=1e-4)
+    assert np.abs(location - told.location).max() > 0.01
 
 
-def test_a_warm_start_predicts_what_the_states_tell():
-    rng = np.random.default_rng(0)
-    mean = rng.uniform(0.2, 0.8, 80)
-    scores = rng.beta(20 * mean[:, None], 20 * (1 - mean[:, None]), (80, 16))
-    known = np.log(mean / (1 - mean))[:, None] * rng.normal(size=8) * [1e3, 1, 1, 1, 1, 1, 1, 1e-3]
-    states = torch.tensor(known + 0.1 * rng.normal(size=(80, 8)) * known.std(0))
-    population = fit_population(scores)
-    head = Head(8, population)
-    head.warm_start(states[:60], get_family("beta").log_likelihood(scores[:60]), population)
-    output = head(states[60:]).detach()
-    assert np.corrcoef(output[:, 0], np.log(mean / (1 - mean))[60:])[0, 1] > 0.95
-    assert output[:, 2].exp().max() < 0.5 * population.spread[0]
+def test_fitted_on_more_questions_the_correction_stays(trained):
+    fold, (questions, _) = questions_and_scores(40, 0), questions_and_scores(6, 5)
+    again = refit(trained, fold)
+    assert again.card.questions == 40
+    assert {q.id for q in fold.questions} <= set(again.card.read)
+    states = trained.states.read(questions)
+    changes = []
+    for model in (trained, again):
+        told = model.base.predict_normals(questions, states[:, model.network.lower])
+        changes.append(model.predict_normals(questions).location - told.location)
+    assert changes[1] == pytest.approx(changes[0], abs=1e-4)
+
+
+def test_depths_that_lora_would_not_adapt_are_an_error(trunk, tmp_path):
+    settings = SETTINGS.model_copy(update={"backbone": trunk, "depths": (0.5,)})
+    with pytest.raises(ConfigError, match=r"depths.*add 1\.0"):
+        fit_lora(questions_and_scores(16, 0), questions_and_scores(8, 1), settings, tmp_path)
 
 
 def test_training_that_does_harm_is_undone(trunk, tmp_path):
@@ -201,6 +221,11 @@ def test_training_that_does_harm_is_undone(trunk, tmp_path):
     assert results["tune_loss"] == results["start_tune_loss"]
     lora = [p for name, p in predictor.network.named_parameters() if "lora_B" in name]
     assert all((p == 0).all() for p in lora)
+    questions, _ = questions_and_scores(6, 5)
+    told = predictor.base.predict_normals(
+        questions, predictor.states.read(questions)[:, predictor.network.lower]
+    )
+    assert predictor.predict_normals(questions).location == pytest.approx(told.location, abs=1e-5)
 
 
 @pytest.mark.suite

@@ -59,7 +59,7 @@ def test_a_stored_network_is_whole_or_an_error(fitted, tmp_path):
         assert load_predictor(whole).predict(asked)[0].location == pytest.approx(
             model.predict(asked)[0].location, abs=0.05
         )
-        for name in (*names, "predictor.json", "detector/predictor.json", "detector/regression.safetensors"):
+        for name in (*names, "predictor.json", "base/predictor.json", "base/regression.safetensors"):
             for number, harm in enumerate((lambda f: f.unlink(), cut)):
                 folder = shutil.copytree(whole, tmp_path / f"{form}-{number}" / name)
                 harm(folder / name)

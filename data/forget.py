@@ -1,0 +1,86 @@
+"""Forgetting: questions, or what is older than a day, leave the pool, the decision log and its feedback.
+
+A part or a log file is written anew without them before the old one goes: a process that is killed leaves
+them there or gone, and everything else whole.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.errors import PoolError
+from data.feedback import drop_feedback
+from data.files import parquet_bytes, read_parquet, write_whole
+from data.pool import Pool
+
+
+def forget_in_pool(
+    location: str, ids: Collection[str], before: datetime | None, grace: float
+) -> Counter[str]:
+    """Take questions out of a pool; its old parts go once they are ``grace`` seconds old.
+
+    A question goes whole where one of its candidates is older than ``before``. Readers that opened the pool
+    earlier read the old parts as long as these are there.
+
+    Raises
+    ------
+    PoolError
+        If the pool cannot be read or written.
+    """
+    pool, count = Pool.open(location), Counter[str]()
+
+    def keep(table: pa.Table) -> pa.Table:
+        gone = set(_ids(table, ids, before))
+        mask = pc.is_in(table["question_id"], pa.array(sorted(gone), pa.string()))
+        count["questions"] += len(gone)
+        count["candidates"] += pc.sum(mask).as_py() or 0
+        return table.filter(pc.invert(mask))
+
+    pool.rewrite(keep)
+    count["old_parts"] = pool.sweep(grace)
+    return count
+
+
+def forget_in_log(folder: Path, ids: Collection[str], before: datetime | None) -> Counter[str]:
+    """Take requests out of a decision log, and what was said of them.
+
+    Raises
+    ------
+    PoolError
+        If a file cannot be read or written.
+    """
+    count, requests = Counter[str](), set[str]()
+    for file in sorted(folder.glob("*.parquet")):
+        try:
+            table = read_parquet(file.read_bytes())
+            mask = pc.is_in(table["question_id"], pa.array(sorted(ids), pa.string()))
+            if before is not None:
+                mask = pc.or_(mask, pc.less(table["time"], pa.scalar(before, table["time"].type)))
+            gone = table.filter(mask)
+            if not len(gone):
+                continue
+            requests.update(gone["request_id"].to_pylist())
+            rest = table.filter(pc.invert(mask))
+            if len(rest):
+                write_whole(file, parquet_bytes(rest))
+            else:
+                file.unlink()
+        except (OSError, pa.ArrowException) as error:
+            raise PoolError(f"{file} cannot be written anew: {error}") from error
+        count["requests"] += len(gone)
+    count["verdicts"] = drop_feedback(folder, requests, before)
+    return count
+
+
+def _ids(table: pa.Table, ids: Collection[str], before: datetime | None) -> Iterable[str]:
+    """Ids of a part's questions that are to go."""
+    found = set(table["question_id"].to_pylist())
+    old = set[str]()
+    if before is not None:
+        aged = pc.less(table["time"], pa.scalar(before, table["time"].type))
+        old = set(table.filter(aged)["question_id"].to_pylist())
+    return (found & set(ids)) | old
