@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
+from data.answer_function import AnswerFunction, load_answer_function
 from data.answers import answer_digest, answer_key, key_of
 from data.contract import ScoreContract
 from data.errors import ContractError, PoolError
@@ -139,7 +140,9 @@ class DecisionLog:
                 file.unlink(missing_ok=True)
 
 
-def import_log(folder: Path, location: str, questions: Iterable[Question] = ()) -> dict[str, int]:
+def import_log(
+    folder: Path, location: str, questions: Iterable[Question] = (), answers: str | None = None
+) -> dict[str, int]:
     """Add a log's explored questions to the pool, with what people said of them; starts it if there is none.
 
     Parameters
@@ -147,6 +150,7 @@ def import_log(folder: Path, location: str, questions: Iterable[Question] = ()) 
     folder : the log's folder, where all its writers write.
     location : the pool, a path or URI.
     questions : texts (and answers) of the questions, for a log without text; they are found by their ids.
+    answers : the function that reads and judges answers, where that is a user's; see `load_answer_function`.
 
     Returns what was added and what was left out: ``censored`` (not explored), ``incomplete`` (explored, but
     a deadline or a fault came in between), ``other_contract``, ``without_text``, ``held`` (the pool has it
@@ -163,7 +167,8 @@ def import_log(folder: Path, location: str, questions: Iterable[Question] = ()) 
     explored = _explored(folder, count)
     if first := next(explored, None):
         pool = _open_or_create(location, contract_of(first, folder))
-        pool.extend(_new_rows(chain([first], explored), folder, pool, texts, told, count))
+        read = None if answers is None else load_answer_function(answers)
+        pool.extend(_new_rows(chain([first], explored), folder, pool, texts, told, count, read))
     return dict(count)
 
 
@@ -183,6 +188,7 @@ def _new_rows(
     texts: Mapping[str, Question],
     told: Mapping[str, Feedback],
     count: Counter[str],
+    read: AnswerFunction | None,
 ) -> Iterator[list[Row]]:
     """Rows of each question that the pool does not hold; others are counted by why they stay outside."""
     held = pool.question_ids
@@ -197,7 +203,7 @@ def _new_rows(
             count["held"] += 1
         else:
             held.add(row["question_id"])
-            candidates = pool_rows(row, question, contract, told.get(row["request_id"]))
+            candidates = pool_rows(row, question, contract, told.get(row["request_id"]), read)
             count["questions"] += 1
             count["candidates"] += len(candidates)
             yield candidates
@@ -261,7 +267,11 @@ def question_of(row: dict[str, Any]) -> Question | None:
 
 
 def pool_rows(
-    row: dict[str, Any], question: Question, contract: ScoreContract, told: Feedback | None = None
+    row: dict[str, Any],
+    question: Question,
+    contract: ScoreContract,
+    told: Feedback | None = None,
+    read: AnswerFunction | None = None,
 ) -> list[Row]:
     """The candidates of a row of the log as rows of a pool, judged by the answer that is known or told."""
     if told is not None and told.answer:
@@ -275,7 +285,7 @@ def pool_rows(
             | ({"score": None} if contract.scale == "raw" else {}),
             candidate=number,
             completion_tokens=found["tokens"],
-            correct=_correct(found, row, question, told),
+            correct=_correct(found, row, question, told, read),
             inclusion_probability=row["inclusion_probability"],
             time=row["time"],
         )
@@ -284,11 +294,21 @@ def pool_rows(
 
 
 def _correct(
-    found: dict[str, Any], row: dict[str, Any], question: Question, told: Feedback | None
+    found: dict[str, Any],
+    row: dict[str, Any],
+    question: Question,
+    told: Feedback | None,
+    read: AnswerFunction | None,
 ) -> bool | None:
     """Whether a candidate is right by the known answer, else as far as the delivered one's verdict tells."""
     key = key_of(found.get("answer_key"), found["completion"])
-    if question.answer is not None:
+    if read is not None:
+        if (
+            found["completion"] is not None
+            and (correct := read(found["completion"], question).correct) is not None
+        ):
+            return correct
+    elif question.answer is not None:
         expected = answer_key(question.answer) or ""
         if not row["messages"]:  # keys are digests; names, in logs of before, tell nothing
             kept = [key_of(c.get("answer_key"), c["completion"]) for c in row["candidates"]]

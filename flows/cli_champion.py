@@ -80,3 +80,18 @@ def full_cap(
     from flows import champion
 
     return champion.full_cap(config, switch == "on")
+
+
+@command()
+def clean(
+    config: Config,
+    keep: Annotated[int, typer.Option(min=0, help="Former champions whose bundles stay.")] = 3,
+    hours: Annotated[float, typer.Option(min=0, help="Age from which other bundles go.")] = 24.0,
+) -> Any:
+    """Delete bundles that nobody goes back to, and what killed runs have left.
+
+    Example: optscale clean --keep 3
+    """
+    from flows import clean as module
+
+    return module.clean(config, keep, hours)

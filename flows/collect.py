@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 
-from data.answers import is_correct
+from data.answer_function import load_answer_function
 from data.contract import UNSCORED, ScoreContract, require_scores
 from data.errors import CollectError, PoolError, ScoreError
 from data.pool import Pool, pending
@@ -82,13 +82,15 @@ def sample_and_score(
     reward: RewardModel | None,
     contract: ScoreContract,
     causes: Counter[str] | None = None,
+    answers: str | None = None,
 ) -> list[Row]:
     """``n`` candidates of each question, scored where there is a reward model, as rows of the pool.
 
     A candidate whose text is empty or whose step scores are no probabilities is kept as failed: it
     cost its tokens, and it is a miss. ``reward_tokens`` are what scoring it alone takes. ``causes`` counts
-    why candidates failed.
+    why candidates failed; ``answers`` names the function that reads them, see `load_answer_function`.
     """
+    read = load_answer_function(answers)
     sampled = generator.sample(questions, n, seed)
     whole = {
         (place, number): (questions[place], candidate.text)
@@ -104,11 +106,14 @@ def sample_and_score(
     if causes is not None:
         causes.update(c.cause for candidates in sampled for c in candidates if c.cause)
         causes.update(found.cause for found in scored.values() if found.cause)
-    return [
-        _row(question, contract, number, candidate, scored.get((place, number)))
-        for place, question in enumerate(questions)
-        for number, candidate in enumerate(sampled[place])
-    ]
+    rows = []
+    for place, question in enumerate(questions):
+        for number, candidate in enumerate(sampled[place]):
+            key, correct = read(candidate.text or "", question)
+            row = _row(question, contract, number, candidate, scored.get((place, number)))
+            # What is read by the product itself is read again wherever it is needed.
+            rows.append(row | {"correct": correct, "answer_key": None if answers is None else key or ""})
+    return rows
 
 
 def _row(
@@ -139,7 +144,6 @@ def _row(
         step_scores=None if steps is None else steps.tolist(),
         score=score if contract.scale == "unit" else None,
         raw_score=score if contract.scale == "raw" else None,
-        correct=is_correct(candidate.text, question.answer),
         reward_tokens=0 if found is None else found.tokens,
         seed=candidate.seed,
     )
@@ -216,7 +220,9 @@ def collect_part(
     if not questions:
         return NOTHING
     started, n, causes = time.monotonic(), settings.candidates, Counter[str]()
-    rows = sample_and_score(questions, n, seed, generator, reward, pool.manifest.contract, causes)
+    rows = sample_and_score(
+        questions, n, seed, generator, reward, pool.manifest.contract, causes, settings.answers
+    )
     seconds = time.monotonic() - started
     failed = sum(row["status"] == "failed" for row in rows)
     if failed > settings.failed_share * len(rows):

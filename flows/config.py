@@ -7,6 +7,7 @@ they are used, so no record of a run can hold one.
 
 import os
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -337,10 +338,23 @@ def enter_home(config: Config) -> None:
         Path.home()
     except RuntimeError:  # a user without a home, as containers have them; libraries look for one at import
         os.environ["HOME"] = str(home)
+    for name, value in _profile().items():
+        os.environ.setdefault(name, value)
     for name, folder in (("PREFECT_HOME", "prefect"), ("BENTOML_HOME", "bentoml")):
         os.environ.setdefault(name, str(home / folder))
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def _profile() -> dict[str, str]:
+    """What the user's active Prefect profile says of the server; its file is in Prefect's own home."""
+    home = os.environ.get("PREFECT_HOME") or Path.home() / ".prefect"
+    try:
+        found = tomllib.loads((Path(home) / "profiles.toml").read_text())
+        profile = found["profiles"][os.environ.get("PREFECT_PROFILE") or found["active"]]
+    except (OSError, KeyError, ValueError):
+        return {}
+    return {name: str(value) for name, value in profile.items() if name.startswith("PREFECT_API_")}
 
 
 _QUIET = {

@@ -27,6 +27,9 @@ class CollectSettings(Record):
     """Train questions that get all candidates in any case: stopping rules are learned on them."""
     part_questions: int = Field(16, ge=1)
     """Questions a part of the pool; what a crash can cost at most."""
+    answers: str | None = Field(None, pattern=r"^[\w.]+:[\w.]+$")
+    """``package.module:function`` that reads a completion's answer and judges it, for code and prose; null:
+    the product's own notion (`optscale grade`). Name it in ``gateway.answers`` too."""
     limit: int | None = Field(None, ge=1)
     """New questions to collect in one run, at most."""
     seed: int = 0

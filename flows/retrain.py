@@ -63,7 +63,7 @@ def take_in_log(config: Config) -> dict[str, int]:
     folder = None if config.gateway is None else config.gateway.log.location()
     if folder is None or not any(folder.glob("*.parquet")):
         return {}
-    found = import_log(folder, config.pool_location, read_all_questions(config))
+    found = import_log(folder, config.pool_location, read_all_questions(config), config.collect.answers)
     logger = get_run_logger()
     logger.info("%d questions of the decision log are new in the pool", found["questions"])
     if found["without_text"]:

@@ -13,9 +13,10 @@ from zoneinfo import ZoneInfo
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-from prefect.exceptions import TerminationSignal
+from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.runner import Runner
-from prefect.schedules import Cron
+from prefect.schedules import Cron, Schedule
+from prefect.states import Crashed
 
 from data.errors import ConfigError
 from flows.config import Config
@@ -24,6 +25,7 @@ from flows.output import Answer
 from flows.retrain import retrain
 
 SHOWN = 3  # planned runs that are told
+STALE = 120.0  # seconds that no run is pending for, unless its process is gone
 
 
 def serve_schedule(
@@ -53,19 +55,82 @@ def serve_schedule(
         raise ConfigError(f"--cron {cron!r} is no schedule; write one as '0 3 * * 0'") from error
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     with prefect_server():
-        runner = Runner(name="retrain")
+        runner, parameters = Runner(name="retrain"), {"config": config.model_dump(mode="json")}
+        with get_client(sync_client=True) as client:
+            for line in replaced(client, schedule, parameters):
+                print(line, file=sys.stderr, flush=True)
         deployment: Any = runner.add_flow(
             retrain,
             name="retrain",
             schedules=[schedule],
-            parameters={"config": config.model_dump(mode="json")},
+            parameters=parameters,
             concurrency_limit=one_at_a_time,
         )
         with get_client(sync_client=True) as client:
+            free_slots(client, deployment)
             times = [time.astimezone(zone) for time in planned_runs(client, deployment, patience)]
             show(announce(times, f"{cron!r} ({timezone})", client))
         with suppress(KeyboardInterrupt, TerminationSignal):
-            asyncio.run(runner.start())
+            asyncio.run(_serve(runner, deployment))
+
+
+async def _serve(runner: Runner, deployment: UUID) -> None:
+    """Run what is due, and free slots that a run which never began has taken."""
+
+    def free() -> None:
+        with (
+            suppress(Exception),
+            get_client(sync_client=True) as client,
+        ):  # the server may be away for a while
+            free_slots(client, deployment)
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(STALE)
+            await asyncio.to_thread(free)
+
+    watching = asyncio.create_task(watch())
+    try:
+        await runner.start()
+    finally:
+        watching.cancel()
+
+
+def free_slots(client: SyncPrefectClient, deployment: UUID, stale: float = STALE) -> list[str]:
+    """End runs that have been pending for ``stale`` seconds: they hold the one slot, and no other runs.
+
+    They were about to start when their process, or the server, was stopped. Says which on standard error.
+    """
+    of_it = DeploymentFilter.model_validate({"id": {"any_": [deployment]}})
+    pending = FlowRunFilter.model_validate({"state": {"type": {"any_": ["PENDING", "CANCELLING"]}}})
+    freed = []
+    for run in client.read_flow_runs(deployment_filter=of_it, flow_run_filter=pending):
+        since: Any = run.state and run.state.timestamp
+        if since is not None and (datetime.now(since.tzinfo) - since).total_seconds() >= stale:
+            why = f"it was {run.state_name} since {since:%Y-%m-%d %H:%M} UTC and never began"
+            client.set_flow_run_state(run.id, Crashed(message=why), force=True)
+            print(f"WARNING: run {run.name} was ended: {why}. Its slot is free.", file=sys.stderr, flush=True)
+            freed.append(run.name)
+    return freed
+
+
+def replaced(client: SyncPrefectClient, schedule: Schedule, parameters: dict[str, Any]) -> list[str]:
+    """What of the deployment on the server, perhaps changed by hand there, this start sets anew, in words."""
+    try:
+        found = client.read_deployment_by_name("retrain/retrain")
+    except ObjectNotFound:
+        return []
+    mine = (schedule.cron, schedule.timezone)
+    other = [(s.schedule, s.active) for s in found.schedules]
+    crons = [f"{getattr(s, 'cron', s)} ({getattr(s, 'timezone', None) or 'UTC'})" for s, _ in other]
+    told = []
+    if [(getattr(s, "cron", None), getattr(s, "timezone", None)) for s, _ in other] != [mine]:
+        told.append(f"the server's schedule, {', '.join(crons) or 'none'}, is replaced by this one")
+    if found.paused or not all(active for _, active in other):
+        told.append("the schedule was paused on the server, and runs again")
+    if found.parameters != parameters:
+        told.append("the parameters on the server differ, and are replaced by this config")
+    return told
 
 
 def planned_runs(client: SyncPrefectClient, deployment: UUID, patience: float) -> list[datetime]:

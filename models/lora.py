@@ -22,6 +22,8 @@ from models.settings import LoraSettings
 from models.tokenizer import chat_prompt, first_line
 
 Log = Callable[[int, dict[str, float]], None]
+NOISE = 1e-3
+"""Share of the tune loss before training by which it may be worse after an epoch, and training goes on."""
 MAX_STEPS = "max_steps"
 """Value that is logged after every step: the steps that there will be, unless training stops early."""
 
@@ -72,7 +74,7 @@ def fit(
     """Train the adapted weights of ``model`` in place; keep those of the best look at ``tune``.
 
     The first look is before the first step, so training never makes a model worse on ``tune``. It ends where
-    an epoch has gained nothing.
+    an epoch has done harm.
 
     Parameters
     ----------
@@ -98,9 +100,10 @@ def fit(
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         train_sampling_strategy="group_by_length",
-        eval_strategy="steps",
+        eval_strategy=(looks := "steps" if settings.evaluate_every else "epoch"),
+        save_strategy=looks,
         eval_steps=settings.evaluate_every,
-        save_steps=settings.evaluate_every,
+        save_steps=settings.evaluate_every or 1,
         save_total_limit=2,
         load_best_model_at_end=True,
         restore_callback_states_from_checkpoint=True,  # patience, which would begin anew
@@ -231,13 +234,16 @@ class _Trainer(Trainer):
 
 
 class _WorthCallback(TrainerCallback):
-    """Goes on after an epoch only where some look at tune was better than the one before training."""
+    """Goes on after an epoch only where tune is hardly worse than before training.
+
+    At a learning rate that has not fallen yet, a gain may still be hidden by noise of that size.
+    """
 
     start_loss = float("inf")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         losses = [metrics["eval_loss"], *([] if state.best_metric is None else [state.best_metric])]
-        if (state.epoch or 0) >= 1 and min(losses) >= self.start_loss:
+        if (state.epoch or 0) >= 1 and min(losses) > self.start_loss * (1 + NOISE):
             control.should_training_stop = True
 
 

@@ -40,8 +40,8 @@ class LoraSettings(Record):
     """Passes over the training examples."""
     max_steps: int | None = Field(None, ge=1)
     """Steps after which training ends whatever the epochs say."""
-    evaluate_every: int = Field(50, ge=1)
-    """Steps between two looks at the tune examples."""
+    evaluate_every: int | None = Field(50, ge=1)
+    """Steps between two looks at the tune examples; null: one an epoch."""
     patience: int = Field(3, ge=1)
     """Looks at the tune examples without a gain before training stops."""
     processes: int = Field(1, ge=1)

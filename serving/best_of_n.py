@@ -10,15 +10,16 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
-from data.answers import answer_key, extract_answer
+from data.answer_function import AnswerFunction, read_answer
 from data.contract import ScoreContract
 from data.decision_log import FAILED
 from data.errors import ModelError, QuestionError, ScoreError
+from data.question import Question
 from data.score_map import ScoreMap
 from models.generator.base import Candidate
 from models.generator.http import AsyncHttpGenerator
@@ -46,6 +47,7 @@ class BestOfN:
     reward_model : None where nothing scores candidates: then policies that read scores cannot be used.
     prior_source : None where no prior is asked for.
     contract : how step scores become a score.
+    read : what a completion's answer is.
     score_map : how a raw score becomes one in [0, 1].
     population : prior where the prior source gives none within ``prior_timeout`` seconds.
     per_request : candidates a request to the generator; None: all of a round.
@@ -61,12 +63,21 @@ class BestOfN:
     per_request: int | None = 1
     agreement: int | None = None
     score_map: ScoreMap | None = None
+    read: AnswerFunction = read_answer
     prior_timeout: float = 5.0
     speed: float = 0.0
 
     def in_unit(self, score: float) -> float:
         """The score in [0, 1] that decisions read."""
         return score if self.score_map is None else float(self.score_map.apply(score))
+
+    async def read_keys(self, texts: Collection[str], question: Question) -> dict[str, str | None]:
+        """The answers' keys; a function of the user's may take a while, and has a thread for it."""
+
+        def read() -> dict[str, str | None]:
+            return {text: self.read(text, question).key for text in texts}
+
+        return read() if self.read is read_answer else await asyncio.to_thread(read)
 
     async def answer(self, ask: Ask, on_cancel: Callable[[Answer], None] | None = None) -> Answer:
         """Draw, score and decide until the policy, the deadline or the budget ends it.
@@ -251,11 +262,14 @@ class _Run(Answer):
         except ModelError as error:
             self.error = error
             candidates = [draw.candidate._replace(status="failed", cause=str(error)) for draw in draws]
-        started = time.perf_counter()
+        started, keys = time.perf_counter(), dict[str, str | None]()
+        if ask.read is None:
+            texts = {candidate.text or "" for candidate in candidates}
+            keys = await self.owner.read_keys(texts, ask.question)
         for draw, candidate in zip(draws, candidates, strict=True):
             draw.candidate = candidate
             if ask.read is None:
-                draw.answer = answer_key(extract_answer(draw.text) or "")
+                draw.answer = keys[draw.text]
             elif (key := ask.read(draw.text)) is not None:
                 draw.answer = key
             elif draw.complete:

@@ -15,6 +15,7 @@ from httpx2 import HTTPError, Response
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
 from opentelemetry.trace import TracerProvider
 
+from data.answer_function import load_answer_function
 from data.contract import UNSCORED, ScoreContract, require_same_contract
 from data.decision_log import DecisionLog
 from data.errors import ModelError, OptScaleError
@@ -63,6 +64,7 @@ class Gateway:
             per_request=settings.per_request,
             agreement=settings.agreement if settings.without_reward == "agreement" else None,
             score_map=self.card.score_map,
+            read=load_answer_function(settings.answers),
             prior_timeout=settings.predictor_timeout,
         )
         log, folder = settings.log, settings.log.location()

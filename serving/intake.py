@@ -93,6 +93,9 @@ class Intake:
         if request.seed is not None:
             fields["seed"] = request.seed
         sampled = self._contract(sampling, kinds.conditions)
+        certificate = self.card.certificate
+        if certificate is not None and certificate.certified and not certificate.covers(question):
+            notes.append("calibration questions had other turns or words: nothing is promised of this one")
         # What asks for something special is no draw of what is certified, and a seed asks to be repeated.
         plain = request.optscale is None and request.seed is None and policy == self.card.policy
         plain &= sampled == self.contract and "messages" not in fields

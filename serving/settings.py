@@ -77,6 +77,9 @@ class GatewaySettings(Record):
     """Let the generator answer alone what Best-of-N does not fit, such as tools; false: 400."""
     keep_alive: float = Field(5.0, gt=0)
     """Seconds between the comments that a stream sends until its answer is chosen."""
+    answers: str | None = Field(None, pattern=r"^[\w.]+:[\w.]+$")
+    """``package.module:function`` that reads an answer, as ``collect.answers``; it must be there where the
+    gateway runs."""
     without_reward: Literal["agreement", "refuse"] = "agreement"
     """Where no candidate can be scored: answer with the one that most agree with, or with 503."""
     agreement: int = Field(5, ge=1)

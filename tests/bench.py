@@ -208,8 +208,8 @@ def bench_reward() -> None:
         for batch in batches:
             reward.model.backbone(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
-    show("score 96 completions", paired(lambda: reward.score(items), scoring), "a bare loop of the PRM")
-    show("score 96 completions", paired(lambda: reward.score(items), forward), "a bare forward pass")
+    show("score 96 completions", paired(lambda: reward.score(items), scoring, 3), "a bare loop of the PRM")
+    show("score 96 completions", paired(lambda: reward.score(items), forward, 3), "a bare forward pass")
 
 
 def bench_training() -> None:

@@ -60,6 +60,8 @@ def home(tmp_path_factory):
         os.environ.pop(name, None)
     os.environ["OPTSCALE_HOME"] = str(folder)
     enter_home(Config(home=folder))
+    for name in [n for n in os.environ if n.startswith("PREFECT_API_")]:  # of the user's own profile
+        del os.environ[name]
     return folder
 
 

@@ -36,6 +36,7 @@ from predictor.prior import Prior, PriorBatch
 from predictor.replay import bootstrap
 from tests.figures import TARGET, is_held_out
 
+HEAD = ("R2 mean", "R2 deviation", "rank mean", "rank deviation", "R2 passed", "CPU s")
 SHARES = {"train": 0.56, "tune": 0.14, "calibration": 0.15, "test": 0.15}
 """Of gsm8k, whose own ones leave too few questions to train on."""
 
@@ -47,22 +48,20 @@ def divide(name: str, seed: int) -> tuple[list[Fold], str, float, np.ndarray]:
         settings = FoldSettings(seed=str(seed), **shares)
         table = load_scores(Pool.open("data/pool" if name == "own-pool" else "data/gsm8k"), settings)
         parts = [table.fold("train"), table.fold("tune"), table.fold("calibration", "test")]
-        target = (
-            Config().policy.target if name == "own-pool" else float(np.round(np.median(parts[0].scores), 1))
-        )
+        target = Config().policy.target
+        if name == "gsm8k":
+            target = float(np.round(np.nanmedian(parts[0].scores), 1))
         passed = np.nanmean(parts[2].correct, axis=1)
         folds = [Fold(part.questions, part.scores) for part in parts]
         return folds, fit_empirical(folds[0].scores).name, target, passed
     records = [json.loads(line) for line in gzip.decompress(Path(name).read_bytes()).splitlines()]
-    asked = {q.id: (q, r["scores"]) for r in records for q in [Question.ask(r["problem"])]}
-    settings, parts = FoldSettings(seed=str(seed), train=0.9, tune=0.09, calibration=0.005, test=0.005), {}
-    for question, scores in asked.values():
-        place = "held" if is_held_out(question) else settings.fold_of(question.id)
-        parts.setdefault(place if place in ("held", "train") else "tune", []).append((question, scores))
-    folds = [
-        Fold(*(lambda q, s: (q, np.array(s)))(*zip(*parts[n], strict=True)))
-        for n in ("train", "tune", "held")
-    ]
+    asked = {Question.ask(r["problem"]): r["scores"] for r in records}
+    settings = FoldSettings(seed=str(seed), train=0.9, tune=0.09, calibration=0.005, test=0.005)
+    parts = [[], [], []]
+    for question in asked:
+        trains = settings.fold_of(question.id) == "train"
+        parts[2 if is_held_out(question) else 0 if trains else 1].append(question)
+    folds = [Fold(part, np.array([asked[question] for question in part])) for part in parts]
     return folds, "beta", TARGET, np.full(len(folds[2].questions), np.nan)
 
 
@@ -103,19 +102,23 @@ def fit_kinds(name: str, seed: int, lora: dict[str, Any], checkpoints: Path) -> 
     states, tokens = read(name, settings, (train, tune, held))
     frozen = states.read([*train.questions, *tune.questions])
     priors: dict[str, list[Prior]] = {}
-    seconds, results = {}, {}
+    seconds, results, strength = {}, {}, 1.0
     for kind in KINDS:
         started = time.process_time()
         if kind == "lora":
             model: Any = LoraPredictor.fit(train, tune, frozen, tokens, settings, directory=checkpoints)
-            results = model.card.results
+            results, lower = model.card.results, states.read(held.questions)[:, model.network.lower]
+            model.base.card = model.base.card.change(strength=strength)
+            priors["what lora corrects"] = model.base.predict(held.questions, lower)
         else:
             model = KernelPredictor.fit(kind, train, settings, frozen[: len(train.questions)], states)
         model.calibrate(tune)
+        strength = model.card.strength
         seconds[kind] = time.process_time() - started
         priors[kind] = model.predict(held.questions)
     priors["text + states"] = average(priors["text"], priors["states"])
     priors["lora + states"] = average(priors["lora"], priors["states"])
+    seen = {"mean": held.scores.mean(axis=1), "std": held.scores.std(axis=1), "passed": passed}
     found = {}
     for kind, given in priors.items():
         scored, (mean, std) = score_priors(given, held.scores, target), PriorBatch.of(given).moments
@@ -123,11 +126,7 @@ def fit_kinds(name: str, seed: int, lora: dict[str, Any], checkpoints: Path) -> 
         found[kind] = {column: np.asarray(values).round(5).tolist() for column, values in columns.items()}
     return {
         "ids": [question.id for question in held.questions],
-        "seen": {
-            "mean": held.scores.mean(axis=1).tolist(),
-            "std": held.scores.std(axis=1).tolist(),
-            "passed": passed.tolist(),
-        },
+        "seen": {n: v.tolist() for n, v in seen.items()},
         "train": len(train.questions),
         "seconds": seconds,
         "lora": results,
@@ -138,16 +137,7 @@ def fit_kinds(name: str, seed: int, lora: dict[str, Any], checkpoints: Path) -> 
 def show(name: str, runs: list[dict[str, Any]]) -> None:
     """A table of one set: over all seeds, intervals paired by question."""
     print(f"\n{name}: {len(runs)} seeds, {runs[0]['train']} questions of training in the first\n")
-    head = (
-        "kind",
-        "nats",
-        "over states",
-        "hits over states",
-        "R2 mean, deviation",
-        "ranks",
-        "passed",
-        "CPU s",
-    )
+    head = ["kind", "nats", "over states", "hits over states", *HEAD]
     print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     ids = [question for run in runs for question in run["ids"]]
     number = {question: place for place, question in enumerate(dict.fromkeys(ids))}
@@ -170,17 +160,9 @@ def show(name: str, runs: list[dict[str, Any]]) -> None:
         ranks = [0.0 if flat else spearmanr(seen[k], told[k]).statistic for k in told]
         passed = 0.0 if flat else np.corrcoef(seen["passed"], told["mean"])[0, 1] ** 2
         seconds = np.mean([run["seconds"].get(kind, 0.0) for run in runs])
-        both = [f"{a:.3f}, {b:.3f}" for a, b in (r2, ranks)]
+        numbers = [f"{value:.3f}" for value in (*r2, *ranks, passed, seconds)]
         nats = f"{column(kind, 'evidence').mean():.3f}"
-        cells = (
-            kind,
-            nats,
-            over(kind, "evidence"),
-            over(kind, "hit"),
-            *both,
-            f"{passed:.3f}",
-            f"{seconds:.0f}",
-        )
+        cells = [kind, nats, over(kind, "evidence"), over(kind, "hit"), *numbers]
         print(f"| {' | '.join(cells)} |")
 
 

@@ -27,6 +27,7 @@ from models.generator.local import encode_prompt, identify
 from models.settings import DTYPE, VllmGeneratorSettings
 
 logger = logging.getLogger(__name__)
+TOO_LONG = (None, 0, "the question is too long for the engine")
 
 
 class VllmGenerator:
@@ -45,21 +46,28 @@ class VllmGenerator:
         A question too long for the engine has candidates that failed.
         """
         prompts = [encode_prompt(self.tokenizer, question) for question in questions]
-        sampling = self.sampling.model_dump(exclude={"stop"}) | {"n": n, "stop": list(self.sampling.stop)}
+        # vLLM refuses to draw one and the same several times.
+        alike = n if self.sampling.temperature == 0 else 1
+        sampling = self.sampling.model_dump(exclude={"stop"})
+        sampling |= {"n": n // alike, "stop": list(self.sampling.stop)}
         with self._lock:
             if self._process.poll() is not None:  # it has failed at what was asked before
                 self._process = self._start()
             short = [place for place, ids in enumerate(prompts) if len(ids) < self._positions]
             seeds = [seed + place * n if self.settings.seeds else None for place in short]
             asked = {"prompts": [prompts[place] for place in short], "seeds": seeds, "sampling": sampling}
-            answers = dict(zip(short, self._ask(self._process, asked) if short else [], strict=True))
+            found = self._ask(self._process, asked) if short else []
+        answers = {place: one * alike for place, one in zip(short, found, strict=True)}
         for place in range(len(questions)):
             if place not in answers:
                 logger.warning("question %s is too long for the engine", questions[place].id)
         return [
             [
-                Candidate(text, tokens, len(ids), STATUS.get(reason, "failed"), seed + place * n + number)
-                for number, (text, tokens, reason) in enumerate(answers.get(place, [(None, 0, "")] * n))
+                Candidate(
+                    *(text, tokens, len(ids), STATUS.get(end, "failed"), seed + place * n + number),
+                    cause=None if end in STATUS else end,
+                )
+                for number, (text, tokens, end) in enumerate(answers.get(place, [TOO_LONG] * n))
             ]
             for place, ids in enumerate(prompts)
         ]
@@ -93,16 +101,18 @@ class VllmGenerator:
     def _ask(self, process: subprocess.Popen[str], question: Any) -> Any:
         assert process.stdin is not None
         assert process.stdout is not None
+        log = state_home() / "vllm-offline.log"
         try:
             print(json.dumps(question), file=process.stdin, flush=True)
-            return json.loads(process.stdout.readline())
-        except (OSError, ValueError) as error:
-            log = state_home() / "vllm-offline.log"
-            said = log.read_text(errors="replace").strip().splitlines()[-1:]
+            found = json.loads(process.stdout.readline())
+        except (OSError, ValueError):
+            found = " ".join(log.read_text(errors="replace").strip().splitlines()[-1:])
+        if isinstance(found, str):
+            status = process.wait()
             raise ModelError(
-                f"vLLM in {self.settings.python} ended with status {process.wait()}: {' '.join(said)} "
-                f"(all of it: {log})"
-            ) from error
+                f"vLLM in {self.settings.python} ended with status {status}: {found} (log: {log})"
+            )
+        return found
 
 
 def _weights(settings: VllmGeneratorSettings) -> str:

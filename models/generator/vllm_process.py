@@ -1,7 +1,7 @@
 """vLLM's engine behind two pipes, run as a script by another Python: it needs vLLM and nothing of ours.
 
-A line of JSON in, one out: the engine's arguments, then prompts with how they are sampled. It ends, with all
-that it has started, when its standard input closes: whoever asked has gone.
+A line of JSON in, one out: the engine's arguments, then prompts with how they are sampled; a text is what has
+gone wrong. It ends, with all that it has started, when its standard input closes: whoever asked has gone.
 """
 
 import json
@@ -26,17 +26,24 @@ def main() -> None:
         os.killpg(0, signal.SIGTERM)
 
     threading.Thread(target=read, daemon=True).start()
-    from vllm import LLM, SamplingParams
 
-    engine = LLM(**json.loads(lines.get()))
-    found: Any = engine.model_config.max_model_len
-    while True:
+    def answer(found: Any) -> None:
         print(json.dumps(found), file=answers, flush=True)
-        asked = json.loads(lines.get())
-        prompts = [{"prompt_token_ids": ids} for ids in asked["prompts"]]
-        how = [SamplingParams(**asked["sampling"], seed=seed) for seed in asked["seeds"]]
-        outputs = engine.generate(prompts, how, use_tqdm=False)
-        found = [[(o.text, len(o.token_ids), o.finish_reason) for o in output.outputs] for output in outputs]
+
+    try:
+        from vllm import LLM, SamplingParams
+
+        engine = LLM(**json.loads(lines.get()))
+        answer(engine.model_config.max_model_len)
+        while True:
+            asked = json.loads(lines.get())
+            prompts = [{"prompt_token_ids": ids} for ids in asked["prompts"]]
+            how = [SamplingParams(**asked["sampling"], seed=seed) for seed in asked["seeds"]]
+            found = engine.generate(prompts, how, use_tqdm=False)
+            answer([[(o.text, len(o.token_ids), o.finish_reason) for o in one.outputs] for one in found])
+    except Exception as error:
+        answer(f"{type(error).__name__}: {error}")
+        raise
 
 
 if __name__ == "__main__":

@@ -69,6 +69,6 @@ class PredictorSettings(Record):
     )
     """Layers whose states are pooled (mean and last token), by their depth; 1 is the last."""
     lora: LoraSettings = LoraSettings(
-        rank=8, alpha=16, batch_size=8, accumulation=2, epochs=4, evaluate_every=20
+        rank=8, alpha=16, batch_size=8, accumulation=2, epochs=4, evaluate_every=None
     )
     """The adapter and its training."""

@@ -71,3 +71,33 @@ def test_the_commands_answer_in_json(config, tmp_path, monkeypatch):
         done = CliRunner().invoke(cli.app, [*line, *away], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)[key] == value
+
+
+def test_bundles_that_nobody_goes_back_to_are_deleted(config, tmp_path, monkeypatch):
+    """Of five, those of the champion and the one before stay, and one that is young."""
+    import bentoml
+
+    from flows.clean import clean
+
+    def build(name):
+        (context := tmp_path / name).mkdir(exist_ok=True)
+        (context / "service.py").write_text("import bentoml\n@bentoml.service(name='s')\nclass S: ...\n")
+        return str(bentoml.build("service:S", name=name, build_ctx=str(context)).tag)
+
+    others, listed = {str(one.tag) for one in bentoml.list()}, bentoml.list
+    mine = lambda name=None: [one for one in listed(name) if str(one.tag) not in others]  # noqa: E731
+    monkeypatch.setattr(bentoml, "list", mine)
+    tags = [build("optscale") for _ in range(4)]
+    other = build("another")
+    for number, tag in enumerate(tags[:3]):
+        values = {"bundle": str(tmp_path), "contract": "c", "promise": None, "since": datetime.now(UTC)}
+        new = Champion(version=f"1{number}", tag=tag, **values)
+        change(config.champion_location, lambda now, new=new: now.name(new))
+    (tmp_path / "tmp" / "killed").mkdir(parents=True)
+    assert clean(config, keep=1, hours=24)["bundles"] == []
+    found = clean(config, keep=1, hours=0)
+    assert set(found["bundles"]) == {tags[0], tags[3]}
+    assert set(found["kept"]) >= {tags[1], tags[2]}
+    assert (found["temporary"], found["bytes"] > 0) == (["killed"], True)
+    assert {str(one.tag) for one in bentoml.list("optscale")} == {tags[1], tags[2]}
+    bentoml.delete(other)

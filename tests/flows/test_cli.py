@@ -101,6 +101,7 @@ def test_the_lines_above_are_all_commands_that_answer():
     from_a_gateway = {"import-log", "review"}  # tests/data/test_decision_log.py, test_review.py
     with_servers = {"init"} | ON_A_SERVER  # test_init.py
     by_hand = {
+        "clean",
         "forget",
         "status",
         "rollback",

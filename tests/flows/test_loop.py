@@ -246,3 +246,30 @@ def test_an_mlflow_server_that_is_away_is_named(tmp_path, prefect_server):
     tracking = {"uri": "http://127.0.0.1:9", "timeout": 1}
     with pytest.raises(TrackingError, match="http://127.0.0.1:9"):
         train(small_config(tmp_path, tracking=tracking))
+
+
+@pytest.mark.suite
+def test_retraining_takes_in_the_log_and_ends_where_nothing_is_new(looped, tmp_path, monkeypatch):
+    """Last: it ships another version."""
+    from flows import champion
+    from flows import retrain as module
+    from flows.collect import NOTHING
+    from predictor.policies import FixedN
+    from tests.data.test_decision_log import ASKED, write_log
+
+    config, trained, _, _ = looped
+    monkeypatch.setattr(module, "collect", lambda config: NOTHING)  # no question of a file is new
+    log = config.gateway.log.model_copy(update={"folder": str(tmp_path / "log")})
+    config = config.model_copy(update={"gateway": config.gateway.model_copy(update={"log": log})})
+    found = module.retrain(config)
+    assert (found.imported, found.trained.version, found.shipped) == ({}, trained.version, None)
+    contract = Pool.open(config.pool_location).manifest.contract
+    asks = [(question, True) for question in ASKED]
+    write_log(tmp_path / "log", asks, text=True, contract=contract, policy=FixedN(cap=6))
+    found = module.retrain(config)
+    assert found.imported["questions"] == len(ASKED)
+    assert found.trained.version != trained.version
+    assert champion.current(config) == found.shipped.version == found.trained.version
+    again = module.retrain(config)
+    assert (again.imported["held"], again.shipped) == (len(ASKED), None)
+    assert champion.rollback(config)["champion"] == trained.version

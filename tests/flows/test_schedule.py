@@ -9,12 +9,14 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.states import Pending
 
 from data.errors import ConfigError, OrchestrationError
-from flows.config import Config
+from flows.config import Config, _profile
 from flows.orchestration import prefect_server as ask_server
-from flows.schedule import announce, planned_runs, serve_schedule
+from flows.schedule import announce, free_slots, planned_runs, replaced, serve_schedule
 from tests.flows.conftest import KEY
 
 pytestmark = pytest.mark.slow
@@ -114,10 +116,15 @@ def test_the_cron_makes_runs_and_one_runs_at_a_time(server, scheduled, due):
         states = [r["state"] for r in all_runs(server) if r["id"] in due]
         return states if {s["type"] for s in states} <= final else None
 
-    messages = {state["type"]: state["message"] for state in wait_for(ended)}
-    assert set(messages) == {"FAILED", "CANCELLED"}
-    assert "nowhere.jsonl" in messages["FAILED"]
-    assert "concurrency limit" in messages["CANCELLED"]
+    def ran():
+        made = [r["state"] for r in all_runs(server) if r["auto_scheduled"]]
+        return [state["message"] for state in made if state["type"] == "FAILED"]
+
+    states = wait_for(ended)
+    cancelled = [state["message"] for state in states if state["type"] == "CANCELLED"]
+    assert len(cancelled) >= 1  # both, where the run of a minute before is still under way
+    assert all("concurrency limit" in message for message in cancelled)
+    assert "nowhere.jsonl" in wait_for(ran)[0]
     scheduled[0].terminate()
 
 
@@ -132,3 +139,36 @@ def test_a_server_that_plans_nothing_is_said_loudly(prefect_server, capsys):
     assert not told.out
     assert answer.data["next_runs"] == []
     assert "has planned NO run of '0 3 * * 0' (UTC)" in told.err
+
+
+def test_a_run_that_never_began_gives_its_slot_back(prefect_server, capsys):
+    with get_client(sync_client=True) as client:
+        flow = client.create_flow_from_name("stopped")
+        deployment = client.create_deployment(flow, "stopped")
+        run = client.create_flow_run_from_deployment(deployment)
+        client.set_flow_run_state(run.id, Pending(name="Submitting"), force=True)
+        assert free_slots(client, deployment, stale=60) == []  # it may be about to begin
+        assert free_slots(client, deployment, stale=0) == [run.name]
+        assert client.read_flow_run(run.id).state_type.value == "CRASHED"
+        assert free_slots(client, deployment, stale=0) == []
+    assert f"run {run.name} was ended: it was Submitting since" in capsys.readouterr().err
+
+
+def test_what_a_start_sets_anew_is_told(prefect_server, scheduled):
+    with get_client(sync_client=True) as client:
+        found = wait_for(lambda: client.read_deployment_by_name("retrain/retrain"))
+        same = Cron("* * * * *", timezone="Asia/Kathmandu")
+        assert replaced(client, same, found.parameters) == []
+        told = replaced(client, Cron("0 3 * * 0", timezone="UTC"), {})
+    assert "* * * * * (Asia/Kathmandu), is replaced by this one" in told[0]
+    assert "the parameters on the server differ" in told[1]
+
+
+def test_the_users_profile_names_the_server(tmp_path, monkeypatch):
+    """It stands in Prefect's own home, not in the state folder."""
+    profile = 'active = "work"\n[profiles.work]\nPREFECT_API_URL = "http://there/api"\n'
+    (tmp_path / "profiles.toml").write_text(profile + 'PREFECT_LOGGING_LEVEL = "DEBUG"\n')
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    assert _profile() == {"PREFECT_API_URL": "http://there/api"}
+    monkeypatch.setenv("PREFECT_PROFILE", "other")
+    assert _profile() == {}

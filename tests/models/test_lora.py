@@ -92,10 +92,16 @@ def test_a_resumed_run_keeps_its_patience(killed, tmp_path):
     assert results["tune_loss"] == pytest.approx(whole["tune_loss"])
 
 
-def test_an_epoch_that_gains_nothing_is_the_last(tmp_path):
-    results, looks = train(tmp_path, learning_rate=1e-30, patience=9)
+def test_an_epoch_that_does_harm_is_the_last(tmp_path):
+    results, looks = train(tmp_path, learning_rate=5.0, patience=9)
     assert looks == [4, 8, 12]  # twelve steps are an epoch
     assert results["tune_loss"] == results["start_tune_loss"]
+
+
+@pytest.mark.parametrize(("changes", "expected"), [({}, [12, 24]), ({"max_steps": 15}, [12, 15])])
+def test_looks_may_be_one_an_epoch(tmp_path, changes, expected):
+    _, looks = train(tmp_path, evaluate_every=None, epochs=2, learning_rate=1e-4, **changes)
+    assert looks == expected
 
 
 @pytest.mark.parametrize("state", [None, "", '{"best_metric": 0.'])

@@ -92,6 +92,10 @@ def test_what_is_asked_arrives_and_what_is_answered_is_a_candidate(engine):
         ("cut", 2, 9),
         ("failed", 3, 10),
     ]
+    greedy = engine(sampling=Sampling(temperature=0)).sample(ASKED[:1], n=3, seed=5)[0]
+    assert {told(c)[1]["n"] for c in greedy} == {1}  # more of one and the same it would refuse
+    assert len({c.text for c in greedy}) == 1
+    assert [c.seed for c in greedy] == [5, 6, 7]
     unseeded = engine(seeds=False).sample(ASKED, n=1, seed=5)
     assert told(unseeded[0][0])[1]["seed"] is None
 

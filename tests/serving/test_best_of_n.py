@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from data.answer_function import Read
 from data.contract import UNSCORED, Sampling
 from data.decision_log import pool_rows
 from data.folds import FoldSettings
@@ -114,6 +115,20 @@ def test_raw_scores_are_mapped_for_decisions_and_logged_as_they_came(server, tok
     (kept,) = {tuple(c["raw_score"] for c in row["candidates"])}
     assert list(kept) == pytest.approx(came)
     assert [r["score"] for r in pool_rows(row, ASKED[0], raw)] == [None] * 4
+
+
+def test_a_users_own_notion_of_an_answer_votes(server, tokenizer):
+    """Here the last digit's parity: what it calls equal is one vote, whatever the texts say."""
+
+    def parity(completion, question):
+        digits = [c for c in completion if c.isdigit()]
+        return Read(str(int(digits[-1]) % 2) if digits else None, None)
+
+    ask = {"question": ASKED[0], "policy": FixedN(cap=9, selection=MAJORITY)}
+    (found,) = run(server, tokenizer, [ask], read=parity)
+    keys = [draw.answer for draw in found.draws]
+    assert set(keys) <= {"0", "1"}
+    assert found.votes == keys.count(found.chosen.answer) == max(map(keys.count, keys))
 
 
 def as_logged(found, text):

@@ -89,6 +89,7 @@ def make_app(bundle, upstream, tokenizer):
         certificate = changes.pop("certificate", certified)
         settings = gateway_settings(upstream.url(way), upstream.url(reward_way), tokenizer, **changes)
         card = make_card(policy=policy).model_copy(update={"certificate": certificate})
+        app.state.stage = None  # of a service that another module started
         app.state.backend = Backend(Bundle(path=bundle, card=card), settings, predictor or Population())
         return with_middlewares(app, keys=keys, body_bytes=body_bytes)
 
@@ -202,8 +203,9 @@ def test_a_shape_that_calibration_questions_did_not_have_carries_no_promise(make
 
     def promise(*turns):
         messages = [{"role": role, "content": text} for role, text in turns]
-        answer = client.post("/v1/chat/completions", json=BODY | {"messages": messages})
-        return answer.json()["optscale"]["promise"]
+        found = client.post("/v1/chat/completions", json=BODY | {"messages": messages}).json()["optscale"]
+        assert (found["promise"] is None) == any("calibration questions" in note for note in found["notes"])
+        return found["promise"]
 
     assert promise(("user", "Compute 1 + 1.")) == CERTIFICATE.statement
     assert promise(("system", "Be brief."), ("user", "Compute 1 + 1.")) is None
@@ -424,6 +426,7 @@ def test_readiness_asks_the_models_behind(make_client):
 
 
 def test_a_bundle_without_a_generator_says_so(bundle):
+    app.state.stage = None  # of a service that another module started
     app.state.backend = Backend(Bundle(path=bundle, card=make_card()), None, Population())
     with TestClient(with_middlewares(app)) as client:
         answer = client.post("/v1/chat/completions", json=BODY)
@@ -443,6 +446,7 @@ def test_raw_scores_are_mapped_as_the_certificate_says(bundle):
     cards = (make_card(contract=raw, certificate=certificate), make_card(certificate=CERTIFICATE))
     answers = []
     for card, scores in zip(cards, ([-2.0, 0.0, 4.0], [0.1, 0.5, 0.95]), strict=True):
+        app.state.stage = None  # of a service that another module started
         app.state.backend = Backend(Bundle(path=bundle, card=card), None, Population())
         with TestClient(with_middlewares(app)) as client:
             asked = {"question": "Compute 1 + 1.", "scores": scores}

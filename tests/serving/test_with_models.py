@@ -121,6 +121,7 @@ def test_the_gateway_answers_with_the_best_of_them(settings, bundle):
     policy = Schedule(target=0.9, cap=8, start=2)
     card = make_card(policy=policy).model_copy(update={"contract": contract})
     quiet = settings.model_copy(update={"log": LogSettings(explore=0)})
+    app.state.stage = None  # of a service that another module started
     app.state.backend = Backend(Bundle(path=bundle, card=card), quiet, Population())
     with (
         TestClient(with_middlewares(app)) as http,
