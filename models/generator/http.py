@@ -20,9 +20,8 @@ from models.settings import HttpGeneratorSettings
 
 logger = logging.getLogger(__name__)
 SEEDS = 2**31
-UNREAD: Any = {
-    "headers": {"X-Stainless-Raw-Response": "stream"}
-}  # by it OpenAI's client leaves a body unread
+UNREAD: Any = {"headers": {"X-Stainless-Raw-Response": "stream"}}
+"""By it OpenAI's client leaves a body unread."""
 
 
 class TurnsError(QuestionError):

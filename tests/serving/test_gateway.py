@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import threading
 import time
 
@@ -115,7 +116,7 @@ def test_wishes_are_heard(client):
     wishes = {"target": 0.98, "confidence": 0.99, "cap": 6}
     explanation = create(client, extra_body={"optscale": wishes}).optscale
     assert (explanation["target"], explanation["cap"]) == (0.98, 6)
-    budget = create(client, extra_body={"optscale": {"token_budget": 70, "target": 0.995}})
+    budget = create(client, seed=7, extra_body={"optscale": {"token_budget": 70, "target": 0.995}})
     assert budget.usage.completion_tokens <= 70
     assert budget.optscale["ended"] == "token budget"
     ahead = create(client, ASKED[3], seed=5, extra_body={"optscale": {"ahead": 4}})
@@ -185,9 +186,14 @@ def test_the_gateway_has_no_torch_and_the_predictor_has(served):
 def test_a_client_that_leaves_stops_its_candidates(served, upstream, stream):
     url, _, _ = served
     before = upstream.in_flight
-    body = {"model": "m", "messages": turn("[silent] wait for it"), "stream": stream}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{url}/v1/chat/completions", json=body, timeout=0.3)
+    body = json.dumps({"model": "m", "messages": turn("[silent] wait for it"), "stream": stream})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as client:
+        client.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
+        for _ in range(1000):
+            if upstream.in_flight > before:
+                break
+            time.sleep(0.02)
     for _ in range(100):
         if upstream.in_flight == before and httpx.get(f"{url}/health").json()["requests"] == 0:
             break
