@@ -47,7 +47,7 @@ class Tracking:
         os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"  # redrawn for each file
         warnings.filterwarnings("ignore", "The specified dataset source", UserWarning)
         self._require_same_major()
-        with self._answering():
+        with self._answering(OSError):
             mlflow.set_tracking_uri(config.tracking_uri)
             mlflow.set_registry_uri(config.tracking_uri)
             self.client = mlflow.MlflowClient()
@@ -78,11 +78,13 @@ class Tracking:
 
     def table(self, rows: list[dict[str, Any]], name: str) -> None:
         """Log a table (JSON) to the active run."""
-        mlflow.log_table(pd.DataFrame(rows), name)
+        with self._answering(OSError):  # an artifact store that cannot be written
+            mlflow.log_table(pd.DataFrame(rows), name)
 
     def file(self, path: Path) -> None:
         """Log a file to the active run."""
-        mlflow.log_artifact(str(path))
+        with self._answering(OSError):
+            mlflow.log_artifact(str(path))
 
     def read(self, run_id: str, name: str) -> str:
         """Text of a file that a run logged."""
@@ -91,7 +93,7 @@ class Tracking:
 
     def register(self, predictor: Path) -> str:
         """Log the predictor directory as a pyfunc model and register it; returns the new version."""
-        with self._answering():
+        with self._answering(OSError):
             logged = mlflow.pyfunc.log_model(
                 name="predictor",
                 python_model=str(ROOT / "flows" / "pyfunc_model.py"),
@@ -210,10 +212,11 @@ class Tracking:
                 )
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def _answering(self, *more: type[Exception]) -> Iterator[None]:
+        """MLflow's errors, and ``more``, are one of ours."""
         try:
             yield
-        except (MlflowException, SQLAlchemyError, RequestException, ImportError) as error:
+        except (MlflowException, SQLAlchemyError, RequestException, ImportError, *more) as error:
             said = (str(error).splitlines() or [type(error).__name__])[0][:400]
             if "database schema" in said:
                 hint = (
