@@ -20,6 +20,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from data.errors import ModelError
+from data.files import short_digest
 from data.question import Question
 from models import lora
 from models.batching import Collator, by_length
@@ -34,7 +35,7 @@ from predictor.learned.kernel_predictor import KernelPredictor
 from predictor.learned.network import EvidenceLoss, PriorNetwork, make_labels
 from predictor.learned.normals import to_normals, to_outputs
 from predictor.learned.settings import PredictorSettings
-from predictor.learned.states import FrozenStates, Tokens, load_trunk, read_states
+from predictor.learned.states import FrozenStates, Tokens, load_trunk, read_kept, read_states, reading_key
 from predictor.prior import fit_population
 
 LOOKED_AT = 256
@@ -53,10 +54,12 @@ class LoraPredictor(Predictor):
         tokenizer: Any,
         base: KernelPredictor,
         states: FrozenStates | None = None,
+        cache: Path | None = None,
     ) -> None:
+        """``cache`` is a folder that keeps what the adapted backbone reads, between runs."""
         # As it is adapted, the backbone still reads what the base is fitted on.
         super().__init__(card, tokenizer, states or FrozenStates(network.backbone, tokenizer, card.settings))
-        self.network = network
+        self.network, self.cache = network, cache
         self.base = base
         """What is corrected; it also says whether training had questions like one."""
 
@@ -127,7 +130,8 @@ class LoraPredictor(Predictor):
                 log=log,
             )
             results["kept_share"] = _keep_share(adapted, examples[1], collate, loss, settings.batch_size)
-        return cls(card.change(results=results), adapted, tokenizer, base, states)
+        cache = None if states is None else states.cache
+        return cls(card.change(results=results), adapted, tokenizer, base, states, cache)
 
     def fit_base(self, fold: Fold, frozen: NDArray[np.float32]) -> Self:
         """The same correction of a regression that is fitted on these questions, by their states."""
@@ -135,7 +139,7 @@ class LoraPredictor(Predictor):
         card = self.card.change(
             base.card.read, population=base.card.population, questions=len(fold.questions)
         )
-        return type(self)(card, self.network, self.tokenizer, base, self.states)
+        return type(self)(card, self.network, self.tokenizer, base, self.states, self.cache)
 
     @classmethod
     def _fit_in_processes(
@@ -162,7 +166,7 @@ class LoraPredictor(Predictor):
     ) -> Normals:
         """See `Predictor`."""
         if seen is None:
-            seen = read_states(self.network.backbone, self.tokenizer, questions, self.card.settings)
+            seen = self._read(questions)
         rows, offset, share = _offset(self.base, self.network, questions, seen)
         if not len(rows):
             return NOTHING
@@ -171,6 +175,20 @@ class LoraPredictor(Predictor):
             told = torch.tensor(offset, device=device)
             output = self.network.head(torch.tensor(upper, device=device), told).double().cpu().numpy()
         return Normals(rows, *to_normals(output), share)
+
+    def _read(self, questions: Sequence[Question]) -> NDArray[np.float32]:
+        """What the backbone, as it is adapted, makes of questions."""
+        settings, trunk = self.card.settings, self.network.backbone
+        named = self.network.named_parameters()
+        adapter = [p.detach().float().cpu().numpy().tobytes() for name, p in named if "lora_" in name]
+
+        def read(new: Sequence[Question]) -> NDArray[np.float32]:
+            return read_states(trunk, self.tokenizer, new, settings)
+
+        if self.cache is None or not adapter or not questions:
+            return read(questions)
+        key = f"{reading_key(trunk, settings)} {short_digest(b''.join(adapter))}"
+        return read_kept(self.cache, key, questions, read)
 
     def write(self, directory: Path, merged: bool) -> None:
         """Adapter and head; ``merged``: the whole backbone, adapter folded in, and the head."""
@@ -187,7 +205,7 @@ class LoraPredictor(Predictor):
         save_file(head.state_dict(), directory / "head.safetensors")
 
     @classmethod
-    def load(cls, path: Path, card: PredictorCard) -> Self:
+    def load(cls, path: Path, card: PredictorCard, cache: Path | None = None) -> Self:
         """A stored predictor whose card was read, in either form; see `store.load_predictor`."""
         trunk, tokenizer = load_trunk(card.settings, path / BACKBONE)
         network: Any = PriorNetwork(trunk, card.settings.depths, get_family(card.settings.family))
@@ -196,7 +214,7 @@ class LoraPredictor(Predictor):
         else:
             network = lora.load_adapter(network, path)
         base = KernelPredictor.load(path / BASE, PredictorCard.open(path / BASE), reads=False)
-        return cls(card, network.to(trunk.device).eval(), tokenizer, base)
+        return cls(card, network.to(trunk.device).eval(), tokenizer, base, cache=cache)
 
 
 def _fit_base(

@@ -1,6 +1,6 @@
 """A backbone's hidden states of questions, kept between runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,23 +43,46 @@ class FrozenStates:
 
     def read(self, questions: Sequence[Question], tokens: Tokens | None = None) -> NDArray[np.float32]:
         """See `read_states`; what was kept is read again where ``tokens`` are asked for."""
-        if self.cache is None:
-            return read_states(self.trunk, self.tokenizer, questions, self.settings, tokens)
         settings = self.settings
-        parts = (backbone.revision(settings.backbone), self.trunk.dtype, settings.depths, settings.max_length)
-        file = self.cache / f"{short_digest(repr(parts))}.safetensors"
-        held = _load(file)
-        if new := {q.id: q for q in questions if tokens is not None or q.id not in held}:
-            found = read_states(self.trunk, self.tokenizer, list(new.values()), settings, tokens)
-            held |= dict(zip(new, found, strict=True))
-            self.cache.mkdir(parents=True, exist_ok=True)
-            write_whole(file, save(held))
-        return np.stack([held[q.id] for q in questions])
+
+        def read(new: Sequence[Question]) -> NDArray[np.float32]:
+            return read_states(self.trunk, self.tokenizer, new, settings, tokens)
+
+        if self.cache is None:
+            return read(questions)
+        key = reading_key(self.trunk, settings)
+        return read_kept(self.cache, key, questions, read, anew=tokens is not None)
 
     def save(self, directory: Path) -> None:
         """Write backbone and tokenizer, for `load` to find without the reference."""
         self.trunk.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
+
+
+def reading_key(trunk: Any, settings: PredictorSettings) -> str:
+    """All that states of a question depend on, but for an adapter."""
+    parts = (backbone.revision(settings.backbone), trunk.dtype, settings.depths, settings.max_length)
+    return repr(parts)
+
+
+def read_kept(
+    cache: Path,
+    key: str,
+    questions: Sequence[Question],
+    read: Callable[[Sequence[Question]], NDArray[np.float32]],
+    anew: bool = False,
+) -> NDArray[np.float32]:
+    """(questions, size) states as ``read`` gives them; those kept under ``key`` are not read again.
+
+    ``key`` names all that they depend on; with ``anew`` all are read.
+    """
+    file = cache / f"{short_digest(key)}.safetensors"
+    held = _load(file)
+    if new := {q.id: q for q in questions if anew or q.id not in held}:
+        held |= dict(zip(new, read(list(new.values())), strict=True))
+        cache.mkdir(parents=True, exist_ok=True)
+        write_whole(file, save(held))
+    return np.stack([held[q.id] for q in questions])
 
 
 def load_trunk(

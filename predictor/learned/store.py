@@ -10,7 +10,7 @@ from predictor.learned.card import PredictorCard
 def load_predictor(directory: str | Path, cache: Path | None = None) -> Predictor:
     """A stored predictor of any kind, in either form.
 
-    ``cache`` is a folder that keeps a backbone's frozen states between runs.
+    ``cache`` is a folder that keeps what a backbone has read between runs.
 
     Raises
     ------
@@ -25,7 +25,7 @@ def load_predictor(directory: str | Path, cache: Path | None = None) -> Predicto
     if card.kind == "lora":
         from predictor.learned.lora_predictor import LoraPredictor
 
-        return LoraPredictor.load(path, card)
+        return LoraPredictor.load(path, card, cache)
     from predictor.learned.kernel_predictor import KernelPredictor
 
     return KernelPredictor.load(path, card, cache)

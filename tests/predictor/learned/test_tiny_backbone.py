@@ -7,6 +7,7 @@ import pytest
 from data.errors import ConfigError, ModelError
 from data.files import write_whole
 from models.settings import LoraSettings
+from predictor.learned import lora_predictor
 from predictor.learned import states as frozen
 from predictor.learned.base import Fold
 from predictor.learned.comparison import fit_and_compare
@@ -92,6 +93,30 @@ def test_runs_that_keep_the_same_states_do_not_write_into_one_file(trunk, tmp_pa
     assert len(written) == 2
     assert len(list(tmp_path.iterdir())) == 1
     assert states.read(asked) == pytest.approx(found)
+
+
+def test_what_an_adapted_backbone_has_read_is_not_read_again(fitted, tmp_path, monkeypatch):
+    """By a key of its adapter: another one reads anew, and a predictor that is loaded later finds it."""
+    fitted.save(tmp_path / "saved")
+    asked = fold(6, 3).questions
+    without = load_predictor(tmp_path / "saved").predict(asked)
+    first = load_predictor(tmp_path / "saved", cache=tmp_path / "kept")
+    assert first.predict(asked[:4]) == without[:4]
+    read, seen = lora_predictor.read_states, []
+
+    def reading(trunk, tokenizer, questions, settings):
+        seen.append(len(questions))
+        return read(trunk, tokenizer, questions, settings)
+
+    monkeypatch.setattr(lora_predictor, "read_states", reading)
+    again = load_predictor(tmp_path / "saved", cache=tmp_path / "kept")
+    assert [p.location for p in again.predict(asked)] == [pytest.approx(p.location) for p in without]
+    assert seen == [2]
+    for name, parameter in again.network.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.1
+    again.predict(asked)
+    assert seen == [2, 6]
 
 
 def test_one_form_is_saved_over_the_other(fitted, tmp_path):
