@@ -14,7 +14,6 @@ from data.record import Record
 from data.validation import explain
 
 FILE = "feedback.jsonl"
-WHEN = {"when": None}
 Verdict = Literal["right", "wrong", "unsure"]
 
 
@@ -66,8 +65,8 @@ def keep_feedback(folder: Path, given: Iterable[Feedback]) -> int:
     file = folder / FILE
     try:
         with FileLock(folder / f".{FILE}.lock", fallback_to_soft=False):
-            known = {name: told.model_copy(update=WHEN) for name, told in read_feedback(folder).items()}
-            new = [told for told in given if known.get(told.request_id) != told.model_copy(update=WHEN)]
+            known = {name: told.model_dump(exclude={"when"}) for name, told in read_feedback(folder).items()}
+            new = [told for told in given if known.get(told.request_id) != told.model_dump(exclude={"when"})]
             if new:
                 before = file.read_bytes() if file.exists() else b""
                 write_whole(file, before + b"".join(map(_line, new)))

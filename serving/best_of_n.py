@@ -262,19 +262,18 @@ class _Run(Answer):
         except ModelError as error:
             self.error = error
             candidates = [draw.candidate._replace(status="failed", cause=str(error)) for draw in draws]
-        started, keys = time.perf_counter(), dict[str, str | None]()
-        if ask.read is None:
-            texts = {candidate.text or "" for candidate in candidates}
-            keys = await self.owner.read_keys(texts, ask.question)
+        started = time.perf_counter()
         for draw, candidate in zip(draws, candidates, strict=True):
-            draw.candidate = candidate
+            draw.candidate = candidate  # before anything is waited for: a deadline keeps what was given
+        keys = await self.owner.read_keys({draw.text for draw in draws}, ask.question) if not ask.read else {}
+        for draw in draws:
             if ask.read is None:
                 draw.answer = keys[draw.text]
             elif (key := ask.read(draw.text)) is not None:
                 draw.answer = key
             elif draw.complete:
                 cause = "an answer that is not of the form asked for"
-                draw.candidate = candidate._replace(status="failed", text="", cause=cause)
+                draw.candidate = draw.candidate._replace(status="failed", text="", cause=cause)
         self.decision_seconds += time.perf_counter() - started
         if self.owner.reward_model is None:
             return
