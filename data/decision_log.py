@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class DecisionLog:
 
     A file has at most ``rows`` rows and is written after ``seconds`` however few it has; ``files`` are kept,
     the newest, and none for longer than ``days``. Each is written aside and renamed, so it is whole or not
-    there.
+    there. ``lost`` is told how many rows could not be written.
     """
 
     def __init__(
@@ -88,7 +88,9 @@ class DecisionLog:
         seconds: float = 60.0,
         files: int = 10_000,
         days: float | None = None,
+        lost: Callable[[int], object] = lambda rows: None,
     ) -> None:
+        self.lost = lost
         self.folder, self.most, self.seconds, self.files, self.days = folder, rows, seconds, files, days
         self._rows: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._written = 0
@@ -122,6 +124,7 @@ class DecisionLog:
                 try:
                     await asyncio.to_thread(self._write, rows)
                 except Exception:  # whatever it is, it costs these rows and not those to come
+                    self.lost(len(rows))
                     logger.exception("%d decisions could not be logged to %s", len(rows), self.folder)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -43,21 +43,12 @@ def serve_schedule(
     OrchestrationError
         If no Prefect server is named, or it does not answer: schedules fire on a server alone.
     """
-    try:
-        zone = ZoneInfo(timezone)
-    except (ValueError, OSError, LookupError) as error:
-        raise ConfigError(
-            f"--timezone {timezone!r} is no time zone; write one as Europe/Berlin or UTC"
-        ) from error
-    try:
-        schedule = Cron(cron, timezone=timezone)
-    except ValueError as error:
-        raise ConfigError(f"--cron {cron!r} is no schedule; write one as '0 3 * * 0'") from error
+    schedule, zone = require_schedule(cron, timezone), ZoneInfo(timezone)
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     with prefect_server():
         runner, parameters = Runner(name="retrain"), {"config": config.model_dump(mode="json")}
         with get_client(sync_client=True) as client:
-            for line in replaced(client, schedule, parameters):
+            for line in replaced(client, "retrain/retrain", [schedule], parameters):
                 print(line, file=sys.stderr, flush=True)
         deployment: Any = runner.add_flow(
             retrain,
@@ -72,6 +63,20 @@ def serve_schedule(
             show(announce(times, f"{cron!r} ({timezone})", client))
         with suppress(KeyboardInterrupt, TerminationSignal):
             asyncio.run(_serve(runner, deployment))
+
+
+def require_schedule(cron: str, timezone: str) -> Schedule:
+    """The schedule of a cron expression in a time zone; raises ConfigError where either is none."""
+    try:
+        ZoneInfo(timezone)
+    except (ValueError, OSError, LookupError) as error:
+        raise ConfigError(
+            f"--timezone {timezone!r} is no time zone; write one as Europe/Berlin or UTC"
+        ) from error
+    try:
+        return Cron(cron, timezone=timezone)
+    except ValueError as error:
+        raise ConfigError(f"--cron {cron!r} is no schedule; write one as '0 3 * * 0'") from error
 
 
 async def _serve(runner: Runner, deployment: UUID) -> None:
@@ -114,20 +119,26 @@ def free_slots(client: SyncPrefectClient, deployment: UUID, stale: float = STALE
     return freed
 
 
-def replaced(client: SyncPrefectClient, schedule: Schedule, parameters: dict[str, Any]) -> list[str]:
-    """What of the deployment on the server, perhaps changed by hand there, this start sets anew, in words."""
+def replaced(
+    client: SyncPrefectClient, name: str, schedules: Sequence[Schedule] | None, parameters: dict[str, Any]
+) -> list[str]:
+    """What of a deployment on the server, perhaps changed by hand there, this start sets anew, in words.
+
+    ``schedules`` are None where those on the server stay.
+    """
     try:
-        found = client.read_deployment_by_name("retrain/retrain")
+        found = client.read_deployment_by_name(name)
     except ObjectNotFound:
         return []
-    mine = (schedule.cron, schedule.timezone)
-    other = [(s.schedule, s.active) for s in found.schedules]
-    crons = [f"{getattr(s, 'cron', s)} ({getattr(s, 'timezone', None) or 'UTC'})" for s, _ in other]
     told = []
-    if [(getattr(s, "cron", None), getattr(s, "timezone", None)) for s, _ in other] != [mine]:
-        told.append(f"the server's schedule, {', '.join(crons) or 'none'}, is replaced by this one")
-    if found.paused or not all(active for _, active in other):
-        told.append("the schedule was paused on the server, and runs again")
+    if schedules is not None:
+        mine = [(one.cron, one.timezone) for one in schedules]
+        other = [(s.schedule, s.active) for s in found.schedules]
+        crons = [f"{getattr(s, 'cron', s)} ({getattr(s, 'timezone', None) or 'UTC'})" for s, _ in other]
+        if [(getattr(s, "cron", None), getattr(s, "timezone", None)) for s, _ in other] != mine:
+            told.append(f"the server's schedule, {', '.join(crons) or 'none'}, is replaced by this one")
+        if found.paused or not all(active for _, active in other):
+            told.append("the schedule was paused on the server, and runs again")
     if found.parameters != parameters:
         told.append("the parameters on the server differ, and are replaced by this config")
     return told

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
 from data.errors import BundleError
-from serving import champion
+from serving import champion, metrics
 from serving.backend import Backend
 
 logger = logging.getLogger("optscale.follow")
@@ -58,6 +58,7 @@ class Stage:
         manifest = await asyncio.to_thread(champion.read, self.location)
         if manifest.champion is None:
             return
+        metrics.CHAMPION_SINCE.set(manifest.champion.since.timestamp())
         wanted = Wanted(manifest.champion.bundle, manifest.full_cap)
         if wanted == self.now:
             return

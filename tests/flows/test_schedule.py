@@ -158,8 +158,8 @@ def test_what_a_start_sets_anew_is_told(prefect_server, scheduled):
     with get_client(sync_client=True) as client:
         found = wait_for(lambda: client.read_deployment_by_name("retrain/retrain"))
         same = Cron("* * * * *", timezone="Asia/Kathmandu")
-        assert replaced(client, same, found.parameters) == []
-        told = replaced(client, Cron("0 3 * * 0", timezone="UTC"), {})
+        assert replaced(client, "retrain/retrain", [same], found.parameters) == []
+        told = replaced(client, "retrain/retrain", [Cron("0 3 * * 0", timezone="UTC")], {})
     assert "* * * * * (Asia/Kathmandu), is replaced by this one" in told[0]
     assert "the parameters on the server differ" in told[1]
 

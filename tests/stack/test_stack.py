@@ -1,0 +1,116 @@
+"""The whole stack in containers: started, asked, killed piece by piece, rolled back. In order, as written."""
+
+import json
+import os
+import shlex
+
+import httpx
+import openai
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.stack.stack import BASE, DEPLOY, ENGINE, SERVICES, Stack, run, secret, wait_for
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    """Built, up and healthy; on the shipped pool, with the cheapest predictor and certificate."""
+    options = shlex.split(os.environ.get("IMAGE_OPTIONS", ""))
+    file = ["--file", "serving/deploy/Containerfile", "--build-arg", f"BASE={BASE}"]
+    run(ENGINE, "build", *file, "--tag", "localhost/optscale:latest", *options, str(ROOT))
+    run(str(DEPLOY / "secrets.sh"))
+    config = yaml.safe_load((DEPLOY / "config.yaml").read_text())
+    config["collect"]["limit"] = 1
+    config |= {"predictor": {"compare": ["text"]}, "certify": {"orders": 1}, "goal": {"lose": 0.1}}
+    config["gateway"]["log"] |= {"seconds": 1}
+    config["gateway"]["deadline"] = 600
+    path = tmp_path_factory.mktemp("stack") / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    path.parent.chmod(0o755)
+    made = Stack(path)
+    made.compose("down", "--volumes")
+    try:
+        made.compose("up", "--detach")
+        made.wait()
+        yield made
+    finally:
+        made.compose("down", "--volumes")
+
+
+def ask(stack, question="Compute 61 - 33 + 28."):
+    with openai.OpenAI(
+        base_url=stack.url("gateway", "/v1"), api_key=secret("api_key"), timeout=600
+    ) as client:
+        return client.chat.completions.create(
+            model="solver", messages=[{"role": "user", "content": question}]
+        )
+
+
+def test_the_gateway_answers_on_the_first_day(stack):
+    """Nothing was shipped: it draws the reference."""
+    answer = ask(stack)
+    assert answer.optscale["drawn"] == 32
+    assert answer.optscale["degraded"] == []
+    assert stack.gateway("/describe").json()["model_version"] is None
+
+
+def test_the_worker_retrains_and_the_gateway_follows(stack):
+    state = stack.ended(stack.start("retrain/retrain"))
+    assert state["type"] == "COMPLETED", state
+    assert stack.versions() == ["1"]
+    wait_for(lambda: stack.gateway("/describe").json()["model_version"] == "1", 60)
+    answer = ask(stack)
+    assert answer.choices[0].message.content
+    assert answer.optscale["degraded"] == []
+
+
+def test_every_service_comes_back_and_nothing_is_lost(stack):
+    """Killed one after the other, each while all others run."""
+    before = stack.logged(), stack.versions(), stack.gateway("/describe").json()
+    runs = stack.prefect("POST", "/flow_runs/count", json={})
+    asked = stack.query("max(optscale_candidates_total)")
+    wait_for(lambda: stack.query("max_over_time(up[1h])"))
+    for service in SERVICES:
+        stack.kill(service)
+        stack.wait()
+        ask(stack)
+    assert stack.logged() >= before[0] + len(SERVICES) - 1  # the last is written in a second
+    assert stack.versions() == before[1]
+    assert stack.gateway("/describe").json() == before[2]
+    assert stack.prefect("POST", "/flow_runs/count", json={}) == runs
+    assert asked
+    assert stack.query("sum(increase(optscale_candidates_total[1h]))")
+
+
+def test_the_next_retraining_can_be_rolled_back(stack):
+    state = stack.ended(stack.start("retrain/retrain"))
+    assert state["type"] == "COMPLETED", state
+    wait_for(lambda: stack.gateway("/describe").json()["model_version"] == "2", 60)
+    told = json.loads(stack.optscale("rollback", "--json"))
+    assert (told["champion"], told["registry"]) == ("1", "its alias names the champion")
+    wait_for(lambda: stack.gateway("/describe").json()["model_version"] == "1", 60)
+    assert ask(stack).optscale["degraded"] == []
+
+
+def panels():
+    for panel in json.loads((DEPLOY / "grafana.json").read_text())["panels"]:
+        for target in panel["targets"]:
+            yield pytest.param(target["expr"].replace("$__rate_interval", "5m"), id=panel["title"])
+
+
+@pytest.mark.parametrize("expression", panels())
+def test_every_panel_of_the_dashboard_shows_something(stack, expression):
+    assert wait_for(lambda: stack.query(expression), 60)
+
+
+def test_the_alert_rules_are_loaded_and_none_fires(stack):
+    def rules():
+        groups = httpx.get(stack.url("prometheus", "/api/v1/rules")).json()["data"]["groups"]
+        found = [rule for group in groups for rule in group["rules"]]
+        return found if {rule["health"] for rule in found} == {"ok"} else None
+
+    written = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"]
+    found = {rule["name"]: rule["state"] for rule in wait_for(rules, 120)}
+    assert found.keys() == {rule["alert"] for group in written for rule in group["rules"]}
+    assert "firing" not in found.values()
