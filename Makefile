@@ -111,7 +111,7 @@ format: $(READY) ## format the code and mend what ruff can
 
 docs: $(READY) ## the site of all pages, in build/site
 	rm -rf build && mkdir -p build/pages
-	git ls-files '*.md' flows/example-report serving/deploy | tar -cf - -T - | tar -xf - -C build/pages
+	git ls-files '*.md' flows/example-report serving/deploy prefect.yaml | tar -cf - -T - | tar -xf - -C build/pages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY) ## speed as ratios against bare loops in the same run; memory of collect

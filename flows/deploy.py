@@ -88,6 +88,7 @@ def watchdogs() -> list[AutomationCore]:
 
 
 def _watchdog(name: str, after: set[str], expect: set[str], within: timedelta, why: str) -> AutomationCore:
+    said = f"{within.total_seconds() / 60:g} minutes"
     return AutomationCore(
         name=f"optscale: {name}",
         trigger=EventTrigger(
@@ -99,7 +100,7 @@ def _watchdog(name: str, after: set[str], expect: set[str], within: timedelta, w
             within=within,
         ),
         actions=[
-            ChangeFlowRunState(state=StateType.CRASHED, message=f"{why.format(within)}. Its slot is free.")
+            ChangeFlowRunState(state=StateType.CRASHED, message=f"{why.format(said)}. Its slot is free.")
         ],
     )
 
