@@ -102,7 +102,7 @@ def measure_prior_value(
 
     def run(policies: Sequence[Policy], rows: BoolArray, batch: PriorBatch | None) -> list[Outcome]:
         shown, asked = candidates.select(np.flatnonzero(rows)), None if batch is None else batch[rows]
-        return list(outcomes(dict(enumerate(policies)), shown, asked, orders, target=target).values())
+        return outcomes(policies, shown, asked, orders, target)
 
     sequence = [
         Value(
