@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import ValidationError
 
 from data.answer_function import AnswerFunction, load_answer_function
 from data.answers import answer_digest, answer_key, key_of
@@ -32,7 +31,7 @@ from data.pool import Pool
 from data.question import Message, Question
 from data.rows import MESSAGES, TIME, Row, make_row
 from data.rows import SCHEMA as POOL_SCHEMA
-from data.validation import explain
+from data.validation import parse
 
 logger = logging.getLogger("optscale.log")
 VERSION = b"2"
@@ -251,12 +250,8 @@ def _fate(row: dict[str, Any]) -> str | None:
 
 def contract_of(row: dict[str, Any], folder: Path) -> ScoreContract:
     """The contract of a row of the log; raises PoolError where it is none of this release."""
-    try:
-        return ScoreContract.model_validate_json(row["contract"])
-    except ValidationError as error:
-        raise PoolError(
-            f"{folder}, request {row['request_id']}: {explain(error.errors(), ScoreContract, 'contract')}"
-        ) from error
+    what = f"{folder}, request {row['request_id']}"
+    return parse(row["contract"], ScoreContract, PoolError, what, "contract")
 
 
 def question_of(row: dict[str, Any]) -> Question | None:

@@ -8,10 +8,10 @@ promises and when to choose it.
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from data.errors import ConfigError
-from data.validation import explain
+from data.validation import parse
 from predictor import truncnorm
 from predictor.bound import log_miss_of, required_from_log_miss
 from predictor.decision import Array, BoolArray, IntArray, Reason, State
@@ -265,7 +265,6 @@ AnyPolicy = Annotated[
     FixedN | Schedule | OptScale | Predictive | Quantile | Value | Agreement | Lead | Learned | OwnRule,
     Field(discriminator="kind"),
 ]
-_ADAPTER: TypeAdapter[AnyPolicy] = TypeAdapter(AnyPolicy)
 
 
 def load_policy(document: str | bytes) -> AnyPolicy:
@@ -281,7 +280,4 @@ def load_policy(document: str | bytes) -> AnyPolicy:
     >>> load_policy('{"kind": "fixed", "target": 0.9, "cap": 4}').cap
     4
     """
-    try:
-        return _ADAPTER.validate_json(document)
-    except ValidationError as error:
-        raise ConfigError(f"not a policy: {explain(error.errors(), AnyPolicy, 'policy')}") from error
+    return parse(document, AnyPolicy, ConfigError, "not a policy", "policy")

@@ -3,18 +3,17 @@
 All are asked at the totals of a schedule of rounds (`totals`), for a round costs latency.
 """
 
-import json
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from pydantic import ValidationError, model_validator
+from pydantic import model_validator
 
 from data.candidates import Array, IntArray
 from data.errors import ConfigError
 from data.record import Record
-from data.validation import explain
+from data.validation import parse
 from predictor.votes import FEATURES
 
 RULES = Path(__file__).parent / "rules"
@@ -135,13 +134,10 @@ def load_rule(name: str) -> StoppingRule:
     """
     file = RULES / f"{name}.json" if (RULES / f"{name}.json").exists() else Path(name)
     try:
-        return StoppingRule.model_validate(json.loads(file.read_text()))
+        document = file.read_text()
     except OSError as error:
         known = ", ".join(sorted(path.stem for path in RULES.glob("*.json")))
         raise ConfigError(
             f"no stopping rule {name!r} ({error.strerror}); there are {known}, or give a file"
         ) from error
-    except ValidationError as error:
-        raise ConfigError(f"{file} is no stopping rule: {explain(error.errors(), StoppingRule)}") from error
-    except ValueError as error:
-        raise ConfigError(f"{file} is not JSON: {error}") from error
+    return parse(document, StoppingRule, ConfigError, f"{file} is no stopping rule")

@@ -11,12 +11,11 @@ from typing import Literal, Self
 
 import pyarrow.fs as pafs
 from filelock import FileLock
-from pydantic import ValidationError
 
 from data.errors import BundleError
 from data.files import filesystem, write_whole
 from data.record import Record
-from data.validation import explain
+from data.validation import parse
 
 KEPT = 20
 """Former champions that are remembered."""
@@ -79,16 +78,13 @@ def read(location: str) -> Manifest:
     try:
         fs, path = filesystem(location)
         with fs.open_input_stream(str(path)) as stream:
-            return Manifest.model_validate_json(stream.read())
+            document = stream.read()
     except FileNotFoundError:
         return Manifest()
     except OSError as error:
         raise BundleError(f"the champion's manifest {location} cannot be read: {error}") from error
-    except ValidationError as error:
-        problem = explain(error.errors(), Manifest)
-        raise BundleError(
-            f"{location} is no champion's manifest that this release reads: {problem}"
-        ) from error
+    what = f"{location} is no champion's manifest that this release reads"
+    return parse(document, Manifest, BundleError, what)
 
 
 def change(location: str, make: Callable[[Manifest], Manifest]) -> Manifest:
