@@ -16,8 +16,7 @@ from data.candidates import Array, Candidates, IntArray
 from data.errors import ConfigError
 from data.record import Record
 from predictor.contenders import FIXED, LADDER, Contender, Kind, of_policy, published
-from predictor.design import Measured, best_selection, cheapest, measure, selections
-from predictor.goal import same_answer
+from predictor.design import Measured, best_selection, cheapest, measure, selections, stopped
 from predictor.policies import AnyPolicy
 from predictor.prior import PriorBatch
 from predictor.selection import Selection
@@ -120,19 +119,11 @@ def compare(
     preferred: list[str] = []
 
     def add(ready: Sequence[tuple[Contender, bool]], selection: Selection, inside: IntArray) -> None:
-        for order in range(orders):
-            shown, rows = asked.show(selection, order, inside), np.arange(len(inside))
-            final = shown.votes.answer[:, [-1]], shown.votes.chosen[:, [-1]]
-            changed = ~same_answer(shown.votes, *final)
-            for contender, chosen in ready:
-                if order >= contender.orders:
-                    continue
-                drawn, rounds = contender.stop(shown)
-                at = rows, drawn - 1
-                values = np.array([drawn, shown.spent[at], rounds, shown.right[at], changed[at]], float)
-                setting = "" if chosen else contender.setting
-                key = contender.name, contender.kind, selection.kind, setting, chosen
-                sums[key][:, inside] += values / min(orders, contender.orders)
+        found = stopped([contender for contender, _ in ready], asked, inside, selection, orders)
+        for (contender, chosen), each in zip(ready, found, strict=True):
+            setting = "" if chosen else contender.setting
+            key = contender.name, contender.kind, selection.kind, setting, chosen
+            sums[key][:, inside] = each.draws, each.tokens, each.rounds, each.right, each.changed
 
     scored, cap = not np.isnan(measured.scores).all(), measured.answers.shape[1]
     for fitted_on, inside in sides:

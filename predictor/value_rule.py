@@ -9,11 +9,12 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.candidates import Array, Candidates, IntArray
 from data.record import Record
 from predictor.decision import NoHitCache
-from predictor.goal import Judge
+from predictor.goal import Judge, same_answer
 from predictor.selection import Selection
 from predictor.stopping import StoppingRule, totals
 from predictor.votes import FEATURES, Votes, agreement, vote_features
@@ -60,6 +61,11 @@ class Shown:
     def cache(self) -> NoHitCache:
         """For policies that are replayed on these questions."""
         return NoHitCache()
+
+    @cached_property
+    def changed(self) -> NDArray[np.bool_]:
+        """Whether the answer is another than that of all candidates."""
+        return ~same_answer(self.votes, self.votes.answer[:, [-1]], self.votes.chosen[:, [-1]])
 
     @cached_property
     def agreement(self) -> Array:
