@@ -1,6 +1,7 @@
 """Priors: weights of the laws that a question's scores may follow, before its first score."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Self
 
@@ -58,20 +59,20 @@ class Prior(Record):
         return cls(location=location, spread=(spread, spread))
 
 
+@dataclass(eq=False)
 class PriorBatch:
     """The priors of many questions as arrays, computed once however often a policy asks.
 
     ``priors[rows]`` are those of some of the questions.
     """
 
-    def __init__(self, family: Family, table: Array, index: NDArray[np.int64], strength: Array) -> None:
-        self.family = family
-        self.table = table
-        """(distinct priors, laws) log weights."""
-        self.index = index
-        """(questions,) row of the table."""
-        self.strength = strength
-        """(distinct priors,) their strengths."""
+    family: Family
+    table: Array
+    """(distinct priors, laws) log weights."""
+    index: NDArray[np.int64]
+    """(questions,) row of the table."""
+    strength: Array
+    """(distinct priors,) their strengths."""
 
     @classmethod
     def of(cls, priors: Sequence[Prior]) -> Self:
@@ -120,7 +121,7 @@ class PriorBatch:
         return len(self.index)
 
     def __getitem__(self, rows: Any) -> Self:
-        return type(self)(self.family, self.table, self.index[rows], self.strength)
+        return replace(self, index=self.index[rows])
 
     @cached_property
     def moments(self) -> tuple[Array, Array]:

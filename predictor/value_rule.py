@@ -5,7 +5,7 @@ accuracy that is gained until the rule stops, less the price of the candidates d
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import numpy as np
@@ -169,6 +169,7 @@ def first_stop(stops: np.ndarray, at: IntArray) -> tuple[IntArray, IntArray]:
     return at[place], place + 1
 
 
+@dataclass(eq=False)
 class Orders:
     """Candidates of many questions in several orders, each shown once however often it is asked for.
 
@@ -179,16 +180,12 @@ class Orders:
     own : show the pool's own order alone, whatever number is asked for.
     """
 
-    def __init__(
-        self,
-        candidates: Candidates,
-        rule: StoppingRule,
-        seed: int = 0,
-        judge: Judge | None = None,
-        own: bool = False,
-    ) -> None:
-        self.candidates, self.rule, self.seed, self.judge, self.own = candidates, rule, seed, judge, own
-        self._shown: dict[tuple[Selection, int], Shown] = {}
+    candidates: Candidates
+    rule: StoppingRule
+    seed: int = 0
+    judge: Judge | None = None
+    own: bool = False
+    _shown: dict[tuple[Selection, int], Shown] = field(init=False, default_factory=dict)
 
     def show(self, selection: Selection, order: int, rows: IntArray | None = None) -> Shown:
         """What the selection makes of some questions' candidates in the order of that number."""
