@@ -100,8 +100,9 @@ class State:
 
     def select(self, rows: IntArray) -> "State":
         """Some of the questions."""
-        given: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "cache"}
-        return replace(self, **{name: v if v is None else v[rows] for name, v in given.items()})
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "cache"}
+        chosen: dict[str, Any] = {name: v if v is None else v[rows] for name, v in given.items()}
+        return replace(self, **chosen)
 
     def hit(self, target: float) -> BoolArray:
         """(questions,) whether a score has reached the target."""
