@@ -28,7 +28,7 @@ from data.errors import ContractError, PoolError
 from data.feedback import Feedback, read_feedback
 from data.files import parquet_bytes, read_parquet, write_whole
 from data.pool import Pool
-from data.question import Message, Question
+from data.question import Question
 from data.rows import MESSAGES, TIME, Row, make_row
 from data.rows import SCHEMA as POOL_SCHEMA
 from data.validation import parse
@@ -258,7 +258,7 @@ def question_of(row: dict[str, Any]) -> Question | None:
     """The question of a row of the log, where its text was kept."""
     if not row["messages"]:
         return None
-    return Question(messages=tuple(Message(**turn) for turn in row["messages"]), source="log")
+    return Question(messages=row["messages"], source="log")
 
 
 def pool_rows(

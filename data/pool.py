@@ -7,18 +7,17 @@ process killed at any moment leaves either the old pool or the new one, never ha
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from filelock import FileLock
 
 from data.contract import ScoreContract, require_same_contract
 from data.errors import PoolError
-from data.files import filesystem, parquet_bytes, read_parquet, short_digest, write_whole
+from data.files import filesystem, parquet_bytes, read_parquet, short_digest, write_whole, writer_lock
 from data.question import Question
 from data.record import Record
 from data.rows import SCHEMA, SCHEMA_VERSION, Row, with_added
@@ -106,7 +105,7 @@ class Pool:
             new = cls(location, Manifest(contract=contract))
             try:
                 new._fs.create_dir(new._path("parts"), recursive=True)
-                with _writer_lock(new._fs, new._root):
+                with writer_lock(new._fs, new._path(".lock")):
                     if not cls.exists(location):  # another process may have made it, and filled it
                         new._write_manifest(())
             except OSError as error:
@@ -258,7 +257,7 @@ class Pool:
     def _writing(self, unless: str) -> Iterator[Self]:
         """The pool as it is now, for one writer at a time; a PoolError says what holds ``unless`` it can."""
         try:
-            with _writer_lock(self._fs, self._root):
+            with writer_lock(self._fs, self._path(".lock")):
                 yield self.open(self.location)
         except OSError as error:
             raise PoolError(f"pool {self.location} cannot be written, and {unless}: {error}") from error
@@ -289,16 +288,6 @@ def _reach(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:
         return filesystem(location)
     except OSError as error:
         raise PoolError(f"pool location {location!r} cannot be reached: {error}") from error
-
-
-def _writer_lock(fs: pafs.FileSystem, root: PurePosixPath) -> AbstractContextManager[Any]:
-    """One writer at a time in a local pool; the kernel frees the lock of a killed process.
-
-    Object stores have no such lock: there, run one collection at a time.
-    """
-    if not isinstance(fs, pafs.LocalFileSystem):
-        return nullcontext()
-    return FileLock(root / ".lock", fallback_to_soft=False)  # a soft lock would outlive its process
 
 
 def pending(questions: Iterable[Question], pool: Pool) -> list[Question]:

@@ -146,11 +146,8 @@ class ModelServer:
     async def chat(self, request: Request) -> Response:
         """Candidates of one question."""
         body = ChatBody.model_validate_json(await request.body())
-        given = {"temperature": body.temperature, "top_p": body.top_p, "max_tokens": body.max_tokens}
-        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-        sampling = Sampling.model_validate(
-            self.generator.settings.sampling.model_dump() | changes | {"stop": body.stop}
-        )
+        changes = body.model_dump(include={"temperature", "top_p", "max_tokens", "stop"}, exclude_none=True)
+        sampling = Sampling.model_validate(self.generator.settings.sampling.model_dump() | changes)
         alone = object() if body.seed is not None else None  # or other questions would change what it gives
         key = (sampling, body.n, body.seed, alone)
         found = await self.chats.ask(key, Question(messages=body.messages))

@@ -15,7 +15,7 @@ from predictor.policy_base import PolicyBase
 from predictor.prior import PriorBatch
 from predictor.replay import replay
 from predictor.selection import Selection
-from predictor.stopping import totals
+from predictor.stopping import fixed_sizes, totals
 from predictor.value_rule import Shown, ValueRule, first_stop
 from predictor.vote_policies import Agreement, Lead, Learned, OwnRule, VotePolicy
 
@@ -62,12 +62,6 @@ class Contender(NamedTuple):
         if self.policy is None or not self.policy.reads_prior:
             return self
         return self._replace(stop=partial(_replayed, policy=self.policy, priors=priors))
-
-
-def fixed_sizes(cap: int) -> list[int]:
-    """1, 2, 3, 4, 6, 8, 12, 16, 24, … and the cap."""
-    powers = [2**k for k in range(cap.bit_length())]
-    return sorted({n for power in powers for n in (power, power * 3 // 2) if n < cap} | {cap})
 
 
 def contenders(cap: int, selection: Selection, scores: Array | None) -> list[Contender]:

@@ -274,7 +274,13 @@ def decide(
     row = np.full(row.shape, np.nan) if unscored else row
     drawn, scored = row.shape[1], row[0, : row.shape[1] - failed]
     priors = None if prior is None else PriorBatch.of([prior])
-    keys = None if answers is None else _number(answers, scored.size, failed)
+    keys = None
+    if answers is not None:
+        if len(answers) != scored.size:
+            raise ScoreError(
+                f"{len(answers)} answers for {scored.size} scores; give one a score, null for none"
+            )
+        keys = number_answers([*answers, *[None] * failed])
     state = State(row, np.array([drawn]), priors, spent, answers=keys)
     plan = policy.plan(state)
     more, reason, feasible = int(plan.more[0]), list(Reason)[int(plan.reason[0])], bool(plan.feasible[0])
@@ -297,13 +303,6 @@ def decide(
         best=best,
         selected=selected,
     )
-
-
-def _number(answers: Sequence[str | None], scored: int, failed: int) -> IntArray:
-    """(1, n) answers as numbers, failed candidates without one."""
-    if len(answers) != scored:
-        raise ScoreError(f"{len(answers)} answers for {scored} scores; give one a score, null for none")
-    return number_answers([*answers, *[None] * failed])
 
 
 def _require_candidates(

@@ -15,9 +15,9 @@ from scipy.stats import norm
 
 from data.candidates import Array, Candidates
 from data.errors import ConfigError
-from predictor.contenders import fixed_sizes
 from predictor.replay import Interval, bootstrap, pick
 from predictor.selection import Selection, choose_weights
+from predictor.stopping import fixed_sizes
 
 LEAST, ENOUGH, MOST = 50, 100, 300
 """Questions: fewer tell nothing; with so many no candidates are given up for more of them; at most."""

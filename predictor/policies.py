@@ -18,6 +18,7 @@ from predictor.decision import Array, BoolArray, IntArray, Reason, State
 from predictor.families import BINS
 from predictor.policy_base import PolicyBase, Proposal
 from predictor.prior import PriorBatch
+from predictor.stopping import fixed_sizes
 from predictor.vote_policies import Agreement, Lead, Learned, OwnRule
 
 
@@ -204,7 +205,7 @@ class Value(PolicyBase):
 
     def propose(self, state: State) -> Proposal:
         """The first round of the plan with the best expected value."""
-        sizes = np.minimum(_sizes(self.cap), np.maximum(self.cap - state.drawn, 0)[:, None])
+        sizes = np.minimum([0, *fixed_sizes(self.cap)], np.maximum(self.cap - state.drawn, 0)[:, None])
         price = (self.token_price * self._tokens(state))[:, None]
         if self.utility is None:
             more, chance = self._plan_rounds(state, sizes, price)
@@ -247,12 +248,6 @@ class Value(PolicyBase):
                 miss = np.take_along_axis(state.no_hit(float(level), self.cap), sizes, axis=1)
                 gain += np.where(state.best >= level, 0.0, rise)[:, None] * (1 - miss)
         return gain
-
-
-def _sizes(cap: int) -> IntArray:
-    """Round sizes that are looked at: 0, 1, 2, 3, 4, 6, 8, 12, 16, … and the cap."""
-    powers = 2 ** np.arange(1, int(np.log2(max(cap, 2))) + 1)
-    return np.unique(np.minimum(np.concatenate([[0, 1, cap], powers, powers * 3 // 2]), cap))
 
 
 def centres(priors: PriorBatch) -> tuple[Array, Array]:

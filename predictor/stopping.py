@@ -29,6 +29,12 @@ def totals(cap: int, start: int = 1, growth: float = GROWTH) -> IntArray:
     return np.array(found)
 
 
+def fixed_sizes(cap: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12, 16, 24, … and the cap."""
+    powers = [2**k for k in range(cap.bit_length())]
+    return sorted({n for power in powers for n in (power, power * 3 // 2) if n < cap} | {cap})
+
+
 class Trees(Record):
     """A sum of regression trees as arrays; JSON in and out."""
 

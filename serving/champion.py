@@ -4,16 +4,11 @@ It is the truth: a registry's alias follows it, and a gateway that runs follows 
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import datetime
-from pathlib import PurePosixPath
 from typing import Literal, Self
 
-import pyarrow.fs as pafs
-from filelock import FileLock
-
 from data.errors import BundleError
-from data.files import filesystem, write_whole
+from data.files import filesystem, write_whole, writer_lock
 from data.record import Record
 from data.validation import parse
 
@@ -98,9 +93,9 @@ def change(location: str, make: Callable[[Manifest], Manifest]) -> Manifest:
     try:
         fs, path = filesystem(location)
         fs.create_dir(str(path.parent), recursive=True)
-        with FileLock(f"{path}.lock") if isinstance(fs, pafs.LocalFileSystem) else nullcontext():
+        with writer_lock(fs, f"{path}.lock"):
             made = make(read(location))
-            write_whole(str(PurePosixPath(path)), made.model_dump_json(indent=1).encode(), fs)
+            write_whole(str(path), made.model_dump_json(indent=1).encode(), fs)
         return made
     except OSError as error:
         raise BundleError(f"the champion's manifest {location} cannot be written: {error}") from error

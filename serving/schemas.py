@@ -1,6 +1,5 @@
 """What the service takes and gives, with limits and examples."""
 
-from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -25,21 +24,6 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-def as_question(turns: Sequence[Message]) -> Question:
-    """The conversation as a question.
-
-    Raises
-    ------
-    QuestionError
-        If it is too long or its last turn is empty.
-    """
-    if sum(len(turn.content) for turn in turns) > MAX_QUESTION:
-        raise QuestionError(f"the messages have more than {MAX_QUESTION} characters")
-    if not turns[-1].content.strip():
-        raise QuestionError("the question is empty")
-    return Question(messages=tuple(turns))
-
-
 class Asked(Request):
     """A question: its text, or its messages."""
 
@@ -59,7 +43,11 @@ class Asked(Request):
         if self.messages is None and self.question is None:
             return None
         turns = self.messages or [Message(role="user", content=self.question or "")]
-        return as_question(turns)
+        if sum(len(turn.content) for turn in turns) > MAX_QUESTION:
+            raise QuestionError(f"the messages have more than {MAX_QUESTION} characters")
+        if not turns[-1].content.strip():
+            raise QuestionError("the question is empty")
+        return Question(messages=tuple(turns))
 
     def require(self) -> Question:
         """The question.
