@@ -15,6 +15,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,9 @@ SCHEMA = pa.schema(
         *(pa.field(name, pa.string(), nullable=False) for name in _TEXTS),
         pa.field("messages", MESSAGES),
         pa.field("degraded", pa.list_(pa.string()), nullable=False),
-        pa.field("seen", pa.int32(), nullable=False),
-        pa.field("rounds", pa.int32(), nullable=False),
-        pa.field("chosen", pa.int32()),
-        pa.field("selection", pa.string()),
-        pa.field("votes", pa.int32()),
-        pa.field("model_version", pa.string()),
-        pa.field("promise", pa.string()),
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("seen", "rounds")),
+        *(pa.field(name, pa.int32()) for name in ("chosen", "votes")),
+        *(pa.field(name, pa.string()) for name in ("selection", "model_version", "promise")),
         pa.field("explored", pa.bool_(), nullable=False),
         pa.field("inclusion_probability", pa.float64(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),
@@ -72,6 +69,7 @@ SCHEMA = pa.schema(
 )
 
 
+@dataclass(eq=False)
 class DecisionLog:
     """Gathers rows and writes them, off the event loop; a disk that is full costs rows, not answers.
 
@@ -80,21 +78,17 @@ class DecisionLog:
     there.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        rows: int = 1000,
-        seconds: float = 60.0,
-        files: int = 10_000,
-        days: float | None = None,
-    ) -> None:
-        self.folder, self.most, self.seconds, self.files, self.days = folder, rows, seconds, files, days
-        self._rows: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._written = 0
+    folder: Path
+    rows: int = 1000
+    seconds: float = 60.0
+    files: int = 10_000
+    days: float | None = None
+    _queue: asyncio.Queue[dict[str, Any] | None] = field(init=False, default_factory=asyncio.Queue)
+    _written: int = field(init=False, default=0)
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep a row for the next file."""
-        self._rows.put_nowait(row)
+        self._queue.put_nowait(row)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -104,7 +98,7 @@ class DecisionLog:
             yield
         finally:
             # Told, not cancelled: a file whose writing waits for a thread would be lost.
-            self._rows.put_nowait(None)
+            self._queue.put_nowait(None)
             await writer
 
     async def _write_on(self) -> None:
@@ -113,8 +107,8 @@ class DecisionLog:
             rows = list[dict[str, Any]]()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.seconds):
-                    while going and len(rows) < self.most:
-                        row = await self._rows.get()
+                    while going and len(rows) < self.rows:
+                        row = await self._queue.get()
                         going = row is not None
                         rows += [row] if row else []
             if rows:
@@ -296,12 +290,10 @@ def _correct(
     read: AnswerFunction | None,
 ) -> bool | None:
     """Whether a candidate is right by the known answer, else as far as the delivered one's verdict tells."""
-    key = key_of(found.get("answer_key"), found["completion"])
+    text = found["completion"]
+    key = key_of(found.get("answer_key"), text)
     if read is not None:
-        if (
-            found["completion"] is not None
-            and (correct := read(found["completion"], question).correct) is not None
-        ):
+        if text is not None and (correct := read(text, question).correct) is not None:
             return correct
     elif question.answer is not None:
         expected = answer_key(question.answer) or ""

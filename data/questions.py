@@ -26,10 +26,8 @@ def read_questions(path: str | Path) -> list[Question]:
         file and the place.
     """
     file = Path(path)
-    found = [
-        take_question(record, where, default_source=source_of(file))
-        for where, record in read_records(file, QuestionError)
-    ]
+    records = read_records(file, QuestionError)
+    found = [take_question(record, where, source_of(file)) for where, record in records]
     if not found:
         raise QuestionError(f"questions {file}: the file holds no question")
     return require_distinct(found, str(file))

@@ -19,6 +19,7 @@ from predictor.contenders import FIXED, LADDER, Contender, Kind, of_policy, publ
 from predictor.design import Measured, best_selection, cheapest, measure, selections, stopped
 from predictor.policies import AnyPolicy
 from predictor.prior import PriorBatch
+from predictor.replay import resampled
 from predictor.selection import Selection
 from predictor.stopping import StoppingRule
 from predictor.value_rule import Orders
@@ -219,8 +220,7 @@ def gain_over(tokens: Array, right: Array, hull: np.ndarray, seed: int = 0) -> l
     count = tokens.shape[1]
     if not count:
         return [None] * len(tokens)
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), BOOTSTRAPS) / count
-    weights = np.concatenate([np.full((1, count), 1 / count), weights])
+    weights = resampled(count, BOOTSTRAPS, seed)
     spent, accuracy = weights @ tokens.T, weights @ right.T
     saved, reached = np.empty(spent.shape), np.empty(0)
     for draw, (cost, share) in enumerate(zip(spent, accuracy, strict=True)):
@@ -229,10 +229,8 @@ def gain_over(tokens: Array, right: Array, hull: np.ndarray, seed: int = 0) -> l
         if not draw:
             reached = (share >= corners[0][0]) & (share <= corners[0][-1])
     low, high = np.quantile(saved[1:], (0.025, 0.975), axis=0)
-    return [
-        Gain(tokens=saved[0, row], low=low[row], high=high[row]) if reached[row] else None
-        for row in range(len(tokens))
-    ]
+    ends = zip(saved[0], low, high, reached, strict=True)
+    return [Gain(tokens=mean, low=least, high=most) if there else None for mean, least, most, there in ends]
 
 
 def lower_hull(accuracy: Array, cost: Array) -> tuple[Array, Array]:

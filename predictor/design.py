@@ -123,10 +123,8 @@ def stopped(
                 at = np.arange(len(drawn)), drawn - 1
                 right, changed, loss = shown.right[at], shown.changed[at], shown.reference - shown.right[at]
                 total += np.array([drawn, shown.spent[at], rounds, right, changed, loss], float)
-    return [
-        Measured(each, *total / min(orders, each.orders))
-        for each, total in zip(contenders, sums, strict=True)
-    ]
+    pairs = zip(contenders, sums, strict=True)
+    return [Measured(each, *total / min(orders, each.orders)) for each, total in pairs]
 
 
 def run(contender: Contender, shown: Orders, rows: IntArray, orders: int) -> Measured:
@@ -298,11 +296,9 @@ def choose_target(seen: Candidates) -> float:
     targets = np.unique(np.clip(np.round(np.quantile(best, TARGETS) * BINS), 1, BINS - 1)) / BINS
     if np.isnan(seen.correct).all():
         return float(targets[len(targets) // 2])
-    right = []
+    right, scores = [], np.nan_to_num(seen.scores)
     for target in targets:
-        reached = np.nan_to_num(seen.scores) >= target
-        place = np.where(
-            reached.any(axis=1), reached.argmax(axis=1), np.nan_to_num(seen.scores).argmax(axis=1)
-        )
+        reached = scores >= target
+        place = np.where(reached.any(axis=1), reached.argmax(axis=1), scores.argmax(axis=1))
         right.append(np.nanmean(np.take_along_axis(seen.correct, place[:, None], axis=1)))
     return float(targets[int(np.argmax(right))])

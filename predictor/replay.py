@@ -133,13 +133,13 @@ def _replay(
 class Outcome(NamedTuple):
     """What a policy takes and reaches on each question; every field (questions,), averaged over orders."""
 
-    draws: Array
+    candidates: Array
     rounds: Array
     tokens: Array
     """Generated tokens."""
     reward_tokens: Array
     """Tokens that the reward model reads."""
-    hit: Array
+    reached: Array
     """Whether one of the candidates drawn reaches the target."""
 
 
@@ -174,10 +174,10 @@ def outcome(
     """
     run = replay(policy, candidates.scores, priors, candidates.tokens, cache, candidates.answers)
     drawn = np.arange(candidates.scores.shape[1]) < run.drawn[:, None]
-    reached = candidates.scores >= (policy.target if target is None else target)
+    hit = candidates.scores >= (policy.target if target is None else target)
     spent, read = (np.where(drawn, v, 0.0).sum(axis=1) for v in (candidates.tokens, candidates.reward_tokens))
-    hit = (reached & drawn).any(axis=1)
-    return Outcome(run.drawn.astype(float), run.rounds.astype(float), spent, read, hit.astype(float))
+    reached = (hit & drawn).any(axis=1)
+    return Outcome(run.drawn.astype(float), run.rounds.astype(float), spent, read, reached.astype(float))
 
 
 class Interval(NamedTuple):
@@ -216,6 +216,12 @@ def bootstrap(
         ).bootstrap_distribution
     low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])  # NaN: a resample without weight
     return Interval(mean, float(low), float(high))
+
+
+def resampled(count: int, resamples: int, seed: int) -> Array:
+    """(1 + resamples, count) weights of questions: all alike, and then as often as each is drawn again."""
+    alike = np.full(count, 1 / count)
+    return np.vstack([alike, np.random.default_rng(seed).multinomial(count, alike, resamples) / count])
 
 
 def best_of(scores: Array) -> tuple[Array, IntArray]:

@@ -67,15 +67,10 @@ class Trees(Record):
         """
         sizes = np.array([len(tree) for tree in self.feature])
         roots = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        feature, threshold, value = (
-            np.concatenate([np.array(tree) for tree in column])
-            for column in (self.feature, self.threshold, self.value)
-        )
-        own, first = np.arange(len(feature)), np.repeat(roots, sizes)
-        sides = np.stack(
-            [np.concatenate([np.array(t) for t in side]) + first for side in (self.left, self.right)]
-        )
-        sides = np.where(feature < 0, own, sides)
+        columns = (self.feature, self.threshold, self.value, self.left, self.right)
+        feature, threshold, value, left, right = (np.concatenate(list(map(np.array, c))) for c in columns)
+        own = np.arange(len(feature))
+        sides = np.where(feature < 0, own, np.stack([left, right]) + np.repeat(roots, sizes))
         depth = np.zeros(len(feature), int)
         for node in own[feature >= 0]:  # children come after their parent
             depth[sides[:, node]] = depth[node] + 1

@@ -53,7 +53,7 @@ class Shown:
 
     def select(self, rows: IntArray) -> "Shown":
         """Some questions."""
-        votes = self.votes._replace(**{n: column[rows] for n, column in self.votes._asdict().items()})
+        votes = Votes._make(column[rows] for column in self.votes)
         arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "votes"}
         return Shown(votes, **arrays)
 
@@ -126,13 +126,10 @@ def features_at(
         scores, so_far = np.nan_to_num(scores), np.arange(1, scores.shape[1] + 1)
         mean = scores.cumsum(axis=1) / so_far
         spread = np.sqrt(np.maximum((scores**2).cumsum(axis=1) / so_far - mean**2, 0))
-        best, delivered = (
-            np.maximum.accumulate(scores, axis=1),
-            np.take_along_axis(scores, votes.chosen, axis=1),
-        )
-        columns.append(
-            np.stack([np.take_along_axis(v, at, axis=1) for v in (mean, best, spread, delivered)], axis=-1)
-        )
+        best = np.maximum.accumulate(scores, axis=1)
+        delivered = np.take_along_axis(scores, votes.chosen, axis=1)
+        told = [np.take_along_axis(v, at, axis=1) for v in (mean, best, spread, delivered)]
+        columns.append(np.stack(told, axis=-1))
         plain = Selection(kind="majority").count(answers, None).at(at)
         columns.append(vote_features(plain, cap, drawn)[..., 1:6])
     return np.concatenate(columns, axis=-1)
@@ -224,11 +221,8 @@ def fit_value_rules(
 def _iterate(scaled: Array, right: Array, cost: Array, prices: Array) -> tuple[Array, Array]:
     """(totals but the last, features, prices) slopes and (totals but the last, prices) intercepts."""
     rows, last, width = len(right), right.shape[1] - 1, scaled.shape[-1]
-    value, slopes, means = (
-        np.zeros((rows, len(prices))),
-        np.zeros((last, width, len(prices))),
-        np.zeros((last, len(prices))),
-    )
+    value, means = np.zeros((rows, len(prices))), np.zeros((last, len(prices)))
+    slopes = np.zeros((last, width, len(prices)))
     for place in range(last - 1, -1, -1):
         x = np.ascontiguousarray(scaled[:, place])
         gained = right[:, [place + 1]] - right[:, [place]] - prices * (cost[place + 1] - cost[place])

@@ -148,9 +148,5 @@ def old_overrides() -> str | None:
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    both = {
-        k: _merge(base[k], v)
-        for k, v in changes.items()
-        if isinstance(v, dict) and isinstance(base.get(k), dict)
-    }
-    return {**base, **changes, **both}
+    both = [k for k, v in changes.items() if isinstance(v, dict) and isinstance(base.get(k), dict)]
+    return {**base, **changes, **{k: _merge(base[k], changes[k]) for k in both}}

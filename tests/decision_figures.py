@@ -69,12 +69,14 @@ def published(file: Path) -> None:
                 found = chosen[name]
                 print(
                     f"  rounds {rounds}: {name:10s} {tuple(map(float, np.round(best, 5)))!s:28s} "
-                    f"draws {found.draws.mean():6.3f} rounds {found.rounds.mean():.3f} "
-                    f"hits {found.hit.mean() / full:.4f} of all {cap}"
+                    f"draws {found.candidates.mean():6.3f} rounds {found.rounds.mean():.3f} "
+                    f"hits {found.reached.mean() / full:.4f} of all {cap}"
                 )
-            saved = bootstrap(chosen["fixed"].draws - chosen["population"].draws, chosen["fixed"].draws)
-            gap = (chosen["fixed"].draws - chosen["population"].draws).mean() / (
-                chosen["fixed"].draws - chosen["known"].draws
+            saved = bootstrap(
+                chosen["fixed"].candidates - chosen["population"].candidates, chosen["fixed"].candidates
+            )
+            gap = (chosen["fixed"].candidates - chosen["population"].candidates).mean() / (
+                chosen["fixed"].candidates - chosen["known"].candidates
             ).mean()
             print(
                 f"    saves {saved.mean:.1%} of the draws ({saved.low:.1%} to {saved.high:.1%}), {gap:.0%} "
@@ -98,8 +100,8 @@ def _replay(
 
 def _cheapest(found: dict[tuple[float, ...], Outcome], full: float, rounds: float) -> tuple[float, ...]:
     """The fewest draws with .99 of the share of hits of the full cap, in that many rounds."""
-    fits = [key for key, o in found.items() if o.hit.mean() >= 0.99 * full and o.rounds.mean() <= rounds]
-    return min(fits, key=lambda key: float(found[key].draws.mean()))
+    fits = [key for key, o in found.items() if o.reached.mean() >= 0.99 * full and o.rounds.mean() <= rounds]
+    return min(fits, key=lambda key: float(found[key].candidates.mean()))
 
 
 if __name__ == "__main__":

@@ -191,7 +191,11 @@ def test_ranges_hold_what_held_out_questions_take():
     reference, held = make_donors(rng, 300), sample(rng, [POPULATION] * 300)
     told, run = estimate(PREDICTIVE, same(60), reference), outcome(PREDICTIVE, held, same(300))
     subsets = [rng.choice(300, 60, replace=False) for _ in range(60)]
-    for planned, took in ((told.candidates, run.draws), (told.rounds, run.rounds), (told.tokens, run.tokens)):
+    for planned, took in (
+        (told.candidates, run.candidates),
+        (told.rounds, run.rounds),
+        (told.tokens, run.tokens),
+    ):
         inside = [planned.low <= took[rows].sum() <= planned.high for rows in subsets]
         assert np.mean(inside) >= 0.8
 

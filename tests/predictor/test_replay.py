@@ -33,7 +33,7 @@ def test_tokens_are_those_of_the_candidates_drawn():
 
 def test_a_higher_aim_is_judged_by_the_target_that_was_promised():
     found = outcome(Schedule(target=0.98, cap=4, start=1), SHOWN, None, 0.9)
-    assert found.hit.tolist() == [1, 0, 1]
+    assert found.reached.tolist() == [1, 0, 1]
 
 
 def test_orders_shuffle_candidates_within_a_question_and_keep_columns_together():
@@ -43,7 +43,7 @@ def test_orders_shuffle_candidates_within_a_question_and_keep_columns_together()
     right = mixed.correct == 1
     assert sorted(mixed.scores[right].tolist()) == [0.95, 0.97]
     several = outcomes([FixedN(cap=1, target=0.9)], SHOWN, orders=400)[0]
-    assert several.hit[[0, 2]] == pytest.approx([0.25, 0.5], abs=0.08)
+    assert several.reached[[0, 2]] == pytest.approx([0.25, 0.5], abs=0.08)
 
 
 @given(st.integers(1, 12), st.integers(0, 2**31))
