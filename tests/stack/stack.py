@@ -74,11 +74,16 @@ class Stack:
         for service in services or SERVICES:
             wait_for(lambda service=service: self.healthy(service))
 
-    def kill(self, service):
-        """As a machine that goes away would, and start again."""
-        run(ENGINE, "kill", "--signal=KILL", self.container(service))
-        time.sleep(1)
-        run(ENGINE, "start", self.container(service))
+    def kill(self, service, away=1.0):
+        """As a machine that goes away would, and start again after seconds."""
+        name = self.container(service)
+        deadline = time.monotonic() + away
+        while True:  # an engine may start it again by itself
+            subprocess.run([ENGINE, "kill", "--signal=KILL", name], capture_output=True)
+            if time.monotonic() > deadline:
+                break
+            time.sleep(1)
+        run(ENGINE, "start", name)
 
     def optscale(self, *command):
         """A command of the project, in a container of its own beside the worker's state."""
@@ -112,9 +117,11 @@ class Stack:
         found = httpx.get(url, params=asked, timeout=60).raise_for_status().json()
         return sorted(one["version"] for one in found.get("model_versions", []))
 
-    def gateway(self, path, **more):
+    def served(self):
+        """Version of the bundle that the gateway answers by."""
         key = {"authorization": f"Bearer {secret('api_key')}"}
-        return httpx.get(self.url("gateway", path), headers=key, timeout=60, **more)
+        found = httpx.post(self.url("gateway", "/describe"), headers=key, json={}, timeout=60)
+        return found.raise_for_status().json()["model_version"]
 
     def query(self, expression):
         """What Prometheus has of an expression now."""
