@@ -85,12 +85,10 @@ def read_kept(
     return np.stack([held[q.id] for q in questions])
 
 
-def load_trunk(
-    settings: PredictorSettings, directory: Path | None = None, dtype: str | None = None
-) -> tuple[Any, Any]:
+def load_trunk(settings: PredictorSettings, directory: Path | None = None) -> tuple[Any, Any]:
     """Network and tokenizer of the backbone that the settings name, or of its copy in ``directory``."""
     device = backbone.default_device()
-    resolved = backbone.resolve_dtype(dtype or settings.dtype, device)
+    resolved = backbone.resolve_dtype(settings.dtype, device)
     if directory is None or not (directory / "config.json").exists():
         trunk = backbone.load(settings.backbone, AutoModel, dtype=resolved, device=device)
         return trunk, backbone.load_tokenizer(settings.backbone)
