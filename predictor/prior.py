@@ -219,8 +219,7 @@ def fit_population(scores: ArrayLike, family_name: str = "beta") -> Prior:
     if not len(np.asarray(scores)):
         raise ScoreError("there are no questions to fit a population's prior on: collect scored candidates")
     if family.made_of is not None:
-        location, spread, correlation = _normal(family, np.full(len(family.mean), 1 / len(family.mean)))
-        return _to_prior(family_name, location, spread, correlation)
+        return _to_prior(family_name, *_normal(family, np.full(len(family.mean), 1 / len(family.mean))))
     likelihood = family.log_likelihood(scores)
     relative = np.exp(likelihood - likelihood.max(axis=1, keepdims=True))
     location, spread, correlation = np.array([0.0, 0.0]), np.array([2.0, 2.0]), 0.0
@@ -249,9 +248,5 @@ def _normal(family: Family, weights: Array) -> tuple[Array, Array, float]:
 
 
 def _to_prior(family: str, location: Array, spread: Array, correlation: float) -> Prior:
-    return Prior(
-        family=family,
-        location=(float(location[0]), float(location[1])),
-        spread=(float(spread[0]), float(spread[1])),
-        correlation=correlation,
-    )
+    normal = {"location": location.tolist(), "spread": spread.tolist(), "correlation": correlation}
+    return Prior.model_validate({"family": family} | normal)
