@@ -37,6 +37,7 @@ from predictor.learned.store import load_predictor
 from predictor.learned.unread import describe_left_out
 from predictor.prior_quality import prior_intervals
 from predictor.prior_value import PriorValue, measure_prior_value
+from predictor.usual import UsualStatistics, usual
 
 
 class Validated(NamedTuple):
@@ -114,6 +115,7 @@ def write_page(
         ("certificate", assessment.certificate),
         ("correctness", assessment.correctness),
         ("prior-value", value),
+        ("usual", UsualStatistics(usual(priors.questions, assessment.policy, assessment.certificate))),
     ):
         (page / f"{name}.json").write_text("null" if record is None else record.model_dump_json(indent=1))
     intervals = prior_intervals(assessment.test, priors.require_population())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import pyarrow.fs as pafs
 from filelock import FileLock
@@ -38,6 +38,10 @@ class Champion(Record):
     since: datetime
     by: str | None = None
     """Who let it be served; None: the flow, as the gate allowed."""
+    certified: datetime | None = None
+    """When its certificate was made."""
+    uses: int | None = None
+    """How often the calibration questions of its certificate have been certified on, this time included."""
 
 
 class Manifest(Record):
@@ -53,6 +57,8 @@ class Manifest(Record):
     """Why nothing is promoted; None: what passes the gate is."""
     full_cap: bool = False
     """Whether the reference is drawn, whatever the policy would."""
+    full_cap_why: str | None = None
+    """Who switched that on, or which alarm."""
 
     @property
     def version(self) -> str | None:
@@ -68,8 +74,26 @@ class Manifest(Record):
         return self.model_copy(update=changes)
 
 
+R = TypeVar("R", bound=Record)
+
+
 def read(location: str) -> Manifest:
-    """The manifest at a path or URI; an empty one where there is none yet.
+    """The manifest at a path or URI; see `read_record`."""
+    return read_record(location, Manifest, "champion's manifest")
+
+
+def change(location: str, make: Callable[[Manifest], Manifest]) -> Manifest:
+    """Change the manifest; see `change_record`."""
+    return change_record(location, Manifest, "champion's manifest", make)
+
+
+def beside(location: str, name: str) -> str:
+    """Where a record of that name lies beside a manifest."""
+    return f"{location.removesuffix('.json')}.{name}.json"
+
+
+def read_record(location: str, kind: type[R], what: str) -> R:
+    """The record at a path or URI; an empty one where there is none yet.
 
     Raises
     ------
@@ -79,19 +103,17 @@ def read(location: str) -> Manifest:
     try:
         fs, path = filesystem(location)
         with fs.open_input_stream(str(path)) as stream:
-            return Manifest.model_validate_json(stream.read())
+            return kind.model_validate_json(stream.read())
     except FileNotFoundError:
-        return Manifest()
+        return kind()
     except OSError as error:
-        raise BundleError(f"the champion's manifest {location} cannot be read: {error}") from error
+        raise BundleError(f"the {what} {location} cannot be read: {error}") from error
     except ValidationError as error:
-        problem = explain(error.errors(), Manifest)
-        raise BundleError(
-            f"{location} is no champion's manifest that this release reads: {problem}"
-        ) from error
+        problem = explain(error.errors(), kind)
+        raise BundleError(f"{location} is no {what} that this release reads: {problem}") from error
 
 
-def change(location: str, make: Callable[[Manifest], Manifest]) -> Manifest:
+def change_record(location: str, kind: type[R], what: str, make: Callable[[R], R]) -> R:
     """Read, make another of it, and write that, with no one between (object stores have no lock).
 
     Raises
@@ -103,8 +125,8 @@ def change(location: str, make: Callable[[Manifest], Manifest]) -> Manifest:
         fs, path = filesystem(location)
         fs.create_dir(str(path.parent), recursive=True)
         with FileLock(f"{path}.lock") if isinstance(fs, pafs.LocalFileSystem) else nullcontext():
-            made = make(read(location))
+            made = make(read_record(location, kind, what))
             write_whole(str(PurePosixPath(path)), made.model_dump_json(indent=1).encode(), fs)
         return made
     except OSError as error:
-        raise BundleError(f"the champion's manifest {location} cannot be written: {error}") from error
+        raise BundleError(f"the {what} {location} cannot be written: {error}") from error
