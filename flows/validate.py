@@ -1,6 +1,7 @@
 """Validate: test the challenger's priors and decisions on questions it has not seen."""
 
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from prefect.logging import get_run_logger
 from data.errors import GateError
 from data.folds import Fold
 from data.pool import Pool
-from flows import report
+from flows import report, spent
 from flows.champion import current
 from flows.config import Config
 from flows.examine import PriorSource, assess_priors, load_table, predictor_priors
@@ -67,7 +68,12 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
         files = tracking.download(version, Path(folder))
         predictor = load_predictor(files, cache=config.home.resolve() / STATES)
         priors = predictor_priors(predictor, table, contract, f"predictor version {version}")
-        assessment = assess_priors(config, contract, priors)
+        test = spent.name_of(config, version, pool.manifest.digest)
+        used = spent.times_used(config, test)
+        assessment = assess_priors(config, contract, priors, used=used)
+        spent.keep(config, test, assessment.certified_on)
+        made = assessment.certificate.model_copy(update={"made": datetime.now(UTC)})
+        assessment = assessment._replace(certificate=made)
         value = value_of(config, predictor.card, priors)
         measured = metrics(assessment, value)
         page = write_page(Path(folder), config, pool, predictor.card, priors, assessment, value, measured)
@@ -77,6 +83,10 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
             tracking.file(file)
         shutil.copytree(page, target, dirs_exist_ok=True)
     announce(assessment, value, target)
+    new = sum(question not in used for question in assessment.certified_on)
+    get_run_logger().info(
+        "of %d calibration questions %d were never certified on", len(assessment.certified_on), new
+    )
     try:
         check_gate(measured, config.gate.thresholds(len(assessment.refuted)))
     except GateError:

@@ -81,7 +81,8 @@ class Detector(Record):
         for now in np.unique(hours).tolist():
             if now > hour:
                 logs, hour = np.logaddexp(logs, 0.0), now
-            logs = logs + self._bets(values[hours == now]).sum(axis=1)
+            distinct, counts = np.unique(values[hours == now], return_counts=True)
+            logs = logs + self._bets(distinct) @ counts
         kept = (1 - 1 / LATELY) ** len(values) if self.seen else 0.0
         return self.model_copy(
             update={
