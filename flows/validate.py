@@ -18,6 +18,7 @@ from flows.champion import current
 from flows.config import Config
 from flows.examine import PriorSource, assess_priors, load_table, predictor_priors
 from flows.model_card import model_card
+from flows.paired import pair
 from flows.tracking import (
     CHALLENGER,
     CHAMPION_THEN,
@@ -75,7 +76,8 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
         made = assessment.certificate.model_copy(update={"made": datetime.now(UTC)})
         assessment = assessment._replace(certificate=made)
         value = value_of(config, predictor.card, priors)
-        measured = metrics(assessment, value)
+        paired = pair(config, priors, assessment)
+        measured = metrics(assessment, value) | paired.metrics
         page = write_page(Path(folder), config, pool, predictor.card, priors, assessment, value, measured)
         tracking.metrics(measured)
         tracking.table(plain_rows(assessment), "policies.json")
@@ -83,6 +85,7 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
             tracking.file(file)
         shutil.copytree(page, target, dirs_exist_ok=True)
     announce(assessment, value, target)
+    get_run_logger().info("%s", paired.says)
     new = sum(question not in used for question in assessment.certified_on)
     get_run_logger().info(
         "of %d calibration questions %d were never certified on", len(assessment.certified_on), new
