@@ -29,13 +29,12 @@ class Candidates(NamedTuple):
     def shuffled(self, seed: int) -> "Candidates":
         """Every question's candidates in another order, the same for all its columns."""
         order = np.random.default_rng(seed).random(self.scores.shape).argsort(axis=1)
-        shuffled = {n: np.take_along_axis(v, order, axis=1) for n, v in self._asdict().items()}
-        return Candidates(**shuffled)
+        return Candidates._make(np.take_along_axis(values, order, axis=1) for values in self)
 
     def select(self, rows: slice | IntArray) -> "Candidates":
         """Those of some questions."""
-        return Candidates(**{name: values[rows] for name, values in self._asdict().items()})
+        return Candidates._make(values[rows] for values in self)
 
     def first(self, n: int) -> "Candidates":
         """The first ``n`` candidates of every question."""
-        return Candidates(**{name: values[:, :n] for name, values in self._asdict().items()})
+        return Candidates._make(values[:, :n] for values in self)

@@ -76,9 +76,7 @@ class ScoreContract(Record):
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that name this contract in every pool part, prior and bundle."""
-        later = (
-            {"scale"} if self.scale == "unit" else set()
-        )  # contracts had none before: they keep their name
+        later = {"scale"} if self.scale == "unit" else set()  # contracts of before had none
         return short_digest(json.dumps(self.model_dump(mode="json", exclude=later), sort_keys=True))
 
     def unscored(self) -> Self:

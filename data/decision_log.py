@@ -15,12 +15,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import ValidationError
 
 from data.answer_function import AnswerFunction, load_answer_function
 from data.answers import answer_digest, answer_key, key_of
@@ -29,10 +29,10 @@ from data.errors import ContractError, PoolError
 from data.feedback import Feedback, read_feedback
 from data.files import parquet_bytes, read_parquet, write_whole
 from data.pool import Pool
-from data.question import Message, Question
+from data.question import Question
 from data.rows import MESSAGES, TIME, Row, make_row
 from data.rows import SCHEMA as POOL_SCHEMA
-from data.validation import explain
+from data.validation import parse
 
 logger = logging.getLogger("optscale.log")
 VERSION = b"2"
@@ -58,13 +58,9 @@ SCHEMA = pa.schema(
         *(pa.field(name, pa.string(), nullable=False) for name in _TEXTS),
         pa.field("messages", MESSAGES),
         pa.field("degraded", pa.list_(pa.string()), nullable=False),
-        pa.field("seen", pa.int32(), nullable=False),
-        pa.field("rounds", pa.int32(), nullable=False),
-        pa.field("chosen", pa.int32()),
-        pa.field("selection", pa.string()),
-        pa.field("votes", pa.int32()),
-        pa.field("model_version", pa.string()),
-        pa.field("promise", pa.string()),
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("seen", "rounds")),
+        *(pa.field(name, pa.int32()) for name in ("chosen", "votes")),
+        *(pa.field(name, pa.string()) for name in ("selection", "model_version", "promise")),
         pa.field("explored", pa.bool_(), nullable=False),
         pa.field("inclusion_probability", pa.float64(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),
@@ -73,6 +69,7 @@ SCHEMA = pa.schema(
 )
 
 
+@dataclass(eq=False)
 class DecisionLog:
     """Gathers rows and writes them, off the event loop; a disk that is full costs rows, not answers.
 
@@ -81,21 +78,17 @@ class DecisionLog:
     there.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        rows: int = 1000,
-        seconds: float = 60.0,
-        files: int = 10_000,
-        days: float | None = None,
-    ) -> None:
-        self.folder, self.most, self.seconds, self.files, self.days = folder, rows, seconds, files, days
-        self._rows: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._written = 0
+    folder: Path
+    rows: int = 1000
+    seconds: float = 60.0
+    files: int = 10_000
+    days: float | None = None
+    _queue: asyncio.Queue[dict[str, Any] | None] = field(init=False, default_factory=asyncio.Queue)
+    _written: int = field(init=False, default=0)
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep a row for the next file."""
-        self._rows.put_nowait(row)
+        self._queue.put_nowait(row)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -105,7 +98,7 @@ class DecisionLog:
             yield
         finally:
             # Told, not cancelled: a file whose writing waits for a thread would be lost.
-            self._rows.put_nowait(None)
+            self._queue.put_nowait(None)
             await writer
 
     async def _write_on(self) -> None:
@@ -114,8 +107,8 @@ class DecisionLog:
             rows = list[dict[str, Any]]()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.seconds):
-                    while going and len(rows) < self.most:
-                        row = await self._rows.get()
+                    while going and len(rows) < self.rows:
+                        row = await self._queue.get()
                         going = row is not None
                         rows += [row] if row else []
             if rows:
@@ -260,19 +253,15 @@ def fate(row: dict[str, Any]) -> str | None:
 
 def contract_of(row: dict[str, Any], folder: Path) -> ScoreContract:
     """The contract of a row of the log; raises PoolError where it is none of this release."""
-    try:
-        return ScoreContract.model_validate_json(row["contract"])
-    except ValidationError as error:
-        raise PoolError(
-            f"{folder}, request {row['request_id']}: {explain(error.errors(), ScoreContract, 'contract')}"
-        ) from error
+    what = f"{folder}, request {row['request_id']}"
+    return parse(row["contract"], ScoreContract, PoolError, what, "contract")
 
 
 def question_of(row: dict[str, Any]) -> Question | None:
     """The question of a row of the log, where its text was kept."""
     if not row["messages"]:
         return None
-    return Question(messages=tuple(Message(**turn) for turn in row["messages"]), source="log")
+    return Question(messages=row["messages"], source="log")
 
 
 def pool_rows(
@@ -310,12 +299,10 @@ def _correct(
     read: AnswerFunction | None,
 ) -> bool | None:
     """Whether a candidate is right by the known answer, else as far as the delivered one's verdict tells."""
-    key = key_of(found.get("answer_key"), found["completion"])
+    text = found["completion"]
+    key = key_of(found.get("answer_key"), text)
     if read is not None:
-        if (
-            found["completion"] is not None
-            and (correct := read(found["completion"], question).correct) is not None
-        ):
+        if text is not None and (correct := read(text, question).correct) is not None:
             return correct
     elif question.answer is not None:
         expected = answer_key(question.answer) or ""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from data.errors import PoolError
 from data.files import write_whole
 from data.record import Record
-from data.validation import explain
+from data.validation import parse
 
 FILE = "feedback.jsonl"
 Verdict = Literal["right", "wrong", "unsure"]
@@ -45,11 +45,8 @@ def read_feedback(folder: Path) -> dict[str, Feedback]:
         raise PoolError(f"{file} cannot be read: {error}") from error
     found = {}
     for number, line in enumerate(lines, start=1):
-        try:
-            told = Feedback.model_validate_json(line)
-        except ValidationError as error:
-            problem = explain(error.errors(), Feedback)
-            raise PoolError(f"{file}, line {number} is no verdict: {problem}; mend or remove it") from error
+        what = f"{file}, line {number} is no verdict, mend or remove it"
+        told: Feedback = parse(line, Feedback, PoolError, what)
         found[told.request_id] = told
     return found
 

@@ -1,13 +1,15 @@
 """Digests of content, and files that are whole or not there."""
 
 import hashlib
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 
 def short_digest(content: str | bytes) -> str:
@@ -36,6 +38,16 @@ def filesystem(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:
     except pa.ArrowInvalid as error:
         raise OSError(str(error)) from error
     return fs, PurePosixPath(path)
+
+
+def writer_lock(fs: pafs.FileSystem, path: str) -> AbstractContextManager[Any]:
+    """One writer at a time on a local file system; the kernel frees the lock of a killed process.
+
+    Object stores have no such lock: there, let one process write at a time.
+    """
+    if not isinstance(fs, pafs.LocalFileSystem):
+        return nullcontext()
+    return FileLock(path, fallback_to_soft=False)  # a soft lock would outlive its process
 
 
 def write_whole(path: str | Path, content: bytes, fs: pafs.FileSystem | None = None) -> None:

@@ -5,7 +5,7 @@ them there or gone, and everything else whole.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 
@@ -34,8 +34,8 @@ def forget_in_pool(
     pool, count = Pool.open(location), Counter[str]()
 
     def keep(table: pa.Table) -> pa.Table:
-        gone = set(_ids(table, ids, before))
-        mask = pc.is_in(table["question_id"], pa.array(sorted(gone), pa.string()))
+        gone = table.filter(_is_to_go(table, ids, before))["question_id"].unique()
+        mask = pc.is_in(table["question_id"], gone)
         count["questions"] += len(gone)
         count["candidates"] += pc.sum(mask).as_py() or 0
         return table.filter(pc.invert(mask))
@@ -57,9 +57,7 @@ def forget_in_log(folder: Path, ids: Collection[str], before: datetime | None) -
     for file in sorted(folder.glob("*.parquet")):
         try:
             table = read_parquet(file.read_bytes())
-            mask = pc.is_in(table["question_id"], pa.array(sorted(ids), pa.string()))
-            if before is not None:
-                mask = pc.or_(mask, pc.less(table["time"], pa.scalar(before, table["time"].type)))
+            mask = _is_to_go(table, ids, before)
             gone = table.filter(mask)
             if not len(gone):
                 continue
@@ -76,11 +74,9 @@ def forget_in_log(folder: Path, ids: Collection[str], before: datetime | None) -
     return count
 
 
-def _ids(table: pa.Table, ids: Collection[str], before: datetime | None) -> Iterable[str]:
-    """Ids of a part's questions that are to go."""
-    found = set(table["question_id"].to_pylist())
-    old = set[str]()
-    if before is not None:
-        aged = pc.less(table["time"], pa.scalar(before, table["time"].type))
-        old = set(table.filter(aged)["question_id"].to_pylist())
-    return (found & set(ids)) | old
+def _is_to_go(table: pa.Table, ids: Collection[str], before: datetime | None) -> pa.ChunkedArray:
+    """(rows,) whether a row is of one of the questions, or older."""
+    mask = pc.is_in(table["question_id"], pa.array(sorted(ids), pa.string()))
+    if before is None:
+        return mask
+    return pc.or_(mask, pc.less(table["time"], pa.scalar(before, table["time"].type)))

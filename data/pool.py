@@ -7,23 +7,21 @@ process killed at any moment leaves either the old pool or the new one, never ha
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from filelock import FileLock
-from pydantic import ValidationError
 
 from data.contract import ScoreContract, require_same_contract
 from data.errors import PoolError
-from data.files import filesystem, parquet_bytes, read_parquet, short_digest, write_whole
+from data.files import filesystem, parquet_bytes, read_parquet, short_digest, write_whole, writer_lock
 from data.question import Question
 from data.record import Record
 from data.rows import SCHEMA, SCHEMA_VERSION, Row, with_added
-from data.validation import explain
+from data.validation import parse
 
 PART_QUESTIONS = 256
 PART_CHARACTERS = 50_000_000
@@ -75,14 +73,13 @@ class Pool:
         path = str(root / "manifest.json")
         try:
             with fs.open_input_stream(path) as stream:
-                return cls(location, Manifest.model_validate_json(stream.read()))
+                document = stream.read()
         except FileNotFoundError as error:
             raise PoolError(f"no pool at {location}: it has no manifest.json; collect one") from error
         except OSError as error:
             raise PoolError(f"{path} cannot be read: {error}") from error
-        except ValidationError as error:
-            problem = explain(error.errors(), Manifest)
-            raise PoolError(f"{path} is no pool manifest that this release reads: {problem}") from error
+        what = f"{path} is no pool manifest that this release reads"
+        return cls(location, parse(document, Manifest, PoolError, what))
 
     @classmethod
     def exists(cls, location: str) -> bool:
@@ -108,9 +105,9 @@ class Pool:
             new = cls(location, Manifest(contract=contract))
             try:
                 new._fs.create_dir(new._path("parts"), recursive=True)
-                with _writer_lock(new._fs, new._root):
+                with writer_lock(new._fs, new._path(".lock")):
                     if not cls.exists(location):  # another process may have made it, and filled it
-                        new._write_manifest(new.manifest)
+                        new._write_manifest(())
             except OSError as error:
                 raise PoolError(f"pool {location} cannot be made: {error}") from error
         pool = cls.open(location)
@@ -138,23 +135,15 @@ class Pool:
         for field in SCHEMA:
             if not field.nullable and table[field.name].null_count:
                 raise PoolError(f"rows do not fit the pool's schema: {field.name!r} has an empty value")
-        content = parquet_bytes(table)
-        part = _part(table, content, seconds)
-        try:
-            with _writer_lock(self._fs, self._root):
-                current = Pool.open(self.location)
-                if repeated := current.question_ids.intersection(part.question_ids):
-                    raise PoolError(
-                        f"pool {self.location} already holds question {min(repeated)}; does another "
-                        "collection fill it at this moment? Let one end, and run this again for what is left"
-                    )
-                write_whole(self._path("parts", part.file), content, self._fs)
-                manifest = current.manifest
-                self._write_manifest(Manifest(contract=manifest.contract, parts=(*manifest.parts, part)))
-        except OSError as error:
-            raise PoolError(
-                f"pool {self.location} cannot be written, and nothing was added: {error}"
-            ) from error
+        with self._writing("nothing was added") as current:
+            part, content = _part(table, seconds)
+            if repeated := current.question_ids.intersection(part.question_ids):
+                raise PoolError(
+                    f"pool {self.location} already holds question {min(repeated)}; does another "
+                    "collection fill it at this moment? Let one end, and run this again for what is left"
+                )
+            write_whole(self._path("parts", part.file), content, self._fs)
+            self._write_manifest((*current.manifest.parts, part))
 
     def rewrite(self, keep: Callable[[pa.Table], pa.Table]) -> None:
         """Replace each part by what ``keep`` leaves of it; the old files stay until `sweep`.
@@ -164,40 +153,30 @@ class Pool:
         PoolError
             If a part cannot be read or written; the pool is as it was.
         """
-        try:
-            with _writer_lock(self._fs, self._root):
-                current = Pool.open(self.location)
-                parts = []
-                for part, table in zip(current.manifest.parts, current.tables(), strict=True):
-                    left = keep(table)
-                    if len(left) == len(table):
-                        parts.append(part)
-                    elif len(left):
-                        content = parquet_bytes(left)
-                        write_whole(
-                            self._path("parts", f"{short_digest(content)}.parquet"), content, self._fs
-                        )
-                        parts.append(_part(left, content, part.seconds))
-                changed = Manifest(contract=current.manifest.contract, parts=tuple(parts))
-                if changed.parts != current.manifest.parts:
-                    self._write_manifest(changed)
-        except OSError as error:
-            raise PoolError(
-                f"pool {self.location} cannot be written, and nothing was changed: {error}"
-            ) from error
+        with self._writing("nothing was changed") as current:
+            parts = []
+            for part, table in zip(current.manifest.parts, current.tables(), strict=True):
+                left = keep(table)
+                if len(left) == len(table):
+                    parts.append(part)
+                elif len(left):
+                    changed, content = _part(left, part.seconds)
+                    write_whole(self._path("parts", changed.file), content, self._fs)
+                    parts.append(changed)
+            if tuple(parts) != current.manifest.parts:
+                self._write_manifest(tuple(parts))
 
     def sweep(self, grace: float) -> int:
         """Delete parts that the manifest does not name and that are ``grace`` seconds old; how many."""
-        try:
-            with _writer_lock(self._fs, self._root):  # one that is being added is named under it
-                named = {part.file for part in Pool.open(self.location).manifest.parts}
-                found = self._fs.get_file_info(pafs.FileSelector(self._path("parts")))
-                old = [one for one in found if one.is_file and one.base_name not in named]
-                old = [one for one in old if time.time() - (one.mtime_ns or 0) / 1e9 >= grace]
-                for one in old:
-                    self._fs.delete_file(one.path)
-        except OSError as error:
-            raise PoolError(f"old parts of pool {self.location} cannot be deleted: {error}") from error
+        with self._writing(
+            "old parts are still there"
+        ) as current:  # one that is being added is named under its lock
+            named = {part.file for part in current.manifest.parts}
+            found = self._fs.get_file_info(pafs.FileSelector(self._path("parts")))
+            old = [one for one in found if one.is_file and one.base_name not in named]
+            old = [one for one in old if time.time() - (one.mtime_ns or 0) / 1e9 >= grace]
+            for one in old:
+                self._fs.delete_file(one.path)
         return len(old)
 
     def extend(self, questions: Iterable[Sequence[Row]]) -> None:
@@ -274,23 +253,34 @@ class Pool:
         for table in self.tables():
             yield from table.to_pylist()
 
+    @contextmanager
+    def _writing(self, unless: str) -> Iterator[Self]:
+        """The pool as it is now, for one writer at a time; a PoolError says what holds ``unless`` it can."""
+        try:
+            with writer_lock(self._fs, self._path(".lock")):
+                yield self.open(self.location)
+        except OSError as error:
+            raise PoolError(f"pool {self.location} cannot be written, and {unless}: {error}") from error
+
     def _path(self, *names: str) -> str:
         return str(self._root.joinpath(*names))
 
-    def _write_manifest(self, manifest: Manifest) -> None:
-        write_whole(self._path("manifest.json"), manifest.model_dump_json(indent=1).encode(), self._fs)
-        self.manifest = manifest
+    def _write_manifest(self, parts: tuple[Part, ...]) -> None:
+        self.manifest = Manifest(contract=self.manifest.contract, parts=parts)
+        write_whole(self._path("manifest.json"), self.manifest.model_dump_json(indent=1).encode(), self._fs)
 
 
-def _part(table: pa.Table, content: bytes, seconds: float) -> Part:
-    """How the manifest names a table that is written as ``content``."""
-    return Part(
+def _part(table: pa.Table, seconds: float) -> tuple[Part, bytes]:
+    """How the manifest names a table, and what its file holds."""
+    content = parquet_bytes(table)
+    part = Part(
         file=f"{short_digest(content)}.parquet",
         rows=len(table),
         sha256=hashlib.sha256(content).hexdigest(),
         seconds=seconds,
         question_ids=tuple(dict.fromkeys(table["question_id"].to_pylist())),
     )
+    return part, content
 
 
 def _reach(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:
@@ -298,16 +288,6 @@ def _reach(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:
         return filesystem(location)
     except OSError as error:
         raise PoolError(f"pool location {location!r} cannot be reached: {error}") from error
-
-
-def _writer_lock(fs: pafs.FileSystem, root: PurePosixPath) -> AbstractContextManager[Any]:
-    """One writer at a time in a local pool; the kernel frees the lock of a killed process.
-
-    Object stores have no such lock: there, run one collection at a time.
-    """
-    if not isinstance(fs, pafs.LocalFileSystem):
-        return nullcontext()
-    return FileLock(root / ".lock", fallback_to_soft=False)  # a soft lock would outlive its process
 
 
 def pending(questions: Iterable[Question], pool: Pool) -> list[Question]:

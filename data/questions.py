@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from data.errors import QuestionError
 from data.question import Question, require_distinct
 from data.read_file import JsonObject, read_records, source_of
-from data.validation import explain
+from data.validation import parse
 
 TEXT_KEYS = ("question", "problem", "prompt")
 GROUP_KEYS = ("group", "subject", "level")
@@ -28,10 +26,8 @@ def read_questions(path: str | Path) -> list[Question]:
         file and the place.
     """
     file = Path(path)
-    found = [
-        take_question(record, where, default_source=source_of(file))
-        for where, record in read_records(file, QuestionError)
-    ]
+    records = read_records(file, QuestionError)
+    found = [take_question(record, where, source_of(file)) for where, record in records]
     if not found:
         raise QuestionError(f"questions {file}: the file holds no question")
     return require_distinct(found, str(file))
@@ -68,15 +64,9 @@ def take_question(record: JsonObject, where: str, default_source: str, or_id: bo
         answer = answer.rpartition("####")[2].strip() or None
     source = _pop_text(record, "source", where)
     named = [key for key in GROUP_KEYS if as_text(record.get(key)) is not None]
-    try:
-        return Question(
-            messages=messages,
-            answer=answer,
-            source=default_source if source is None else source,
-            group=_pop_text(record, named[0], where) if named else None,
-        )
-    except ValidationError as error:
-        raise QuestionError(f"{where}: {explain(error.errors(), Question) or 'no question'}") from error
+    found = {"messages": messages, "answer": answer, "source": default_source if source is None else source}
+    found["group"] = _pop_text(record, named[0], where) if named else None
+    return parse(found, Question, QuestionError, where)
 
 
 def _pop_text(record: JsonObject, key: str, where: str) -> str | None:

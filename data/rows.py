@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from data.contract import ScoreContract
-from data.question import Message, Question
+from data.question import Question
 
 SCHEMA_VERSION: Literal[2] = 2
 TIME = pa.timestamp("us", tz="UTC")
@@ -53,12 +53,7 @@ def with_added(table: pa.Table, names: Sequence[str]) -> pa.Table:
 
 def question_of(row: Row) -> Question:
     """The question that a row belongs to."""
-    return Question(
-        messages=tuple(Message(**m) for m in row["messages"]),
-        answer=row["answer"],
-        source=row["source"],
-        group=row["group"],
-    )
+    return Question(**{name: row[name] for name in Question.model_fields})
 
 
 def make_row(question: Question, contract: ScoreContract, **values: Any) -> Row:

@@ -57,7 +57,4 @@ class ScoreMap(Record):
 
     def apply(self, raw: ArrayLike) -> NDArray[np.float64]:
         """Scores in [0, 1], of the shape of ``raw``; NaN stays NaN."""
-        found: NDArray[np.float64] = np.interp(
-            np.asarray(raw, dtype=float), self.values, self.ranks, left=0.0, right=1.0
-        )
-        return found
+        return np.interp(np.asarray(raw, dtype=float), self.values, self.ranks, left=0.0, right=1.0)

@@ -132,11 +132,10 @@ class ScoreTable:
             If the pool has none.
         """
         if not self.has_scores:
-            why = (
-                "they are raw, and no map of them is known" if self.scale == "raw" else "nothing scored them"
-            )
+            why = {"raw": "they are raw, and no map of them is known", "none": "nothing scored them"}
             raise ScoreError(
-                f"this pool has no scores: {why}; use what goes by answers, or import scores in [0, 1]"
+                f"this pool has no scores: {why[self.scale]}; use what goes by answers, or import scores "
+                "in [0, 1]"
             )
         return self.scores_or_nan
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from data.errors import OptScaleError
 from data.record import holds_secret, is_secret
 
 
@@ -24,6 +25,22 @@ def explain(errors: Iterable[Any], kind: Any, root: str = "") -> str:
         told.setdefault(head, []).append(message)
     # One value may fail every branch of a union: what each says are alternatives.
     return "; ".join(head + " or ".join(dict.fromkeys(messages)) for head, messages in told.items())
+
+
+def parse(document: Any, kind: Any, fault: type[OptScaleError], what: str, root: str = "") -> Any:
+    """What a document is a model or a union of models of, ``kind``: JSON as text, or what YAML is read as.
+
+    Raises
+    ------
+    OptScaleError
+        Of the kind ``fault``: ``what`` is wrong, and where, from the path ``root`` on.
+    """
+    known: TypeAdapter[Any] = TypeAdapter(kind)
+    try:
+        is_text = isinstance(document, str | bytes)
+        return known.validate_json(document) if is_text else known.validate_python(document)
+    except ValidationError as error:
+        raise fault(f"{what}: {explain(error.errors(), kind, root)}") from error
 
 
 def place_of(loc: Iterable[str | int], kind: Any) -> str:

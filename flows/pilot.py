@@ -18,8 +18,7 @@ from flows.config import Config
 from flows.examine import load_table
 from flows.pages import environment, render
 from predictor import pilot
-from predictor.assessment import check_table
-from predictor.assumptions import Finding
+from predictor.assumptions import Finding, check
 from predictor.forecast import GoalForecast, forecast
 from predictor.pilot import Curve, Findings
 
@@ -103,7 +102,7 @@ def look(config: Config) -> dict[str, Any]:
         )
     price = prices.reward_per_million / prices.generator_per_million if prices.generator_per_million else 1.0
     found = pilot.examine(candidates, price or 1.0)
-    findings, savings = check_table(scores, config.policy.target), expected(config, shown, size)
+    findings, savings = check(scores, config.policy.target), expected(config, shown, size)
     against = list(_against(found, findings, savings))
     return {
         **found._asdict(),

@@ -11,6 +11,7 @@ A reference is one of
 import importlib.util
 import os
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -114,23 +115,28 @@ def locate(reference: str) -> str:
 @cache  # its digest is that of a hundred MB, and it is asked for whenever a tokenizer is loaded
 def _converted(gguf: Path, home: Path) -> Path:
     """The safetensors copy of a GGUF file, keyed by the file's hash; loading it takes a second."""
-    target = home / "backbones" / f"{gguf.stem}-{file_digest(gguf)}"
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock", fallback_to_soft=False):  # a second process waits: it takes long
-        if target.exists():
-            return target
+
+    def convert(folder: Path) -> None:
         source: dict[str, Any] = {"gguf_file": gguf.name}
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
         whole = GgufConfig(dequantize=True)
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, **source, quantization_config=whole, dtype=torch.bfloat16
         )
-        scratch = Path(tempfile.mkdtemp(dir=target.parent))  # whole, then renamed: a kill leaves no half
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        scratch.rename(target)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(folder)
+
+    return make_once(home / "backbones" / f"{gguf.stem}-{file_digest(gguf)}", convert)
+
+
+def make_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """A folder that ``make`` has filled, if it was not there: whole, however many processes ask for it."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock", fallback_to_soft=False):  # a second process waits: it takes long
+            if not target.exists():
+                scratch = Path(tempfile.mkdtemp(dir=target.parent))  # renamed: a kill leaves no half
+                make(scratch)
+                scratch.rename(target)
     return target
 
 

@@ -59,7 +59,8 @@ def explain_fault(error: BaseException, settings: HttpSettings) -> str:
         seconds = settings.timeout if isinstance(error, openai.APITimeoutError) else settings.deadline
         said, status = f"no whole answer within {seconds:g} s", 0
     elif isinstance(error, openai.APIConnectionError):
-        said, status = f"no connection: {error.__cause__ or error}", 0
+        cause = error.__cause__ or error  # of a connection that does not come in time, a kind and no words
+        said, status = f"no connection: {str(cause) or type(cause).__name__}", 0
     elif isinstance(error, KeyError):
         said = f"an answer without {error}"
     else:

@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar, TypeVarTuple
 
 import openai
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from httpx2 import Limits
+from httpx2 import Limits, create_ssl_context
 
 from data.errors import ModelError
 from models.faults import explain_fault
@@ -41,6 +41,9 @@ def _portal() -> BlockingPortal:
     return opened
 
 
+_certificates = cache(create_ssl_context)  # reading them takes longer than all else of a client
+
+
 def call(function: Callable[[*Arguments], Awaitable[T]], *args: *Arguments) -> T:
     """Run on that loop and wait; a ModelError out of a task group comes alone."""
     try:
@@ -68,7 +71,7 @@ def make_client(settings: HttpSettings) -> openai.AsyncOpenAI:
         api_key=os.environ.get(settings.api_key_variable, "none"),
         timeout=openai.Timeout(settings.timeout, connect=min(CONNECT, settings.timeout)),
         max_retries=settings.retries,
-        http_client=openai.DefaultAsyncHttpx2Client(limits=limits),
+        http_client=openai.DefaultAsyncHttpx2Client(limits=limits, verify=_certificates()),
     )
 
 

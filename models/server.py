@@ -128,10 +128,8 @@ class ModelServer:
     @property
     def app(self) -> Starlette:
         """The routes as an ASGI application."""
-        routes = [
-            Route("/v1/models", self.models),
-            Route("/v1/chat/completions", self.chat, methods=["POST"]),
-        ]
+        chat = Route("/v1/chat/completions", self.chat, methods=["POST"])
+        routes = [Route("/v1/models", self.models), chat]
         if self.reward is not None:
             routes.append(Route("/pooling", self.pooling, methods=["POST"]))
         return Starlette(routes=routes, exception_handlers={ValueError: _on_invalid, ModelError: _on_invalid})
@@ -146,11 +144,8 @@ class ModelServer:
     async def chat(self, request: Request) -> Response:
         """Candidates of one question."""
         body = ChatBody.model_validate_json(await request.body())
-        given = {"temperature": body.temperature, "top_p": body.top_p, "max_tokens": body.max_tokens}
-        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-        sampling = Sampling.model_validate(
-            self.generator.settings.sampling.model_dump() | changes | {"stop": body.stop}
-        )
+        changes = body.model_dump(include={"temperature", "top_p", "max_tokens", "stop"}, exclude_none=True)
+        sampling = Sampling.model_validate(self.generator.settings.sampling.model_dump() | changes)
         alone = object() if body.seed is not None else None  # or other questions would change what it gives
         key = (sampling, body.n, body.seed, alone)
         found = await self.chats.ask(key, Question(messages=body.messages))
@@ -164,18 +159,15 @@ class ModelServer:
         ]
         prompt, generated = found[0].prompt_tokens, sum(c.tokens for c in found)
         usage = {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
-        return JSONResponse(
-            {"object": "chat.completion", "model": body.model, "choices": choices, "usage": usage}
-        )
+        head = {"object": "chat.completion", "model": body.model}
+        return JSONResponse(head | {"choices": choices, "usage": usage})
 
     async def pooling(self, request: Request) -> Response:
         """P(step wrong) and P(step right) of each step of token sequences."""
         body = PoolingBody.model_validate_json(await request.body())
         found = await self.poolings.ask(None, [self._example(ids) for ids in body.input])
-        data = [
-            {"index": index, "data": [[1 - right, right] for right in steps]}
-            for index, steps in enumerate(found)
-        ]
+        pairs = [[[1 - right, right] for right in steps] for steps in found]
+        data = [{"index": index, "data": steps} for index, steps in enumerate(pairs)]
         return JSONResponse({"object": "list", "data": data})
 
     def _sample(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from data.contract import Aggregation, Sampling, Span
 from data.record import Record, Uri, is_secret
@@ -17,6 +17,10 @@ def _without_secrets(given: dict[str, Any]) -> dict[str, Any]:
     if secrets := [name for name in given if is_secret(name)]:
         raise ValueError(f"{', '.join(secrets)}: settings hold no secrets, the environment does")
     return given
+
+
+Options = Annotated[dict[str, Any], AfterValidator(_without_secrets)]
+Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 class LoraSettings(Record):
@@ -57,7 +61,7 @@ class WeightsSettings(Record):
     """Hub id, directory, or ``package:NAME`` of the language model."""
     adapter: str | None = "data/adapters/solver"
     """Directory of a LoRA adapter that is folded into it; none: null."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Dtype = "auto"
     """``auto``: bfloat16 where the hardware multiplies it natively, else float32."""
     sampling: Sampling = Sampling(temperature=0.8, top_p=1.0, max_tokens=96)
 
@@ -80,13 +84,11 @@ class VllmGeneratorSettings(WeightsSettings):
     """Python of an environment that has vLLM; it needs nothing else."""
     seeds: bool = True
     """Give each question a seed; false where the engine does not take one."""
-    options: dict[str, Any] = Field({})
+    options: Options = Field({})
     """Further arguments of vLLM's ``LLM``, e.g. ``{gpu_memory_utilization: 0.6, max_model_len: 16384}``.
 
     They are no part of the contract: what changes the weights, as quantization does, belongs to the backbone.
     """
-
-    _no_secrets = field_validator("options")(_without_secrets)
 
 
 class HttpSettings(Record):
@@ -134,14 +136,12 @@ class HttpGeneratorSettings(HttpSettings):
     seeds: bool | Literal["asked"] = True
     """Send a seed with each request; ``asked``: only where a gateway's client gives one; false for a server
     that does not take one."""
-    extra_body: dict[str, Any] = Field({})
+    extra_body: Options = Field({})
     """Further fields of a request, e.g. ``{top_k: 20}``; vLLM's ``return_token_ids`` counts exactly.
 
     They are no part of the contract: where they change what is sampled, let ``revision`` say so.
     """
     sampling: Sampling = Sampling()
-
-    _no_secrets = field_validator("extra_body")(_without_secrets)
 
 
 GeneratorSettings = Annotated[
@@ -163,7 +163,7 @@ class LocalRewardSettings(Record):
     """What is scored of a completion that reasons in ``<think>``: all, the answer, the reasoning."""
     aggregation: Aggregation = "min"
     """How step scores become the candidate's score."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Dtype = "auto"
     """``auto``: bfloat16 where the hardware multiplies it natively, else float32."""
     device: str | None = None
     """Torch device; null takes the GPU where there is one."""

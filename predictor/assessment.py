@@ -152,9 +152,9 @@ def assess(
                 "or raise the fold's share"
             )
     reading = float(np.mean([tokens_read(question) for question in seen.table.questions]))
-    findings = check_table(questions.table, policy.target)
+    findings = check(questions.table, policy.target)
     # Not of calibration questions: they may not choose how they are tested.
-    order = next(f for f in check_table(seen.table, policy.target) if f.name == "order")
+    order = next(f for f in check(seen.table, policy.target) if f.name == "order")
     shuffled = order.verdict in ("fine", "unknown")
     orders = settings.orders if shuffled else 1
     made = design(policy, goal, settings, seen.candidates(cap), seen.priors, reading, shuffled, prices)
@@ -238,13 +238,6 @@ def again(times: int) -> str:
         return ""
     before = "once" if times == 1 else f"{times} times"
     return f" Its questions were certified on {before} before: each time halves the chance of an error."
-
-
-def check_table(table: ScoreTable, target: float) -> list[Finding]:
-    """What a pool shows of the assumptions behind decisions."""
-    texts, goal = [question.text for question in table.questions], target if table.has_scores else None
-    planned = table.folds == "train"
-    return check(table.signal, table.status, table.texts, table.tokens, table.parts, goal, texts, planned)
 
 
 def metrics(assessment: Assessment, value: PriorValue | None) -> dict[str, float]:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2, kruskal, ttest_1samp
 
-from data.errors import PoolError
 from data.record import Record
+from data.scores import ScoreTable
 from predictor.decision import Array, BoolArray, IntArray
 
 Verdict = Literal["fine", "look", "broken", "unknown"]
@@ -36,48 +36,28 @@ class Finding(Record):
     """Chance of a departure so large if the assumption held; None where nothing is tested."""
 
 
-def check(
-    scores: Array,
-    status: NDArray[np.str_],
-    texts: IntArray,
-    tokens: Array,
-    parts: IntArray,
-    target: float | None,
-    questions: Sequence[str] = (),
-    planned: BoolArray | None = None,
-) -> list[Finding]:
-    """All findings, in the order in which they should be mended.
+def check(table: ScoreTable, target: float) -> list[Finding]:
+    """All findings on a pool's questions, in the order in which they should be mended.
 
-    Parameters
-    ----------
-    scores : (questions, n) in the order drawn; 0 for a candidate without a score, NaN beyond those drawn. Of
-        a pool without scores what stands for them (`ScoreTable.signal`), with ``target`` None.
-    status, texts, tokens : (questions, n), as `data.scores.ScoreTable` has them.
-    parts : (questions,) number of the part that holds the question.
-    questions : their texts; none leaves out the finding on clusters.
-    planned : (questions,) those of which a plan may have drawn few, as of train questions; no censoring.
-
-    Raises
-    ------
-    PoolError
-        If there is no question, or the shapes differ.
+    A plan may have drawn few candidates of train questions: these are not held against it. Of a pool without
+    scores what stands for them is looked at (`ScoreTable.signal`), and nothing is said of ``target``.
     """
-    if not np.isfinite(scores).any() or not scores.shape == status.shape == texts.shape == tokens.shape:
-        raise PoolError(f"findings need scores, and arrays of one shape; the scores are {scores.shape}")
+    scores, status, texts = table.signal, table.status, table.texts
     drawn = (~np.isnan(scores)).sum(axis=1)
-    others = np.ones(len(drawn), bool) if planned is None or planned.all() else ~planned
+    planned = table.folds == "train"
+    others = np.ones(len(drawn), bool) if planned.all() else ~planned
     # The most candidates that a tenth of the questions have: one odd question must not set it.
     cap = max(int(np.quantile(drawn[others], 0.9, method="lower")), 1)
     full = drawn >= cap
     found = [
-        _misses(status, tokens),
+        _misses(status, table.tokens),
         _censoring(full, others, cap),
         _duplicates(texts, texts[full, :cap]),
         _order(scores[full, :cap]),
-        _parts(scores, parts),
+        _parts(scores, table.parts),
+        _clusters([question.text for question in table.questions]),
     ]
-    found += [_clusters(questions)] if questions else []
-    if target is None:
+    if not table.has_scores:
         return found
     usable = (status == "complete") & ~np.isnan(scores)
     return [*found, _ties(scores, usable, texts), _differences(scores[full, :cap], target)]

@@ -215,11 +215,8 @@ def certify(
 
 
 def _by_group(found: Measured, loss: Loss, groups: NDArray[np.str_]) -> dict[str, Group]:
-    return {
-        str(name): Group(questions=int(inside.sum()), failures={loss: float(np.nansum(found.loss[inside]))})
-        for name in np.unique(groups)
-        for inside in [groups == name]
-    }
+    lost = {str(name): found.loss[groups == name] for name in np.unique(groups)}
+    return {n: Group(questions=len(v), failures={loss: float(np.nansum(v))}) for n, v in lost.items()}
 
 
 def refuted(certificate: Certificate, loss: Array) -> dict[Loss, float]:
@@ -260,11 +257,9 @@ def _state(
         )
     name, risk = next(iter(goal.epsilon.items()))
     if policy is None:
-        enough = (
-            f"about {needed} calibration questions would do where there are {questions}"
-            if needed
-            else "no number of questions like these will do: what saves here loses more"
-        )
+        enough = "no number of questions like these will do: what saves here loses more"
+        if needed:
+            enough = f"about {needed} calibration questions would do where there are {questions}"
         asked = f"{risk:g} ({name.replace('_', ' ')})"
         instead = f"{held.capitalize()} may be shipped."
         return f"No policy that saves is certified at risk {asked}: {enough}. {instead}"

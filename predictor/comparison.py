@@ -16,10 +16,10 @@ from data.candidates import Array, Candidates, IntArray
 from data.errors import ConfigError
 from data.record import Record
 from predictor.contenders import FIXED, LADDER, Contender, Kind, of_policy, published
-from predictor.design import Measured, best_selection, cheapest, measure, selections
-from predictor.goal import same_answer
+from predictor.design import Measured, best_selection, cheapest, measure, selections, stopped
 from predictor.policies import AnyPolicy
 from predictor.prior import PriorBatch
+from predictor.replay import resampled
 from predictor.selection import Selection
 from predictor.stopping import StoppingRule
 from predictor.value_rule import Orders
@@ -68,8 +68,14 @@ class Row(Record):
     """The questions of which it is; None: all of them."""
 
 
-Key = tuple[str, Kind, str, str, bool]
-"""Policy, kind, selection, setting, chosen."""
+class Key(NamedTuple):
+    """What tells rows apart; see `Row`."""
+
+    policy: str
+    kind: Kind
+    selection: str
+    setting: str
+    chosen: bool
 
 
 def compare(
@@ -120,19 +126,11 @@ def compare(
     preferred: list[str] = []
 
     def add(ready: Sequence[tuple[Contender, bool]], selection: Selection, inside: IntArray) -> None:
-        for order in range(orders):
-            shown, rows = asked.show(selection, order, inside), np.arange(len(inside))
-            final = shown.votes.answer[:, [-1]], shown.votes.chosen[:, [-1]]
-            changed = ~same_answer(shown.votes, *final)
-            for contender, chosen in ready:
-                if order >= contender.orders:
-                    continue
-                drawn, rounds = contender.stop(shown)
-                at = rows, drawn - 1
-                values = np.array([drawn, shown.spent[at], rounds, shown.right[at], changed[at]], float)
-                setting = "" if chosen else contender.setting
-                key = contender.name, contender.kind, selection.kind, setting, chosen
-                sums[key][:, inside] += values / min(orders, contender.orders)
+        found = stopped([contender for contender, _ in ready], asked, inside, selection, orders)
+        for (contender, chosen), each in zip(ready, found, strict=True):
+            setting = "" if chosen else contender.setting
+            key = Key(contender.name, contender.kind, selection.kind, setting, chosen)
+            sums[key][:, inside] = each.draws, each.tokens, each.rounds, each.right, each.changed
 
     scored, cap = not np.isnan(measured.scores).all(), measured.answers.shape[1]
     for fitted_on, inside in sides:
@@ -148,12 +146,9 @@ def compare(
         add([(of_policy(name, policy, priors), False)], policy.selection, questions)
     rows_ = to_rows(sums, seed)
     if groups is not None:
-        short = {
-            key: s for key, s in sums.items() if key[-1] or (key[0] == FIXED and key[3] in ("1", str(cap)))
-        }
+        shown = [k for k in sums if k.chosen or (k.policy == FIXED and k.setting in ("1", str(cap)))]
         for name in np.unique(groups):
-            inside_ = {key: values[:, groups == name] for key, values in short.items()}
-            rows_ += [_row(key, values, None, str(name)) for key, values in inside_.items()]
+            rows_ += [_row(key, sums[key][:, groups == name], None, str(name)) for key in shown]
     return Comparison(rows_, max(set(preferred), key=preferred.count))
 
 
@@ -190,35 +185,23 @@ def climb(rungs: Sequence[Measured]) -> Measured:
 def to_rows(measures: dict[Key, Array], seed: int = 0) -> list[Row]:
     """Rows of draws, tokens, rounds, right, changed, each (questions,), with what they gain."""
     found = []
-    for selection in dict.fromkeys(key[2] for key in measures):
-        inside = {key: values for key, values in measures.items() if key[2] == selection}
+    for selection in dict.fromkeys(key.selection for key in measures):
+        inside = {key: values for key, values in measures.items() if key.selection == selection}
         tokens, right = (np.stack([values[i] for values in inside.values()]) for i in (1, 3))
-        hull = np.array([key[1] != "adaptive" and not key[4] for key in inside])
+        hull = np.array([key.kind != "adaptive" and not key.chosen for key in inside])
         gains = gain_over(tokens, right, hull, seed)
         for (key, values), gain in zip(inside.items(), gains, strict=True):
-            found.append(_row(key, values, gain if key[1] == "adaptive" else None))
+            found.append(_row(key, values, gain if key.kind == "adaptive" else None))
     return found
 
 
 def _row(key: Key, values: Array, gain: Gain | None, group: str | None = None) -> Row:
     """The means of draws, tokens, rounds, right, changed: ``values`` (5, questions)."""
-    policy, kind, selection, setting, chosen = key
     draws, tokens, rounds, _, changed = values.mean(axis=1)
     known = values[3][~np.isnan(values[3])]
-    return Row(
-        policy=policy,
-        kind=kind,
-        selection=selection,
-        setting=setting,
-        draws=draws,
-        tokens=tokens,
-        rounds=rounds,
-        accuracy=known.mean() if known.size else None,
-        changed=changed,
-        gain=gain,
-        chosen=chosen,
-        group=group,
-    )
+    means = {"draws": draws, "tokens": tokens, "rounds": rounds, "changed": changed}
+    accuracy = known.mean() if known.size else None
+    return Row(**key._asdict(), **means, accuracy=accuracy, gain=gain, group=group)
 
 
 def gain_over(tokens: Array, right: Array, hull: np.ndarray, seed: int = 0) -> list[Gain | None]:
@@ -237,8 +220,7 @@ def gain_over(tokens: Array, right: Array, hull: np.ndarray, seed: int = 0) -> l
     count = tokens.shape[1]
     if not count:
         return [None] * len(tokens)
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), BOOTSTRAPS) / count
-    weights = np.concatenate([np.full((1, count), 1 / count), weights])
+    weights = resampled(count, BOOTSTRAPS, seed)
     spent, accuracy = weights @ tokens.T, weights @ right.T
     saved, reached = np.empty(spent.shape), np.empty(0)
     for draw, (cost, share) in enumerate(zip(spent, accuracy, strict=True)):
@@ -247,10 +229,8 @@ def gain_over(tokens: Array, right: Array, hull: np.ndarray, seed: int = 0) -> l
         if not draw:
             reached = (share >= corners[0][0]) & (share <= corners[0][-1])
     low, high = np.quantile(saved[1:], (0.025, 0.975), axis=0)
-    return [
-        Gain(tokens=saved[0, row], low=low[row], high=high[row]) if reached[row] else None
-        for row in range(len(tokens))
-    ]
+    ends = zip(saved[0], low, high, reached, strict=True)
+    return [Gain(tokens=mean, low=least, high=most) if there else None for mean, least, most, there in ends]
 
 
 def lower_hull(accuracy: Array, cost: Array) -> tuple[Array, Array]:

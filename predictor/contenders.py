@@ -15,7 +15,7 @@ from predictor.policy_base import PolicyBase
 from predictor.prior import PriorBatch
 from predictor.replay import replay
 from predictor.selection import Selection
-from predictor.stopping import totals
+from predictor.stopping import fixed_sizes, totals
 from predictor.value_rule import Shown, ValueRule, first_stop
 from predictor.vote_policies import Agreement, Lead, Learned, OwnRule, VotePolicy
 
@@ -64,12 +64,6 @@ class Contender(NamedTuple):
         return self._replace(stop=partial(_replayed, policy=self.policy, priors=priors))
 
 
-def fixed_sizes(cap: int) -> list[int]:
-    """1, 2, 3, 4, 6, 8, 12, 16, 24, … and the cap."""
-    powers = [2**k for k in range(cap.bit_length())]
-    return sorted({n for power in powers for n in (power, power * 3 // 2) if n < cap} | {cap})
-
-
 def contenders(cap: int, selection: Selection, scores: Array | None) -> list[Contender]:
     """Every policy that needs no fit and no prior, at each of its settings.
 
@@ -107,11 +101,9 @@ def contenders(cap: int, selection: Selection, scores: Array | None) -> list[Con
         stop = partial(_evident, column="saturation", level=-price, at=rounds)
         learned = Learned(price=price, **common)
         found.append(Contender("learned on public pools", "adaptive", f"{price:g}", stop, learned))
-    found += [
-        Contender("early-stopping self-consistency", "adaptive", str(w), _windows(w, cap))
-        for w in WINDOWS
-        if w < cap
-    ]
+    for size in [size for size in WINDOWS if size < cap]:
+        name = "early-stopping self-consistency"
+        found.append(Contender(name, "adaptive", str(size), _windows(size, cap)))
     return found
 
 
@@ -142,9 +134,8 @@ def published(cap: int, selection: Selection, target: float, priors: PriorBatch 
     """What the papers have for a target score: OptScale with its authors' confidence, BEACON, stop on hit."""
     common: dict[str, Any] = {"cap": cap, "selection": selection, "target": target}
     paper: dict[str, Any] = {"confidence": PAPER, "floor": min(3, cap), **common}
-    found = [
-        of_policy("stop on hit", FixedN(batch=1, stop_on_hit=True, **common), None, f"target {target:g}")
-    ]
+    on_hit = FixedN(batch=1, stop_on_hit=True, **common)
+    found = [of_policy("stop on hit", on_hit, None, f"target {target:g}")]
     for one_shot in (False, True):
         name = "OptScale-0" + ", one-shot" * one_shot
         zero = OptScale(prior=False, one_shot=one_shot, **paper)
@@ -205,12 +196,9 @@ def _windows(size: int, cap: int) -> Stop:
     at = np.append(np.arange(size, cap, size), cap)
 
     def stop(shown: Shown) -> tuple[IntArray, IntArray]:
-        answers = shown.answers
-        alike = [
-            (answers[:, n - size : n] == answers[:, n - 1, None]).all(axis=1) & (answers[:, n - 1] >= 0)
-            for n in at[:-1]
-        ]
-        return first_stop(np.stack([*alike, np.ones(len(answers), bool)], axis=1), at)
+        windows = np.stack([shown.answers[:, n - size : n] for n in at], axis=1)
+        alike = (windows == windows[..., -1:]).all(axis=2) & (windows[..., -1] >= 0)
+        return first_stop(alike, at)
 
     return stop
 

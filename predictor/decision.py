@@ -1,9 +1,10 @@
 """Decisions: sample m more, accept, or give up, with the reason."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from functools import cached_property, lru_cache
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,6 +61,7 @@ class Plan(NamedTuple):
     """Whether the policy held the target to be within reach of the cap."""
 
 
+@dataclass(eq=False)
 class State:
     """Many questions as a policy sees them: their scores so far, and their priors.
 
@@ -75,25 +77,18 @@ class State:
     answers : (questions, n) equal numbers for equal answers of a question, -1 for none; None: not known.
     """
 
-    def __init__(
-        self,
-        scores: Array,
-        drawn: IntArray,
-        priors: PriorBatch | None = None,
-        tokens: Array | None = None,
-        cache: "NoHitCache | None" = None,
-        rows: IntArray | None = None,
-        answers: IntArray | None = None,
-    ) -> None:
-        self.drawn = drawn
-        self.seen = np.arange(scores.shape[1]) < drawn[:, None]
-        self.scores = np.where(self.seen, np.nan_to_num(scores), 0.0)
+    scores: Array
+    drawn: IntArray
+    priors: PriorBatch | None = None
+    tokens: Array | None = None
+    cache: "NoHitCache | None" = None
+    rows: IntArray | None = None
+    answers: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        self.seen = np.arange(self.scores.shape[1]) < self.drawn[:, None]
+        self.scores = np.where(self.seen, np.nan_to_num(self.scores), 0.0)
         self.best: Array = self.scores.max(axis=1, initial=0.0)
-        self.priors = priors
-        self.tokens = tokens
-        self.cache = cache
-        self.rows = rows
-        self.answers = answers
         self.counted: dict[Selection, Votes] = {}  # a rule and its selection ask for the same
 
     def __len__(self) -> int:
@@ -101,16 +96,13 @@ class State:
 
     def at(self, drawn: IntArray) -> "State":
         """The questions as they were after their first ``drawn`` candidates."""
-        earlier = np.minimum(self.drawn, drawn)
-        return State(self.scores, earlier, self.priors, self.tokens, self.cache, self.rows, self.answers)
+        return replace(self, drawn=np.minimum(self.drawn, drawn))
 
     def select(self, rows: IntArray) -> "State":
         """Some of the questions."""
-        priors = None if self.priors is None else self.priors[rows]
-        tokens = None if self.tokens is None else self.tokens[rows]
-        asked = None if self.rows is None else self.rows[rows]
-        answers = None if self.answers is None else self.answers[rows]
-        return State(self.scores[rows], self.drawn[rows], priors, tokens, self.cache, asked, answers)
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "cache"}
+        chosen: dict[str, Any] = {name: v if v is None else v[rows] for name, v in given.items()}
+        return replace(self, **chosen)
 
     def hit(self, target: float) -> BoolArray:
         """(questions,) whether a score has reached the target."""
@@ -282,7 +274,13 @@ def decide(
     row = np.full(row.shape, np.nan) if unscored else row
     drawn, scored = row.shape[1], row[0, : row.shape[1] - failed]
     priors = None if prior is None else PriorBatch.of([prior])
-    keys = None if answers is None else _number(answers, scored.size, failed)
+    keys = None
+    if answers is not None:
+        if len(answers) != scored.size:
+            raise ScoreError(
+                f"{len(answers)} answers for {scored.size} scores; give one a score, null for none"
+            )
+        keys = number_answers([*answers, *[None] * failed])
     state = State(row, np.array([drawn]), priors, spent, answers=keys)
     plan = policy.plan(state)
     more, reason, feasible = int(plan.more[0]), list(Reason)[int(plan.reason[0])], bool(plan.feasible[0])
@@ -305,13 +303,6 @@ def decide(
         best=best,
         selected=selected,
     )
-
-
-def _number(answers: Sequence[str | None], scored: int, failed: int) -> IntArray:
-    """(1, n) answers as numbers, failed candidates without one."""
-    if len(answers) != scored:
-        raise ScoreError(f"{len(answers)} answers for {scored} scores; give one a score, null for none")
-    return number_answers([*answers, *[None] * failed])
 
 
 def _require_candidates(

@@ -16,7 +16,7 @@ from predictor.risk import questions_needed
 from predictor.selection import Selection, accuracy, choose_weights
 from predictor.settings import CertifySettings, Prices
 from predictor.stopping import load_rule
-from predictor.value_rule import Orders, Shown, fit_value_rules
+from predictor.value_rule import Orders, fit_value_rules
 
 ORDERS = 4
 DESIGN_ORDERS = 8
@@ -31,8 +31,12 @@ class Measured(NamedTuple):
 
     contender: Contender
     """Fitted on all of the questions."""
+    draws: Array
     tokens: Array
     rounds: Array
+    right: Array
+    changed: Array
+    """Whether the answer is another than that of all candidates."""
     loss: Array
     """The reference's success less its own; NaN where it is not known."""
 
@@ -94,38 +98,40 @@ def measure(
     Rules that are learned on these questions are measured on the half that they were not fitted on.
     """
     scores = seen.candidates.scores[rows]
-    cap = scores.shape[1]
-    ready = [*contenders(cap, selection, None if np.isnan(scores).all() else scores), *more]
-    sums: dict[tuple[str, str], Array] = {}
-    for half, other in ((0, 1), (1, 0)):
-        own = fit_own(seen, rows[other::2], selection)
-        for order in range(orders):
-            shown = seen.show(selection, order, rows[half::2])
-            for each in (*ready, *own):
-                if order < each.orders:
-                    known = sums.setdefault((each.name, each.setting), np.zeros((3, len(rows))))
-                    known[:, half::2] += _stopped(each, shown)
-    return [
-        Measured(each, *(sums[each.name, each.setting] / min(orders, each.orders)))
-        for each in (*ready, *fit_own(seen, rows, selection))
-        if (each.name, each.setting) in sums
-    ]
+    ready = contenders(scores.shape[1], selection, None if np.isnan(scores).all() else scores)
+    found = stopped([*ready, *more], seen, rows, selection, orders)
+    halves = [fit_own(seen, rows[other::2], selection) for other in (1, 0)]
+    if not all(halves):
+        return found
+    first, second = (stopped(own, seen, rows[k::2], selection, orders) for k, own in enumerate(halves))
+    whole = np.empty((len(first), len(Measured._fields) - 1, len(rows)))
+    whole[..., 0::2], whole[..., 1::2] = [m[1:] for m in first], [m[1:] for m in second]
+    own = fit_own(seen, rows, selection)
+    return found + [Measured(each, *values) for each, values in zip(own, whole, strict=True)]
 
 
-def _stopped(contender: Contender, shown: Shown) -> Array:
-    """(3, questions) tokens, rounds and loss where it stops."""
-    drawn, rounds = contender.stop(shown)
-    at = np.arange(len(drawn)), drawn - 1
-    return np.array([shown.spent[at], rounds, shown.reference - shown.right[at]])
+def stopped(
+    contenders: Sequence[Contender], seen: Orders, rows: IntArray, selection: Selection, orders: int
+) -> list[Measured]:
+    """Each contender as it is on the questions ``rows``."""
+    sums = np.zeros((len(contenders), len(Measured._fields) - 1, len(rows)))
+    for order in range(orders):
+        shown = seen.show(selection, order, rows)
+        for total, each in zip(sums, contenders, strict=True):
+            if order < each.orders:
+                drawn, rounds = each.stop(shown)
+                at = np.arange(len(drawn)), drawn - 1
+                right, changed, loss = shown.right[at], shown.changed[at], shown.reference - shown.right[at]
+                total += np.array([drawn, shown.spent[at], rounds, right, changed, loss], float)
+    pairs = zip(contenders, sums, strict=True)
+    return [Measured(each, *total / min(orders, each.orders)) for each, total in pairs]
 
 
 def run(contender: Contender, shown: Orders, rows: IntArray, orders: int) -> Measured:
     """One contender that can be shipped, on questions that it was not fitted on."""
     assert contender.policy is not None
-    sums = np.zeros((3, len(rows)))
-    for order in range(orders):  # all of them, however long it takes: fewer would weaken a test
-        sums += _stopped(contender, shown.show(contender.policy.selection, order, rows))
-    return Measured(contender, *(sums / orders))
+    asked = contender._replace(orders=orders)  # however long it takes: fewer would weaken a test
+    return stopped([asked], shown, rows, contender.policy.selection, orders)[0]
 
 
 def fit_own(seen: Orders, rows: IntArray, selection: Selection) -> list[Contender]:
@@ -290,11 +296,9 @@ def choose_target(seen: Candidates) -> float:
     targets = np.unique(np.clip(np.round(np.quantile(best, TARGETS) * BINS), 1, BINS - 1)) / BINS
     if np.isnan(seen.correct).all():
         return float(targets[len(targets) // 2])
-    right = []
+    right, scores = [], np.nan_to_num(seen.scores)
     for target in targets:
-        reached = np.nan_to_num(seen.scores) >= target
-        place = np.where(
-            reached.any(axis=1), reached.argmax(axis=1), np.nan_to_num(seen.scores).argmax(axis=1)
-        )
+        reached = scores >= target
+        place = np.where(reached.any(axis=1), reached.argmax(axis=1), scores.argmax(axis=1))
         right.append(np.nanmean(np.take_along_axis(seen.correct, place[:, None], axis=1)))
     return float(targets[int(np.argmax(right))])

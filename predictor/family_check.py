@@ -7,7 +7,7 @@ families are compared by: made from the first half of a question's candidates, t
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 from scipy.stats import kstest
 
 from data.errors import ConfigError
@@ -115,8 +115,7 @@ def _fit(name: str, train: Array, tune: Array, later: BoolArray, target: float) 
 def _forecast(family: Family, weights: Array, chance: Array, scores: Array, later: BoolArray) -> list[Array]:
     """Log evidence and chance of a later hit (questions,), CDF at both ends of each bin (questions, n)."""
     evidence = logsumexp(weights + family.log_likelihood(scores), axis=1)
-    posterior = weights + family.log_likelihood(np.where(later, np.nan, scores))
-    posterior = np.exp(posterior - logsumexp(posterior, axis=1, keepdims=True))
+    posterior = softmax(weights + family.log_likelihood(np.where(later, np.nan, scores)), axis=1)
     below = np.pad((posterior @ np.exp(family.log_mass.T)).cumsum(axis=1), ((0, 0), (1, 0)))
     place = family.bin(np.nan_to_num(scores))
     return [evidence, posterior @ chance, *(np.take_along_axis(below, place + k, axis=1) for k in (0, 1))]

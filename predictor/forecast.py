@@ -4,7 +4,7 @@ import numpy as np
 
 from data.candidates import Candidates
 from data.record import Record
-from predictor.design import Design, Measured, design
+from predictor.design import Design, design
 from predictor.goal import Goal
 from predictor.policies import FixedN
 from predictor.risk import questions_needed
@@ -67,29 +67,23 @@ def forecast(
 def forecast_of(made: Design, calibration: int) -> list[GoalForecast]:
     """Forecasts for several values of a goal that policies were measured for; none of hits or of spending."""
     values = {"lost_accuracy": LOSE, "changed": CHANGE}.get(made.goal.loss, ()) if made.goal.epsilon else ()
-    full = float(made.measured[0].tokens.mean())
-    return [
-        _of_goal(made.goal.name, value, made.measured[1:], full, calibration, made.goal.delta)
-        for value in values
-    ]
+    return [_of_goal(made, value, calibration) for value in values]
 
 
-def _of_goal(
-    name: str, value: float, measured: list[Measured], full: float, calibration: int, delta: float
-) -> GoalForecast:
+def _of_goal(made: Design, value: float, calibration: int) -> GoalForecast:
     saved, needed = [0.0], [0]
-    for each in measured:
+    for each in made.measured[1:]:
         known = each.loss[~np.isnan(each.loss)]
         # One standard error more than was lost: the policy is chosen among many that were measured alike.
         cautious = np.minimum(known + known.std() / np.sqrt(known.size), 1.0)
-        if (count := questions_needed(cautious, value, delta)) is not None:
-            saved.append(1 - float(each.tokens.mean()) / full)
+        if (count := questions_needed(cautious, value, made.goal.delta)) is not None:
+            saved.append(1 - float(each.tokens.mean() / made.measured[0].tokens.mean()))
             needed.append(count)
     shares, counts = np.array(saved), np.array(needed)
     most = shares.max()
     enough = counts[shares >= ENOUGH * most].min()
     return GoalForecast(
-        goal=f"goal.{name}",
+        goal=f"goal.{made.goal.name}",
         value=value,
         expected_saving=float(shares[(shares >= ENOUGH * most) & (counts == enough)].max()),
         questions_needed=int(enough) or None,

@@ -15,9 +15,9 @@ from scipy.stats import norm
 
 from data.candidates import Array, Candidates
 from data.errors import ConfigError
-from predictor.contenders import fixed_sizes
-from predictor.replay import Interval, bootstrap, pick
+from predictor.replay import Interval, bootstrap, pick, resampled
 from predictor.selection import Selection, choose_weights
+from predictor.stopping import fixed_sizes
 
 LEAST, ENOUGH, MOST = 50, 100, 300
 """Questions: fewer tell nothing; with so many no candidates are given up for more of them; at most."""
@@ -215,9 +215,7 @@ def _blocks(candidates: Candidates, name: str, n: int) -> Array:
 def _curve(name: str, observed: Mapping[int, Array], drawn: Mapping[int, Array], seed: int) -> Curve:
     """Of blocks in the order observed (questions,) and in random ones (orders, questions), by their size."""
     independent, sizes = np.stack([values.mean(axis=0) for values in drawn.values()]), np.array(list(drawn))
-    count = independent.shape[1]
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
-    weights = np.concatenate([np.full((1, count), 1 / count), weights])
+    weights = resampled(count := independent.shape[1], RESAMPLES, seed)
     curves, blocks = weights @ independent.T, []
     for n, values in observed.items():
         pairs = zip(weights @ values, curves, strict=True)

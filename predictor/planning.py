@@ -140,16 +140,7 @@ def _replay_reference(
             asked = asked.without(reference.laws[picked])
         shown = reference.candidates.select(picked).shuffled(int(rng.integers(2**31)))
         run = outcome(policy, shown, asked)
-        parts.append(
-            {
-                "candidates": run.draws,
-                "rounds": run.rounds,
-                "tokens": run.tokens,
-                "reward_tokens": run.reward_tokens,
-                "prompt_tokens": reference.prompt_tokens[picked] * run.rounds,
-                "reached": run.hit,
-            }
-        )
+        parts.append(run._asdict() | {"prompt_tokens": reference.prompt_tokens[picked] * run.rounds})
     tokens = {**reference.candidates._asdict(), "prompt_tokens": reference.prompt_tokens}
     known = [n for n in parts[0] if "tokens" not in n or tokens[n].any()]
     return chosen, {n: np.concatenate([p[n] for p in parts]).reshape(at.shape) for n in known}

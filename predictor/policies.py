@@ -8,16 +8,17 @@ promises and when to choose it.
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from data.errors import ConfigError
-from data.validation import explain
+from data.validation import parse
 from predictor import truncnorm
 from predictor.bound import log_miss_of, required_from_log_miss
 from predictor.decision import Array, BoolArray, IntArray, Reason, State
 from predictor.families import BINS
 from predictor.policy_base import PolicyBase, Proposal
 from predictor.prior import PriorBatch
+from predictor.stopping import fixed_sizes
 from predictor.vote_policies import Agreement, Lead, Learned, OwnRule
 
 
@@ -204,7 +205,7 @@ class Value(PolicyBase):
 
     def propose(self, state: State) -> Proposal:
         """The first round of the plan with the best expected value."""
-        sizes = np.minimum(_sizes(self.cap), np.maximum(self.cap - state.drawn, 0)[:, None])
+        sizes = np.minimum([0, *fixed_sizes(self.cap)], np.maximum(self.cap - state.drawn, 0)[:, None])
         price = (self.token_price * self._tokens(state))[:, None]
         if self.utility is None:
             more, chance = self._plan_rounds(state, sizes, price)
@@ -249,12 +250,6 @@ class Value(PolicyBase):
         return gain
 
 
-def _sizes(cap: int) -> IntArray:
-    """Round sizes that are looked at: 0, 1, 2, 3, 4, 6, 8, 12, 16, … and the cap."""
-    powers = 2 ** np.arange(1, int(np.log2(max(cap, 2))) + 1)
-    return np.unique(np.minimum(np.concatenate([[0, 1, cap], powers, powers * 3 // 2]), cap))
-
-
 def centres(priors: PriorBatch) -> tuple[Array, Array]:
     """(mu0, sigma0) of the truncated normals with each prior's expected mean and standard deviation."""
     mean, std = priors.moments
@@ -265,7 +260,6 @@ AnyPolicy = Annotated[
     FixedN | Schedule | OptScale | Predictive | Quantile | Value | Agreement | Lead | Learned | OwnRule,
     Field(discriminator="kind"),
 ]
-_ADAPTER: TypeAdapter[AnyPolicy] = TypeAdapter(AnyPolicy)
 
 
 def load_policy(document: str | bytes) -> AnyPolicy:
@@ -281,7 +275,4 @@ def load_policy(document: str | bytes) -> AnyPolicy:
     >>> load_policy('{"kind": "fixed", "target": 0.9, "cap": 4}').cap
     4
     """
-    try:
-        return _ADAPTER.validate_json(document)
-    except ValidationError as error:
-        raise ConfigError(f"not a policy: {explain(error.errors(), AnyPolicy, 'policy')}") from error
+    return parse(document, AnyPolicy, ConfigError, "not a policy", "policy")

@@ -1,13 +1,14 @@
 """Priors: weights of the laws that a question's scores may follow, before its first score."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, field_validator
-from scipy.special import logsumexp
+from scipy.special import log_softmax, logsumexp, softmax
 
 from data.errors import ConfigError, ScoreError
 from data.record import Record
@@ -58,20 +59,20 @@ class Prior(Record):
         return cls(location=location, spread=(spread, spread))
 
 
+@dataclass(eq=False)
 class PriorBatch:
     """The priors of many questions as arrays, computed once however often a policy asks.
 
     ``priors[rows]`` are those of some of the questions.
     """
 
-    def __init__(self, family: Family, table: Array, index: NDArray[np.int64], strength: Array) -> None:
-        self.family = family
-        self.table = table
-        """(distinct priors, laws) log weights."""
-        self.index = index
-        """(questions,) row of the table."""
-        self.strength = strength
-        """(distinct priors,) their strengths."""
+    family: Family
+    table: Array
+    """(distinct priors, laws) log weights."""
+    index: NDArray[np.int64]
+    """(questions,) row of the table."""
+    strength: Array
+    """(distinct priors,) their strengths."""
 
     @classmethod
     def of(cls, priors: Sequence[Prior]) -> Self:
@@ -99,8 +100,7 @@ class PriorBatch:
         A baseline that shows how much a perfect predictor could save; scores (questions, n).
         """
         family = get_family(population.family)
-        table = family.log_likelihood(scores) + population.log_weights()
-        table -= logsumexp(table, axis=1, keepdims=True)
+        table = log_softmax(family.log_likelihood(scores) + population.log_weights(), axis=1)
         return cls(family, table, np.arange(len(table)), np.full(len(table), population.strength))
 
     def without(self, laws: NDArray[np.int64]) -> Self:
@@ -113,14 +113,14 @@ class PriorBatch:
             return self
         table = self.table[self.index]
         table[own, laws[own]] = IMPOSSIBLE
-        table -= logsumexp(table, axis=1, keepdims=True)
-        return type(self)(self.family, table, np.arange(len(table)), self.strength[self.index])
+        strength = self.strength[self.index]
+        return type(self)(self.family, log_softmax(table, axis=1), np.arange(len(table)), strength)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, rows: Any) -> Self:
-        return type(self)(self.family, self.table, self.index[rows], self.strength)
+        return replace(self, index=self.index[rows])
 
     @cached_property
     def moments(self) -> tuple[Array, Array]:
@@ -153,8 +153,7 @@ def log_weights(
     z = (family.points[None] - centre) / scale
     rho = np.broadcast_to(np.asarray(correlation, float), len(z))[:, None]
     square = (z[..., 0] ** 2 - 2 * rho * z[..., 0] * z[..., 1] + z[..., 1] ** 2) / (1 - rho**2)
-    weights = family.log_base - 0.5 * square
-    return weights - logsumexp(weights, axis=1, keepdims=True)
+    return log_softmax(family.log_base - 0.5 * square, axis=1)
 
 
 def log_evidence(priors: Sequence[Prior], likelihood: ArrayLike) -> Array:
@@ -197,8 +196,7 @@ def evidence_slopes(
 
 def posterior_weights(prior: Prior, likelihood: ArrayLike) -> Array:
     """(questions, laws) weight of each law, given the scores whose log-likelihood (questions, laws) it is."""
-    posterior = np.asarray(likelihood) + prior.log_weights()
-    return np.exp(posterior - logsumexp(posterior, axis=1, keepdims=True))
+    return softmax(np.asarray(likelihood) + prior.log_weights(), axis=1)
 
 
 def posterior_moments(prior: Prior, likelihood: ArrayLike) -> tuple[Array, Array]:
@@ -240,8 +238,7 @@ def fit_population(scores: ArrayLike, family_name: str = "beta") -> Prior:
         share = np.divide(1.0, evidence, out=np.zeros_like(evidence), where=~far)
         weights = np.exp(prior) * (share @ relative)
         if far.any():
-            posterior = likelihood[far] + prior
-            weights += np.exp(posterior - logsumexp(posterior, axis=1, keepdims=True)).sum(axis=0)
+            weights += softmax(likelihood[far] + prior, axis=1).sum(axis=0)
         before = location
         location, spread, correlation = _normal(family, weights / len(likelihood))
         if np.abs(location - before).max() < 1e-4:

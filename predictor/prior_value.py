@@ -102,7 +102,7 @@ def measure_prior_value(
 
     def run(policies: Sequence[Policy], rows: BoolArray, batch: PriorBatch | None) -> list[Outcome]:
         shown, asked = candidates.select(np.flatnonzero(rows)), None if batch is None else batch[rows]
-        return list(outcomes(dict(enumerate(policies)), shown, asked, orders, target=target).values())
+        return outcomes(policies, shown, asked, orders, target)
 
     sequence = [
         Value(
@@ -116,11 +116,11 @@ def measure_prior_value(
     ]
     results = run(sequence, chosen, batches[POPULATION])
     wanted = HITS_KEPT * (candidates.scores[chosen] >= target).any(axis=1).mean()
-    number = max((n for n, result in enumerate(results) if result.hit.mean() >= wanted), default=0)
+    number = max((n for n, result in enumerate(results) if result.reached.mean() >= wanted), default=0)
     hit_price, round_price = 1 / sequence[number].token_price, length * ROUND_CANDIDATES
 
     def cost(outcome: Outcome) -> Array:
-        return outcome.tokens + round_price * outcome.rounds - hit_price * outcome.hit
+        return outcome.tokens + round_price * outcome.rounds - hit_price * outcome.reached
 
     starts, lasts = (1, 2, 3, 4, 6, 8, 12, cap), {cap, cap * 7 // 8, cap * 3 // 4, cap // 2, cap // 4} - {0}
     fixed = [
@@ -143,7 +143,7 @@ def measure_prior_value(
         round_price=round_price,
         reading=reading,
         tokens={name: float(outcome.tokens.mean()) for name, outcome in held_out.items()},
-        hits={name: float(outcome.hit.mean()) for name, outcome in held_out.items()},
+        hits={name: float(outcome.reached.mean()) for name, outcome in held_out.items()},
         rounds={name: float(outcome.rounds.mean()) for name, outcome in held_out.items()},
         saved=saved,
         gap_closed=closed if most.mean() > 0 and np.isfinite(closed).all() else None,

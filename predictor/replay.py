@@ -1,7 +1,7 @@
 """Replay: what policies would have drawn, hit and answered on scores that are already there."""
 
-from collections.abc import Hashable, Mapping
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -10,10 +10,7 @@ from data.candidates import Candidates
 from data.errors import ConfigError
 from predictor.decision import CHUNK, Array, BoolArray, IntArray, NoHitCache, Policy, State
 from predictor.prior import PriorBatch
-from predictor.selection import Selection
 
-Name = TypeVar("Name", bound=Hashable)
-T = TypeVar("T")
 _AT_ONCE = 1_000_000  # questions drawn again at once, over all resamples
 
 
@@ -34,8 +31,6 @@ class Replay(NamedTuple):
     """N* of the last estimate."""
     feasible: BoolArray
     """Whether that estimate called the target feasible within the cap."""
-    waited: Array
-    """Tokens that a parallel generator waits for: the longest candidate of each round, summed."""
 
 
 def replay(
@@ -114,8 +109,7 @@ def _replay(
     """The replay of some rows of the scores."""
     columns = np.arange(scores.shape[1])
     drawn, rounds, required = np.zeros((3, len(rows)), dtype=np.int64)
-    feasible, waited = np.zeros(len(rows), dtype=bool), np.zeros(len(rows))
-    active = np.arange(len(rows))
+    feasible, active = np.zeros(len(rows), dtype=bool), np.arange(len(rows))
     while active.size:
         asked = rows[active]
         prior = None if priors is None else priors[asked]
@@ -124,71 +118,47 @@ def _replay(
         plan = policy.plan(State(scores[asked], drawn[active], prior, lengths, cache, asked, given))
         required[active], feasible[active] = plan.required, plan.feasible
         after = np.minimum(drawn[active] + plan.more, policy.cap)
-        if lengths is not None:
-            new = (columns >= drawn[active, None]) & (columns < after[:, None])
-            waited[active] += np.where(new, lengths, 0.0).max(axis=1, initial=0.0)
         going = after > drawn[active]
         drawn[active] = after
         rounds[active] += going
         active = active[going]
     best, column = best_of(np.where(columns < drawn[:, None], scores[rows], np.nan))
-    if policy.selection.kind != "best_score":
-        column = select(policy.selection, scores[rows], None if answers is None else answers[rows], drawn)
-    return Replay(drawn, rounds, best, column, best >= policy.target, required, feasible, waited)
+    if (by := policy.selection).kind != "best_score":
+        if answers is None:
+            raise ConfigError(f"a selection by {by.kind} needs the candidates' answers, and none were given")
+        column = by.count(answers[rows], scores[rows]).chosen[np.arange(len(rows)), drawn - 1]
+    return Replay(drawn, rounds, best, column, best >= policy.target, required, feasible)
 
 
-class Measures(NamedTuple, Generic[T]):
-    """Quantities of a policy: an `Outcome` has them by question, a `Summary` as means with intervals."""
+class Outcome(NamedTuple):
+    """What a policy takes and reaches on each question; every field (questions,), averaged over orders."""
 
-    draws: T
-    rounds: T
-    tokens: T
+    candidates: Array
+    rounds: Array
+    tokens: Array
     """Generated tokens."""
-    reward_tokens: T
-    waited: T
-    """Sum over rounds of a round's longest candidate, in tokens."""
-    hit: T
-    correct: T
-    """NaN where the question's answer is not known."""
-    lost_hit: T
-    """1 where all candidates reach the target and the policy's do not."""
-    lost_answer: T
-    """1 where the best of all candidates is right and the policy's is wrong; NaN where not known."""
-    lost_accuracy: T
-    """Right answers of the full cap less those of the policy: 1, 0 or -1; NaN where not known."""
-    promised: T
-    """Share of orders in which the policy held the target to be feasible."""
-    kept: T
-    """Share of orders in which it did and hit."""
-
-
-Outcome = Measures[Array]
-"""Every field (questions,), averaged over orders."""
+    reward_tokens: Array
+    """Tokens that the reward model reads."""
+    reached: Array
+    """Whether one of the candidates drawn reaches the target."""
 
 
 def outcomes(
-    policies: Mapping[Name, Policy],
+    policies: Sequence[Policy],
     candidates: Candidates,
     priors: PriorBatch | None = None,
     orders: int = 1,
-    seed: int = 0,
     target: float | None = None,
-) -> dict[Name, Outcome]:
-    """Replay every policy over the pool's order (``orders`` = 1), or over that many random ones.
-
-    ``candidates`` are the full cap that losses are paired with; see `outcome`.
-    """
-    totals: dict[Name, Array] = {}
+) -> list[Outcome]:
+    """Replay every policy over the pool's order (``orders`` = 1), or over that many random ones."""
+    totals = np.zeros((len(policies), len(Outcome._fields), len(candidates.scores)))
     for number in range(orders):
-        shown = candidates if orders == 1 else candidates.shuffled(seed + number)
-        parts: dict[Name, list[Outcome]] = {name: [] for name in policies}
+        shown = candidates if orders == 1 else candidates.shuffled(number)
         for rows in _chunks(len(shown.scores)):
             part, prior, cache = shown.select(rows), None if priors is None else priors[rows], NoHitCache()
-            for name, policy in policies.items():
-                parts[name].append(outcome(policy, part, prior, target, cache))
-        for name, results in parts.items():
-            totals[name] = totals.get(name, 0.0) + np.concatenate(results, axis=1)
-    return {name: Outcome(*(total / orders)) for name, total in totals.items()}
+            for place, policy in enumerate(policies):
+                totals[place, :, rows] += outcome(policy, part, prior, target, cache)
+    return [Outcome(*total / orders) for total in totals]
 
 
 def outcome(
@@ -198,52 +168,16 @@ def outcome(
     target: float | None = None,
     cache: NoHitCache | None = None,
 ) -> Outcome:
-    """Replay one policy over one order of the candidates, paired with all of them on the same order.
+    """Replay one policy over one order of the candidates.
 
     ``target`` is the score that counts as a hit, the policy's own unless it aims higher.
     """
     run = replay(policy, candidates.scores, priors, candidates.tokens, cache, candidates.answers)
-    goal = policy.target if target is None else target
-    full = best_of(candidates.scores)[1]
-    if policy.selection.kind != "best_score":
-        full = select(policy.selection, candidates.scores, candidates.answers)
-    return make_outcome(candidates, goal, run.drawn, run.rounds, run.waited, run.chosen, run.feasible, full)
-
-
-def make_outcome(
-    candidates: Candidates,
-    target: float,
-    drawn: IntArray,
-    rounds: IntArray,
-    waited: Array,
-    chosen: IntArray,
-    promised: BoolArray,
-    full: IntArray | None = None,
-) -> Outcome:
-    """Outcome of drawing the first ``drawn`` candidates and answering with column ``chosen`` (-1: none).
-
-    ``full`` is the column that all of them answer with, the best-scored if None.
-    """
-    scores, correct = candidates.scores, candidates.correct
-    reached = scores >= target
-    hit = (reached & (np.arange(scores.shape[1]) < drawn[:, None])).any(axis=1)
-    known = ~np.isnan(correct).all(axis=1)
-    right = pick(correct, chosen)
-    full_right = pick(correct, best_of(scores)[1] if full is None else full) == 1
-    return Outcome(
-        draws=drawn.astype(float),
-        rounds=rounds.astype(float),
-        tokens=spent(candidates.tokens, drawn),
-        reward_tokens=spent(candidates.reward_tokens, drawn),
-        waited=waited,
-        hit=hit.astype(float),
-        correct=np.where(known, right, np.nan),
-        lost_hit=(reached.any(axis=1) & ~hit).astype(float),
-        lost_answer=np.where(known, full_right & (right != 1), np.nan).astype(float),
-        lost_accuracy=np.where(known, full_right * 1.0 - (right == 1), np.nan),
-        promised=promised.astype(float),
-        kept=(promised & hit).astype(float),
-    )
+    drawn = np.arange(candidates.scores.shape[1]) < run.drawn[:, None]
+    hit = candidates.scores >= (policy.target if target is None else target)
+    spent, read = (np.where(drawn, v, 0.0).sum(axis=1) for v in (candidates.tokens, candidates.reward_tokens))
+    reached = (hit & drawn).any(axis=1)
+    return Outcome(run.drawn.astype(float), run.rounds.astype(float), spent, read, reached.astype(float))
 
 
 class Interval(NamedTuple):
@@ -252,15 +186,6 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
-
-
-Summary = Measures[Interval]
-"""Means a question; NaN where no answer is known."""
-
-
-def summarise(outcome: Outcome) -> Summary:
-    """Means over questions with 95 % intervals."""
-    return Summary(*map(bootstrap, outcome))
 
 
 def bootstrap(
@@ -293,17 +218,10 @@ def bootstrap(
     return Interval(mean, float(low), float(high))
 
 
-def select(
-    selection: Selection, scores: Array, answers: IntArray | None, drawn: IntArray | None = None
-) -> IntArray:
-    """(questions,) column of the answer among the first ``drawn`` candidates, all if None; -1 for none."""
-    if answers is None:
-        raise ConfigError(
-            f"a selection by {selection.kind} needs the candidates' answers, and none were given"
-        )
-    chosen = selection.count(answers, scores).chosen
-    last = np.full(len(chosen), chosen.shape[1]) if drawn is None else drawn
-    return np.where(last > 0, chosen[np.arange(len(chosen)), np.maximum(last - 1, 0)], -1)
+def resampled(count: int, resamples: int, seed: int) -> Array:
+    """(1 + resamples, count) weights of questions: all alike, and then as often as each is drawn again."""
+    alike = np.full(count, 1 / count)
+    return np.vstack([alike, np.random.default_rng(seed).multinomial(count, alike, resamples) / count])
 
 
 def best_of(scores: Array) -> tuple[Array, IntArray]:
@@ -319,8 +237,3 @@ def pick(values: Array, column: IntArray) -> Array:
     """``values`` (questions, n) at each row's column; 0 where the column is -1."""
     picked = values[np.arange(len(values)), np.maximum(column, 0)]
     return np.where(column < 0, 0.0, picked)
-
-
-def spent(values: Array, drawn: IntArray) -> Array:
-    """Sum of ``values`` (questions, n) over the candidates drawn."""
-    return np.where(np.arange(values.shape[1]) < drawn[:, None], values, 0.0).sum(axis=1)

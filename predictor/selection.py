@@ -79,11 +79,8 @@ class Selection(Record):
 
 def _best_so_far(scores: Array) -> IntArray:
     """(questions, n) place of the best score up to each candidate; the first of equals."""
-    rises = np.concatenate(
-        [np.ones((len(scores), 1), bool), scores[:, 1:] > np.maximum.accumulate(scores, axis=1)[:, :-1]],
-        axis=1,
-    )
-    return np.maximum.accumulate(np.where(rises, np.arange(scores.shape[1]), 0), axis=1)
+    before = np.pad(np.maximum.accumulate(scores, axis=1), ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    return np.maximum.accumulate(np.where(scores > before, np.arange(scores.shape[1]), 0), axis=1)
 
 
 def number_answers(keys: Sequence[str | None]) -> IntArray:

@@ -3,18 +3,17 @@
 All are asked at the totals of a schedule of rounds (`totals`), for a round costs latency.
 """
 
-import json
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from pydantic import ValidationError, model_validator
+from pydantic import model_validator
 
 from data.candidates import Array, IntArray
 from data.errors import ConfigError
 from data.record import Record
-from data.validation import explain
+from data.validation import parse
 from predictor.votes import FEATURES
 
 RULES = Path(__file__).parent / "rules"
@@ -28,6 +27,12 @@ def totals(cap: int, start: int = 1, growth: float = GROWTH) -> IntArray:
     while found[-1] < cap:
         found.append(min(cap, max(found[-1] + 1, round(found[-1] * growth))))
     return np.array(found)
+
+
+def fixed_sizes(cap: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12, 16, 24, … and the cap."""
+    powers = [2**k for k in range(cap.bit_length())]
+    return sorted({n for power in powers for n in (power, power * 3 // 2) if n < cap} | {cap})
 
 
 class Trees(Record):
@@ -62,15 +67,10 @@ class Trees(Record):
         """
         sizes = np.array([len(tree) for tree in self.feature])
         roots = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        feature, threshold, value = (
-            np.concatenate([np.array(tree) for tree in column])
-            for column in (self.feature, self.threshold, self.value)
-        )
-        own, first = np.arange(len(feature)), np.repeat(roots, sizes)
-        sides = np.stack(
-            [np.concatenate([np.array(t) for t in side]) + first for side in (self.left, self.right)]
-        )
-        sides = np.where(feature < 0, own, sides)
+        columns = (self.feature, self.threshold, self.value, self.left, self.right)
+        feature, threshold, value, left, right = (np.concatenate(list(map(np.array, c))) for c in columns)
+        own = np.arange(len(feature))
+        sides = np.where(feature < 0, own, np.stack([left, right]) + np.repeat(roots, sizes))
         depth = np.zeros(len(feature), int)
         for node in own[feature >= 0]:  # children come after their parent
             depth[sides[:, node]] = depth[node] + 1
@@ -135,13 +135,10 @@ def load_rule(name: str) -> StoppingRule:
     """
     file = RULES / f"{name}.json" if (RULES / f"{name}.json").exists() else Path(name)
     try:
-        return StoppingRule.model_validate(json.loads(file.read_text()))
+        document = file.read_text()
     except OSError as error:
         known = ", ".join(sorted(path.stem for path in RULES.glob("*.json")))
         raise ConfigError(
             f"no stopping rule {name!r} ({error.strerror}); there are {known}, or give a file"
         ) from error
-    except ValidationError as error:
-        raise ConfigError(f"{file} is no stopping rule: {explain(error.errors(), StoppingRule)}") from error
-    except ValueError as error:
-        raise ConfigError(f"{file} is not JSON: {error}") from error
+    return parse(document, StoppingRule, ConfigError, f"{file} is no stopping rule")

@@ -5,15 +5,16 @@ accuracy that is gained until the rule stops, less the price of the candidates d
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.candidates import Array, Candidates, IntArray
 from data.record import Record
 from predictor.decision import NoHitCache
-from predictor.goal import Judge
+from predictor.goal import Judge, same_answer
 from predictor.selection import Selection
 from predictor.stopping import StoppingRule, totals
 from predictor.votes import FEATURES, Votes, agreement, vote_features
@@ -52,7 +53,7 @@ class Shown:
 
     def select(self, rows: IntArray) -> "Shown":
         """Some questions."""
-        votes = self.votes._replace(**{n: column[rows] for n, column in self.votes._asdict().items()})
+        votes = Votes._make(column[rows] for column in self.votes)
         arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "votes"}
         return Shown(votes, **arrays)
 
@@ -60,6 +61,11 @@ class Shown:
     def cache(self) -> NoHitCache:
         """For policies that are replayed on these questions."""
         return NoHitCache()
+
+    @cached_property
+    def changed(self) -> NDArray[np.bool_]:
+        """Whether the answer is another than that of all candidates."""
+        return ~same_answer(self.votes, self.votes.answer[:, [-1]], self.votes.chosen[:, [-1]])
 
     @cached_property
     def agreement(self) -> Array:
@@ -120,13 +126,10 @@ def features_at(
         scores, so_far = np.nan_to_num(scores), np.arange(1, scores.shape[1] + 1)
         mean = scores.cumsum(axis=1) / so_far
         spread = np.sqrt(np.maximum((scores**2).cumsum(axis=1) / so_far - mean**2, 0))
-        best, delivered = (
-            np.maximum.accumulate(scores, axis=1),
-            np.take_along_axis(scores, votes.chosen, axis=1),
-        )
-        columns.append(
-            np.stack([np.take_along_axis(v, at, axis=1) for v in (mean, best, spread, delivered)], axis=-1)
-        )
+        best = np.maximum.accumulate(scores, axis=1)
+        delivered = np.take_along_axis(scores, votes.chosen, axis=1)
+        told = [np.take_along_axis(v, at, axis=1) for v in (mean, best, spread, delivered)]
+        columns.append(np.stack(told, axis=-1))
         plain = Selection(kind="majority").count(answers, None).at(at)
         columns.append(vote_features(plain, cap, drawn)[..., 1:6])
     return np.concatenate(columns, axis=-1)
@@ -163,6 +166,7 @@ def first_stop(stops: np.ndarray, at: IntArray) -> tuple[IntArray, IntArray]:
     return at[place], place + 1
 
 
+@dataclass(eq=False)
 class Orders:
     """Candidates of many questions in several orders, each shown once however often it is asked for.
 
@@ -173,16 +177,12 @@ class Orders:
     own : show the pool's own order alone, whatever number is asked for.
     """
 
-    def __init__(
-        self,
-        candidates: Candidates,
-        rule: StoppingRule,
-        seed: int = 0,
-        judge: Judge | None = None,
-        own: bool = False,
-    ) -> None:
-        self.candidates, self.rule, self.seed, self.judge, self.own = candidates, rule, seed, judge, own
-        self._shown: dict[tuple[Selection, int], Shown] = {}
+    candidates: Candidates
+    rule: StoppingRule
+    seed: int = 0
+    judge: Judge | None = None
+    own: bool = False
+    _shown: dict[tuple[Selection, int], Shown] = field(init=False, default_factory=dict)
 
     def show(self, selection: Selection, order: int, rows: IntArray | None = None) -> Shown:
         """What the selection makes of some questions' candidates in the order of that number."""
@@ -221,11 +221,8 @@ def fit_value_rules(
 def _iterate(scaled: Array, right: Array, cost: Array, prices: Array) -> tuple[Array, Array]:
     """(totals but the last, features, prices) slopes and (totals but the last, prices) intercepts."""
     rows, last, width = len(right), right.shape[1] - 1, scaled.shape[-1]
-    value, slopes, means = (
-        np.zeros((rows, len(prices))),
-        np.zeros((last, width, len(prices))),
-        np.zeros((last, len(prices))),
-    )
+    value, means = np.zeros((rows, len(prices))), np.zeros((last, len(prices)))
+    slopes = np.zeros((last, width, len(prices)))
     for place in range(last - 1, -1, -1):
         x = np.ascontiguousarray(scaled[:, place])
         gained = right[:, [place + 1]] - right[:, [place]] - prices * (cost[place + 1] - cost[place])

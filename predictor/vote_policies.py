@@ -132,11 +132,9 @@ class OwnRule(VotePolicy):
         return {"worth of going on": float(self._worth(state)[0])}
 
     def _worth(self, state: State) -> Array:
-        answers, counted = state.count(self.selection)
+        (answers, counted), rule = state.count(self.selection), load_rule(self.rule)
         at = state.drawn[:, None] - 1
-        features = features_at(
-            answers, state.scores, counted, self.selection, load_rule(self.rule), self.cap, at
-        )[:, 0]
+        features = features_at(answers, state.scores, counted, self.selection, rule, self.cap, at)[:, 0]
         place = np.minimum(np.searchsorted(self.value.totals, state.drawn), len(self.value.intercept) - 1)
         worth = [self.value.worth(features, k) for k in range(len(self.value.intercept))]
         return np.asarray(np.choose(place, worth))

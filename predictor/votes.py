@@ -35,9 +35,7 @@ class Votes(NamedTuple):
 
     def at(self, columns: IntArray) -> "Votes":
         """Those in some columns of each question, (questions, k)."""
-        return self._replace(
-            **{name: np.take_along_axis(v, columns, axis=1) for name, v in self._asdict().items()}
-        )
+        return Votes._make(np.take_along_axis(values, columns, axis=1) for values in self)
 
 
 def count_votes(answers: IntArray, weights: Array | None = None, scores: Array | None = None) -> Votes:
@@ -71,10 +69,8 @@ def count_votes(answers: IntArray, weights: Array | None = None, scores: Array |
         best[at] = np.where(better, scores[voted, k], best[at])
         place[at] = np.where(better, k, place[at])
         better = scores[:, k] > fallback_score
-        fallback, fallback_score = (
-            np.where(better, k, fallback),
-            np.where(better, scores[:, k], fallback_score),
-        )
+        fallback = np.where(better, k, fallback)
+        fallback_score = np.where(better, scores[:, k], fallback_score)
         empty += ~voted
         # Only the answer just given can overtake; at equal votes the leader stays.
         overtakes = voted & ((leader < 0) | (votes[rows, key] > votes[rows, leader]))
@@ -95,7 +91,7 @@ def count_votes(answers: IntArray, weights: Array | None = None, scores: Array |
                 since,
             )
         )
-    return Votes(*(np.stack(column, axis=1) for column in zip(*columns, strict=True)))
+    return Votes._make(np.stack(column, axis=1) for column in zip(*columns, strict=True))
 
 
 def _number(answers: IntArray) -> IntArray:

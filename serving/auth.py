@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from pydantic import ValidationError
 from starlette.authentication import AuthenticationBackend, AuthenticationError
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from data.errors import ConfigError
 from data.record import Record
-from data.validation import explain
+from data.validation import parse
 from serving import metrics
 from serving.errors import RequestError, error_response
 from serving.keys import ApiKey
@@ -47,11 +46,10 @@ def read_keys() -> list[ApiKey]:
     given, file = os.environ.get(KEYS), os.environ.get(KEYS_FILE)
     try:
         text = Path(file).read_text() if file else ""
-        limited = KeysFile.model_validate(yaml.safe_load(text)).keys if _YAML.search(text) else ()
+        named = yaml.safe_load(text) if _YAML.search(text) else {"keys": ()}
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"${KEYS_FILE}: {error}") from error
-    except ValidationError as error:
-        raise ConfigError(f"${KEYS_FILE}, {file}: {explain(error.errors(), KeysFile)}") from error
+    limited = parse(named, KeysFile, ConfigError, f"${KEYS_FILE}, {file}").keys
     lines = [] if limited else text.splitlines()
     digests = [_digest(key) for raw in (*(given or "").split(","), *lines) if (key := raw.strip())]
     keys = [*limited, *(ApiKey(name=digest[:8], sha256=digest) for digest in dict.fromkeys(digests))]

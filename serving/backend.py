@@ -94,11 +94,8 @@ class Backend:
         if not self.gateways:
             missing = "this bundle has no generator: ship it with gateway settings"
             raise RequestError(503, missing, "not_configured")
-        if (
-            beside
-            and model not in self.gateways
-            and ((caller := CALLER.get()) is None or caller.key.models is None)
-        ):
+        caller = CALLER.get()
+        if beside and model not in self.gateways and (caller is None or caller.key.models is None):
             return next(iter(self.gateways.values()))
         if model not in (names := self.models()):
             message = f"there is no model {model!r} here, but {', '.join(names) or 'none for this key'}"

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from data.contract import ScoreContract
-from data.errors import BundleError, ConfigError
+from data.errors import BundleError
 from data.record import Record
 from data.score_map import ScoreMap
-from data.validation import explain
+from data.validation import parse
 from models.tokenizer import open_tokenizer
 from predictor.certificate import Certificate
 from predictor.correctness import Correctness
@@ -110,14 +110,9 @@ class Bundle(Record):
         """
         file = Path(path) / "bundle.json"
         try:
-            card = BundleCard.model_validate_json(file.read_bytes())
+            card = parse(file.read_bytes(), BundleCard, BundleError, f"{file} is not a bundle's card")
         except FileNotFoundError as error:
             raise BundleError(f"no bundle at {path}: bundle.json is missing; ship one first") from error
-        except ValidationError as error:
-            problems = explain(error.errors(), BundleCard)
-            raise BundleError(f"{file} is not a bundle's card: {problems}") from error
-        except ConfigError as error:
-            raise BundleError(f"{file} is not a bundle's card: {error}") from error
         load_family(Path(path))
         if card.certificate is not None:
             card.certificate.require_contract(card.contract.fingerprint)

@@ -4,19 +4,13 @@ It is the truth: a registry's alias follows it, and a gateway that runs follows 
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import datetime
-from pathlib import PurePosixPath
 from typing import Literal, Self, TypeVar
 
-import pyarrow.fs as pafs
-from filelock import FileLock
-from pydantic import ValidationError
-
 from data.errors import BundleError
-from data.files import filesystem, write_whole
+from data.files import filesystem, write_whole, writer_lock
 from data.record import Record
-from data.validation import explain
+from data.validation import parse
 
 KEPT = 20
 """Former champions that are remembered."""
@@ -103,14 +97,13 @@ def read_record(location: str, kind: type[R], what: str) -> R:
     try:
         fs, path = filesystem(location)
         with fs.open_input_stream(str(path)) as stream:
-            return kind.model_validate_json(stream.read())
+            document = stream.read()
     except FileNotFoundError:
         return kind()
     except OSError as error:
         raise BundleError(f"the {what} {location} cannot be read: {error}") from error
-    except ValidationError as error:
-        problem = explain(error.errors(), kind)
-        raise BundleError(f"{location} is no {what} that this release reads: {problem}") from error
+    found: R = parse(document, kind, BundleError, f"{location} is no {what} that this release reads")
+    return found
 
 
 def change_record(location: str, kind: type[R], what: str, make: Callable[[R], R]) -> R:
@@ -124,9 +117,9 @@ def change_record(location: str, kind: type[R], what: str, make: Callable[[R], R
     try:
         fs, path = filesystem(location)
         fs.create_dir(str(path.parent), recursive=True)
-        with FileLock(f"{path}.lock") if isinstance(fs, pafs.LocalFileSystem) else nullcontext():
+        with writer_lock(fs, f"{path}.lock"):
             made = make(read_record(location, kind, what))
-            write_whole(str(PurePosixPath(path)), made.model_dump_json(indent=1).encode(), fs)
+            write_whole(str(path), made.model_dump_json(indent=1).encode(), fs)
         return made
     except OSError as error:
         raise BundleError(f"the {what} {location} cannot be written: {error}") from error

@@ -22,13 +22,14 @@ from pydantic import (
 from data.contract import Sampling
 from data.errors import QuestionError
 from data.question import Question
+from data.record import Record
 from data.validation import explain
 from models.generator.base import Candidate, Status
 from predictor.decision import Decision
 from predictor.prior import Prior
 from serving.draws import Draw, Tokens
 from serving.messages import ChatMessage
-from serving.schemas import EXAMPLE, Request
+from serving.schemas import EXAMPLE
 
 PIECE = re.compile(r"\s*\S+\s*?(?=\s|$)|\s+")
 """What a chunk holds when the chosen answer is streamed: a word with the blanks before it."""
@@ -41,36 +42,37 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class Options(Request):
+class Options(Record):
     """What a client can ask for beyond OpenAI's fields, under ``optscale``."""
 
-    target: float | None = Field(None, gt=0, le=1, description="Score that counts as a hit.")
-    confidence: float | None = Field(
-        None, gt=0, lt=1, description="Chance of a hit that the bound is for; of policies that have one."
-    )
-    deadline: float | None = Field(None, gt=0, le=3600, description="Seconds until the answer is due.")
-    token_budget: int | None = Field(
-        None, ge=1, le=2**31, description="Generated tokens at most, at least max_tokens."
-    )
-    ahead: int | None = Field(
-        None, ge=0, le=1024, description="Candidates kept in flight while a decision is pending."
-    )
-    cap: int | None = Field(None, ge=1, le=100_000, description="Candidates at most.")
-    return_candidates: bool = Field(False, description="Give every candidate with its score.")
+    target: float | None = Field(None, gt=0, le=1)
+    """Score that counts as a hit."""
+    confidence: float | None = Field(None, gt=0, lt=1)
+    """Chance of a hit that the bound is for; of policies that have one."""
+    deadline: float | None = Field(None, gt=0, le=3600)
+    """Seconds until the answer is due."""
+    token_budget: int | None = Field(None, ge=1, le=2**31)
+    """Generated tokens at most, at least max_tokens."""
+    ahead: int | None = Field(None, ge=0, le=1024)
+    """Candidates kept in flight while a decision is pending."""
+    cap: int | None = Field(None, ge=1, le=100_000)
+    """Candidates at most."""
+    return_candidates: bool = False
+    """Give every candidate with its score."""
 
 
-class ChatRequest(BaseModel):
+class ChatRequest(Record):
     """``POST /v1/chat/completions``: OpenAI's request; `serving.fields` sorts what is not read here."""
 
     model_config = ConfigDict(
         extra="allow",
-        allow_inf_nan=False,
         json_schema_extra={"example": {"model": "m", "messages": [{"role": "user", "content": EXAMPLE}]}},
     )
 
     model: Annotated[str, Field(max_length=256)]
     messages: list[ChatMessage] = Field(min_length=1)
-    n: int | None = Field(None, ge=1, le=100_000, description="Choices, the best first, of one run.")
+    n: int | None = Field(None, ge=1, le=100_000)
+    """Choices, the best first, of one run."""
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1, le=2**31)
@@ -121,12 +123,13 @@ class AnyRequest(BaseModel):
     model: Annotated[str, Field(max_length=256)]
 
 
-class Shown(BaseModel):
+class Shown(Record):
     """A candidate as ``optscale.return_candidates`` gives it."""
 
     text: str | None
     score: float | None
-    answer: str | None = Field(description="Key of its answer: equal answers have equal keys.")
+    answer: str | None
+    """Key of its answer: equal answers have equal keys."""
     status: Status
     tokens: int
     round: int
@@ -138,42 +141,52 @@ class Shown(BaseModel):
         return cls(**{name: getattr(draw, name) for name in names})
 
 
-class Explanation(BaseModel):
+class Explanation(Record):
     """The ``optscale`` field of an answer: what was drawn, and why it ended."""
 
     request_id: str
-    prior: Prior | None = Field(
-        description="What was expected of the scores before the first candidate; null where none is scored."
-    )
-    rounds: int = Field(description="Times that the policy was asked and went on.")
-    drawn: int = Field(description="Candidates of the rounds that ended; what the decision rests on.")
-    scores: list[float | None] = Field(description="Their scores, null where one has none.")
-    cancelled: int = Field(description="Candidates that were cancelled under way.")
+    prior: Prior | None
+    """What was expected of the scores before the first candidate; null where none is scored."""
+    rounds: int
+    """Times that the policy was asked and went on."""
+    drawn: int
+    """Candidates of the rounds that ended; what the decision rests on."""
+    scores: list[float | None]
+    """Their scores, null where one has none."""
+    cancelled: int
+    """Candidates that were cancelled under way."""
     decision: Decision
-    ended: str = Field(
-        description="decided, or what came first: deadline, token budget, generator, reward model."
-    )
-    degraded: list[str] = Field(description="What was away or cut short; empty in good order.")
-    selection: str = Field(
-        description="How the answer was chosen: best_score, majority or weighted_vote, as the policy says; "
-        "majority where that needs scores and there are none."
-    )
-    votes: int = Field(description="Candidates that gave the answer; 0 where none is read from its text.")
-    score: float | None = Field(description="The answer's score.")
+    ended: str
+    """decided, or what came first: deadline, token budget, generator, reward model."""
+    degraded: list[str]
+    """What was away or cut short; empty in good order."""
+    selection: str
+    """How the answer was chosen: best_score, majority or weighted_vote, as the policy says; majority where
+    that needs scores and there are none."""
+    votes: int
+    """Candidates that gave the answer; 0 where none is read from its text."""
+    score: float | None
+    """The answer's score."""
     target: float
     cap: int
-    hit: bool = Field(description="Whether the answer's score reaches the target.")
-    chance_correct: float | None = Field(description="Chance that the answer is right, where it is known.")
-    explored: bool = Field(description="Drawn to the full cap for the log, whatever the policy said.")
-    contract: str = Field(description="Fingerprint of the contract that the scores were made under.")
-    model_version: str | None = Field(description="Version of the registered predictor; null: there is none.")
-    promise: str | None = Field(
-        description="The certificate's statement; null where the request or a fault puts it aside."
-    )
+    hit: bool
+    """Whether the answer's score reaches the target."""
+    chance_correct: float | None
+    """Chance that the answer is right, where it is known."""
+    explored: bool
+    """Drawn to the full cap for the log, whatever the policy said."""
+    contract: str
+    """Fingerprint of the contract that the scores were made under."""
+    model_version: str | None
+    """Version of the registered predictor; null: there is none."""
+    promise: str | None
+    """The certificate's statement; null where the request or a fault puts it aside."""
     tokens: Tokens
     seconds: float
-    notes: list[str] = Field([], description="What else is to be known of how it was answered.")
-    candidates: list[Shown] | None = Field(None, description="All of them, where return_candidates asks.")
+    notes: list[str] = Field([])
+    """What else is to be known of how it was answered."""
+    candidates: list[Shown] | None = None
+    """All of them, where return_candidates asks."""
 
     def headers(self) -> dict[str, str]:
         """The decision once more, for clients that drop fields that they do not know."""
@@ -194,11 +207,12 @@ class ChatResponse(ChatCompletion):
     optscale: Explanation
 
 
-class Alone(BaseModel):
+class Alone(Record):
     """The ``optscale`` field of what the generator answered alone; nothing is promised of it."""
 
     request_id: str
-    passthrough: str = Field(description="Why Best-of-N does not fit it, with the fields that say so.")
+    passthrough: str
+    """Why Best-of-N does not fit it, with the fields that say so."""
     promise: None = None
 
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, Field
 
 from data.answers import answer_digest
 from data.contract import Sampling, ScoreContract
 from data.question import Question
+from data.record import Record
 from models.generator.base import Candidate, Status
 from models.reward.base import StepScores
 from predictor.decision import Decision
@@ -160,13 +160,17 @@ def best_first(answer: "Answer", count: int) -> list[Draw]:
     return ranked
 
 
-class Tokens(BaseModel):
+class Tokens(Record):
     """Where the tokens went."""
 
-    generated: int = Field(description="By all candidates, cancelled ones included.")
-    thrown_away: int = Field(description="Of these, by candidates other than the answer.")
-    cancelled_estimate: int = Field(description="Of these, by cancelled candidates, reckoned by their time.")
-    reward: int = Field(description="Read by the reward model.")
+    generated: int
+    """By all candidates, cancelled ones included."""
+    thrown_away: int
+    """Of these, by candidates other than the answer."""
+    cancelled_estimate: int
+    """Of these, by cancelled candidates, reckoned by their time."""
+    reward: int
+    """Read by the reward model."""
 
 
 @dataclass(eq=False)

@@ -91,13 +91,11 @@ def sort_fields(given: Mapping[str, Any], configured: Mapping[str, Any]) -> Sort
     for name in said.keys() & REFUSED.keys():
         if said[name] not in REFUSED[name]:
             raise RequestError(400, f"{name}: not supported by this server; leave it out", param=name)
+    if said.get("response_format") == {"type": "text"}:
+        del said["response_format"]
     return Sorted(
         {k: v for k, v in said.items() if k in HANDED_ON},
-        {
-            k: v
-            for k, v in said.items()
-            if k in CONDITIONS and (k, v) != ("response_format", {"type": "text"})
-        },
+        {k: v for k, v in said.items() if k in CONDITIONS},
         {k: ALONE[k][0] for k, v in said.items() if k in ALONE and v not in ALONE[k][1]},
     )
 
@@ -105,6 +103,5 @@ def sort_fields(given: Mapping[str, Any], configured: Mapping[str, Any]) -> Sort
 def forwarded(given: Mapping[str, Any]) -> dict[str, Any]:
     """What goes to a generator that answers alone: all that it may understand."""
     known = HANDED_ON | CONDITIONS | ALONE.keys()
-    return {
-        k: v for k, v in given.items() if k in known or (k == "parallel_tool_calls" and given.get("tools"))
-    }
+    known |= {"parallel_tool_calls"} if given.get("tools") else set()
+    return {k: v for k, v in given.items() if k in known}

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from data.errors import BundleError
@@ -23,6 +24,7 @@ class Wanted(NamedTuple):
     full_cap: bool
 
 
+@dataclass(eq=False)
 class Stage:
     """The backend that requests meet, as ``state.backend``.
 
@@ -33,13 +35,12 @@ class Stage:
     now : what ``state.backend`` was made of.
     """
 
-    def __init__(
-        self, state: Any, location: str | None, make: Callable[[Wanted], Backend], now: Wanted
-    ) -> None:
-        self.state, self.location, self.make = state, location, make
-        self.now = now
-        self.stack = AsyncExitStack()
-        self.tasks: set[asyncio.Task[None]] = set()
+    state: Any
+    location: str | None
+    make: Callable[[Wanted], Backend]
+    now: Wanted
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __aenter__(self) -> "Stage":
         await self.stack.enter_async_context(self.state.backend.running())

@@ -182,17 +182,17 @@ class Gateway:
             raise error
         record(answer, 200)
         prompt = max(draw.candidate.prompt_tokens for draw in answer.draws)
-        explanation = self._explain(answer, sampled, request_id, seconds)
         wanted = request.n or 1
         chosen = [draw.candidate for draw in best_first(answer, wanted)]
         if ask.sampling.temperature == 0:
             chosen = chosen[:1] * wanted
         elif len(chosen) < wanted:
             notes = [*notes, f"{len(chosen)} choices of {wanted}: no further candidate has a text"]
-        explanation.notes = notes
-        if request.optscale and request.optscale.return_candidates:
-            explanation.candidates = [Shown.of(draw) for draw in answer.draws]
-        return make_response(request.model, chosen, prompt, explanation)
+        told = self._explain(answer, sampled, request_id, seconds)
+        asked = request.optscale is not None and request.optscale.return_candidates
+        shown = [Shown.of(draw) for draw in answer.draws] if asked else None
+        told = told.model_copy(update={"notes": notes, "candidates": shown})
+        return make_response(request.model, chosen, prompt, told)
 
     def _explain(
         self, answer: Answer, sampled: ScoreContract, request_id: str, seconds: float

@@ -117,9 +117,8 @@ class KeyLimits:
             metrics.REFUSED.labels("limit").inc()
             message = f"this key has spent its {spent.limit} {spent.what} of this {spent.window}"
             retry = {"retry-after": str(spent.seconds)}
-            return await error_response(RequestError(429, message, "rate_limit_error", headers=retry))(
-                scope, receive, send
-            )
+            refusal = RequestError(429, message, "rate_limit_error", headers=retry)
+            return await error_response(refusal)(scope, receive, send)
         metrics.KEY_REQUESTS.labels(key.name).inc()
 
         async def charge() -> None:

@@ -85,9 +85,8 @@ async def chat_completions(request: Request, chat: ChatRequest) -> Response:
     if response is None:
         return Response(status_code=499)
     _note(request, prepared, response)
-    return Response(
-        response.to_json(indent=None), media_type="application/json", headers=response.optscale.headers()
-    )
+    body, headers = response.to_json(indent=None), response.optscale.headers()
+    return Response(body, media_type="application/json", headers=headers)
 
 
 @app.post("/v1/completions", response_model=PassedOn, responses=STREAMED, tags=["OpenAI"])
@@ -99,9 +98,8 @@ async def others(request: Request, body: AnyRequest) -> Response:
     # A server may have a model for them beside the one that answers.
     gateway = _backend(request).gateway_of(body.model, beside=route == "/embeddings")
     fields = body.model_dump(exclude_unset=True, exclude={"optscale"})
-    return await _pass_on(
-        request, gateway, gateway.intake.allow(Forward(route, fields, "route", [f"/v1{route}"]))
-    )
+    asked = gateway.intake.allow(Forward(route, fields, "route", [f"/v1{route}"]))
+    return await _pass_on(request, gateway, asked)
 
 
 @app.get("/v1/models", response_model_exclude_unset=True, tags=["OpenAI"])

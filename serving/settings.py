@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from data.errors import ConfigError
 from data.home import HOME, state_home
 from data.record import Record
-from data.validation import explain
+from data.validation import parse
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
 from predictor.policies import AnyPolicy
 
@@ -134,12 +134,11 @@ def override(settings: GatewaySettings | None, bundle: int = 0) -> GatewaySettin
         return settings
     try:
         changes = yaml.safe_load(Path(file).read_text())
-        base = settings.model_dump(mode="json") if settings else {}
-        return GatewaySettings.model_validate(_merge(base, changes if isinstance(changes, dict) else {}))
-    except ValidationError as error:
-        raise ConfigError(f"${OVERRIDES}, {file}: {explain(error.errors(), GatewaySettings)}") from error
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"${OVERRIDES}, {file}: {error}") from error
+    base = settings.model_dump(mode="json") if settings else {}
+    merged = _merge(base, changes if isinstance(changes, dict) else {})
+    return parse(merged, GatewaySettings, ConfigError, f"${OVERRIDES}, {file}")
 
 
 def old_overrides() -> str | None:
@@ -149,9 +148,5 @@ def old_overrides() -> str | None:
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    both = {
-        k: _merge(base[k], v)
-        for k, v in changes.items()
-        if isinstance(v, dict) and isinstance(base.get(k), dict)
-    }
-    return {**base, **changes, **both}
+    both = [k for k, v in changes.items() if isinstance(v, dict) and isinstance(base.get(k), dict)]
+    return {**base, **changes, **{k: _merge(base[k], changes[k]) for k in both}}

@@ -130,7 +130,7 @@ def bench_decisions() -> None:
     shown = Candidates(pool, np.full(pool.shape, np.nan), tokens, tokens, answers)
 
     def replay_all() -> None:
-        outcomes(dict(enumerate(policies)), shown, population, target=0.95)
+        outcomes(policies, shown, population, target=0.95)
 
     figures = paired(replay_all, lambda: [family.log_likelihood(pool) for _ in policies], 3)
     show("replay 500 x 64, 48 policies", figures, "one likelihood of all scores each")

@@ -77,6 +77,19 @@ def trunk(tmp_path_factory):
     return save_trunk(tmp_path_factory.mktemp("trunk"))
 
 
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    """Folder of a tokenizer that reward models over HTTP are read with; it is opened once for all of them."""
+    from functools import cache
+
+    from models.reward import http
+    from tests.models.tiny import save_qwen_tokenizer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http, "open_tokenizer", cache(http.open_tokenizer))
+        yield str(save_qwen_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+
+
 @pytest.fixture
 def contract():
     from tests.helpers import make_contract

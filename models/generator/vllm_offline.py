@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import subprocess
-import tempfile
 import threading
 import weakref
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from transformers import AutoModelForCausalLM
 
 from data.errors import ModelError
@@ -119,17 +117,15 @@ def _weights(settings: VllmGeneratorSettings) -> str:
     """What vLLM loads: the backbone, or a copy with the adapter folded in, made once in the state folder."""
     if settings.adapter is None:
         return backbone.locate(settings.backbone)
-    target = state_home() / "merged" / backbone.revision(settings.backbone, settings.adapter)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock", fallback_to_soft=False):
-        if not target.exists():
-            whole = backbone.load(settings.backbone, AutoModelForCausalLM)
-            whole = lora.merge_adapter(whole, backbone.find_adapter(settings.adapter)).to(torch.bfloat16)
-            scratch = Path(tempfile.mkdtemp(dir=target.parent))
-            whole.save_pretrained(scratch)
-            backbone.load_tokenizer(settings.backbone, settings.adapter).save_pretrained(scratch)
-            scratch.rename(target)
-    return str(target)
+    adapter = backbone.find_adapter(settings.adapter)
+
+    def merge(folder: Path) -> None:
+        whole = lora.merge_adapter(backbone.load(settings.backbone, AutoModelForCausalLM), adapter)
+        whole.to(torch.bfloat16).save_pretrained(folder)
+        backbone.load_tokenizer(settings.backbone, adapter).save_pretrained(folder)
+
+    revision = backbone.revision(settings.backbone, adapter)
+    return str(backbone.make_once(state_home() / "merged" / revision, merge))
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -43,9 +43,8 @@ def token_likelihoods(head: Any, states: Tensor, tokens: Tensor) -> Tensor:
     """
 
     def piece(states: Tensor, tokens: Tensor) -> Tensor:
-        scores = head(
-            states.to(head.weight.dtype)
-        ).float()  # the head is in float32 also where the rest is not
+        # The head is in float32 also where the rest is not.
+        scores = head(states.to(head.weight.dtype)).float()
         return -cross_entropy(scores, tokens, reduction="none")
 
     size = max(LOGITS // head.weight.shape[0], 1)

@@ -101,11 +101,9 @@ class Predictor:
         strength = 1.0
         if rows:
             likelihood = get_family(population.family).log_likelihood(tune.scores[rows])
-            found = [
-                log_evidence([_as_strong(priors[row], s) for row in rows], likelihood).mean()
-                for s in STRENGTHS
-            ]
-            strength = STRENGTHS[int(np.argmax(found))]
+            tried = [[_as_strong(priors[row], s) for row in rows] for s in STRENGTHS]
+            evidence = [log_evidence(each, likelihood).mean() for each in tried]
+            strength = STRENGTHS[int(np.argmax(evidence))]
         self.card = self.card.change((q.id for q in tune.questions), strength=strength)
         return [prior if prior is population else _as_strong(prior, strength) for prior in priors]
 

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from data.errors import ModelError
 from data.files import file_digest
 from data.record import Record
 from data.score_map import ScoreMap
-from data.validation import explain
+from data.validation import parse
 from predictor.learned.settings import Kind, PredictorSettings
 from predictor.prior import Prior
 
@@ -90,17 +90,12 @@ class PredictorCard(Record):
             If there is none, or it is of an older version, or a file is not the one that was written with it.
         """
         try:
-            card = cls.model_validate_json((directory / CARD).read_bytes())
+            what = f"{directory / CARD} is not a predictor's card, or one of an older version: train again"
+            card: Self = parse((directory / CARD).read_bytes(), cls, ModelError, what)
             wrong = [name for name, digest in card.files.items() if file_digest(directory / name) != digest]
         except (FileNotFoundError, NotADirectoryError) as error:
             missing = Path(error.filename).relative_to(directory)
             raise ModelError(f"no predictor at {directory}: {missing} is missing") from error
-        except ValidationError as error:
-            problems = explain(error.errors(), cls)
-            raise ModelError(
-                f"{directory / CARD} is not a predictor's card, or one of an older version: {problems}. "
-                "Train again"
-            ) from error
         if wrong:
             raise ModelError(
                 f"the {card.kind} predictor in {directory} is not whole, or its files are of several: "

@@ -140,23 +140,18 @@ def refit(model: Predictor, fold: Fold) -> Predictor | None:
         assert isinstance(model, LoraPredictor)
         assert seen is not None
         again = corrected = model.fit_base(fold, seen)
-        checked, seen = (
-            corrected.base,
-            seen[:, corrected.network.lower],
-        )  # the network has seen train questions
+        checked = corrected.base  # the network has seen train questions
+        seen = seen[:, corrected.network.lower]
     else:
         checked = again = KernelPredictor.fit(
             card.kind, fold, card.settings, seen, model.states, card.strength
         )
     rows = np.linspace(0, len(fold.questions) - 1, min(len(fold.questions), _CHECKED)).astype(int)
-    priors = checked.predict(
-        [fold.questions[row] for row in rows.tolist()], None if seen is None else seen[rows]
-    )
-    population = again.card.population
+    asked, population = [fold.questions[row] for row in rows.tolist()], again.card.population
+    priors = checked.predict(asked, None if seen is None else seen[rows])
     likelihood = get_family(population.family).log_likelihood(fold.scores[rows], others=True)
-    gain, error = _paired(
-        log_evidence(priors, likelihood) - log_evidence([population] * len(rows), likelihood)
-    )
+    before = log_evidence([population] * len(rows), likelihood)
+    gain, error = _paired(log_evidence(priors, likelihood) - before)
     if not gain >= -_AMISS * error:
         logger.warning(
             "predictor %s, fitted again on %d questions, predicts them worse than one prior for all (%.3g ± "

@@ -34,7 +34,7 @@ from predictor.learned.features import encode
 from predictor.learned.kernel_predictor import KernelPredictor
 from predictor.learned.network import EvidenceLoss, PriorNetwork, make_labels
 from predictor.learned.normals import to_normals, to_outputs
-from predictor.learned.settings import PredictorSettings
+from predictor.learned.settings import Kind, PredictorSettings
 from predictor.learned.states import FrozenStates, Tokens, load_trunk, read_kept, read_states, reading_key
 from predictor.prior import fit_population
 
@@ -221,9 +221,8 @@ def _fit_base(
     network: PriorNetwork, fold: Fold, settings: PredictorSettings, frozen: NDArray[np.float32]
 ) -> Any:
     """What is corrected: a regression on states that training leaves as they are, or on text without any."""
-    return KernelPredictor.fit(
-        "states" if network.lower.any() else "text", fold, settings, frozen[:, network.lower]
-    )
+    kind: Kind = "states" if network.lower.any() else "text"
+    return KernelPredictor.fit(kind, fold, settings, frozen[:, network.lower])
 
 
 def _offset(
@@ -243,9 +242,8 @@ def _keep_share(
     """Scale the head so that the network corrects by the share of `SHARES` that predicts examples best."""
     told, output, labels = [], [], []
     for rows in by_length([example["input_ids"] for example in examples], size):
-        batch = {
-            k: v.to(network.backbone.device) for k, v in collate([examples[row] for row in rows]).items()
-        }
+        padded = collate([examples[row] for row in rows])
+        batch = {k: v.to(network.backbone.device) for k, v in padded.items()}
         labels.append(batch.pop("labels"))
         told.append(batch["offset"])
         output.append(network(**batch))

@@ -191,8 +191,8 @@ pool.append(score_rows(make_questions(1, start=int(sys.argv[1])), make_contract(
 def test_a_writer_that_is_killed_frees_the_pool(pool):
     script = f"""
 import time
-from data.pool import _reach, _writer_lock
-with _writer_lock(*_reach({pool.location!r})):
+from data.pool import Pool
+with Pool.open({pool.location!r})._writing("it is held"):
     print("held", flush=True)
     time.sleep(600)
 """

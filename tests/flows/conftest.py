@@ -67,11 +67,3 @@ def server():
     started = FaultyServer()
     yield started
     started.close()
-
-
-@pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory):
-    """Folder of a tokenizer that a reward model over HTTP is read with."""
-    from tests.models.tiny import save_qwen_tokenizer
-
-    return str(save_qwen_tokenizer(tmp_path_factory.mktemp("tokenizer")))

@@ -182,13 +182,6 @@ def reward(server, way, tokenizer, **changes):
     return load_reward_model(HttpRewardSettings(**values))
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    from tests.models.tiny import save_qwen_tokenizer
-
-    return save_qwen_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-
-
 def test_scores_are_read_at_the_marks(server, tokenizer):
     judged = reward(server, "plain", tokenizer, batch_size=2)
     items = [(q, "one\n\ntwo, longer" + "\n\nthree" * k) for k, q in enumerate(ASKED)]

@@ -228,13 +228,6 @@ def score(server, tokenizer):
     return score
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    from tests.models.tiny import save_qwen_tokenizer
-
-    return save_qwen_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-
-
 def classes(*rows):
     return {
         "data": [{"index": i, "label": None, "probs": r, "num_classes": len(r)} for i, r in enumerate(rows)]

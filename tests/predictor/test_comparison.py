@@ -4,8 +4,8 @@ import pytest
 from data.candidates import Candidates
 from data.errors import ConfigError
 from predictor.comparison import PRODUCT, compare, gain_over, lower_hull
-from predictor.contenders import LADDER, fixed_sizes
-from predictor.stopping import load_rule, totals
+from predictor.contenders import LADDER
+from predictor.stopping import fixed_sizes, load_rule, totals
 
 RULE = load_rule("public-1")
 

@@ -9,7 +9,7 @@ from predictor.families import get_family
 from predictor.planning import ReferenceQuestions, estimate
 from predictor.policies import FixedN, Predictive, Value
 from predictor.prior import Prior, PriorBatch
-from predictor.replay import outcome, replay, spent
+from predictor.replay import outcome, replay
 
 pytestmark = pytest.mark.slow
 
@@ -47,10 +47,11 @@ def same(count):
 
 def realise(policy, priors, found):
     course = replay(policy, found.scores, priors, found.tokens)
+    drawn = np.arange(CAP) < course.drawn[:, None]
     return {
         "candidates": course.drawn.sum(),
-        "tokens": spent(found.tokens, course.drawn).sum(),
-        "reward_tokens": spent(found.reward_tokens, course.drawn).sum(),
+        "tokens": np.where(drawn, found.tokens, 0).sum(),
+        "reward_tokens": np.where(drawn, found.reward_tokens, 0).sum(),
         "reached": course.hit.mean(),
     }
 
@@ -190,7 +191,11 @@ def test_ranges_hold_what_held_out_questions_take():
     reference, held = make_donors(rng, 300), sample(rng, [POPULATION] * 300)
     told, run = estimate(PREDICTIVE, same(60), reference), outcome(PREDICTIVE, held, same(300))
     subsets = [rng.choice(300, 60, replace=False) for _ in range(60)]
-    for planned, took in ((told.candidates, run.draws), (told.rounds, run.rounds), (told.tokens, run.tokens)):
+    for planned, took in (
+        (told.candidates, run.candidates),
+        (told.rounds, run.rounds),
+        (told.tokens, run.tokens),
+    ):
         inside = [planned.low <= took[rows].sum() <= planned.high for rows in subsets]
         assert np.mean(inside) >= 0.8
 

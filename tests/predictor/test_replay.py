@@ -17,30 +17,23 @@ TOKENS = np.array([[10.0, 20.0, 30.0, 40.0]] * 3)
 SHOWN = Candidates(SCORES, CORRECT, TOKENS, 2 * TOKENS, np.zeros((3, 4), dtype=np.int64))
 
 
-def test_rounds_tokens_and_waits_are_counted():
+def test_rounds_and_hits_are_counted():
     course = replay(Schedule(target=0.9, cap=4, start=1, factor=2), SCORES, None, TOKENS)
     assert course.drawn.tolist() == [3, 4, 1]
     assert course.rounds.tolist() == [2, 3, 1]
-    assert course.waited.tolist() == [10 + 30, 10 + 30 + 40, 10]
     assert course.hit.tolist() == [True, False, True]
     assert course.chosen.tolist() == [1, 0, 0]
 
 
-def test_losses_are_paired_with_all_candidates_on_the_same_order():
-    found = outcome(FixedN(target=0.9, cap=1), SHOWN)
-    assert found.lost_hit.tolist() == [1, 0, 0]
-    assert found.lost_answer[[0, 2]].tolist() == [1, 0]  # in the last the cap itself chooses a wrong one
-    assert np.isnan(found.lost_answer[1])
-    assert np.isnan(found.correct[1])
-    assert found.reward_tokens.tolist() == [20, 20, 20]
-    full = outcome(FixedN(target=0.9, cap=4), SHOWN)
-    assert full.lost_hit.sum() == 0
-    assert np.nansum(full.lost_answer) == 0
+def test_tokens_are_those_of_the_candidates_drawn():
+    found = outcome(Schedule(target=0.9, cap=4, start=1, factor=2), SHOWN)
+    assert found.tokens.tolist() == [10 + 20 + 30, 10 + 20 + 30 + 40, 10]
+    assert found.reward_tokens.tolist() == [120, 200, 20]
 
 
 def test_a_higher_aim_is_judged_by_the_target_that_was_promised():
     found = outcome(Schedule(target=0.98, cap=4, start=1), SHOWN, None, 0.9)
-    assert found.hit.tolist() == [1, 0, 1]
+    assert found.reached.tolist() == [1, 0, 1]
 
 
 def test_orders_shuffle_candidates_within_a_question_and_keep_columns_together():
@@ -49,8 +42,8 @@ def test_orders_shuffle_candidates_within_a_question_and_keep_columns_together()
     assert (mixed.reward_tokens == 2 * mixed.tokens).all()
     right = mixed.correct == 1
     assert sorted(mixed.scores[right].tolist()) == [0.95, 0.97]
-    several = outcomes({"one": FixedN(cap=1, target=0.9)}, SHOWN, orders=400)["one"]
-    assert several.hit[[0, 2]] == pytest.approx([0.25, 0.5], abs=0.08)
+    several = outcomes([FixedN(cap=1, target=0.9)], SHOWN, orders=400)[0]
+    assert several.reached[[0, 2]] == pytest.approx([0.25, 0.5], abs=0.08)
 
 
 @given(st.integers(1, 12), st.integers(0, 2**31))

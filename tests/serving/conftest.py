@@ -122,13 +122,6 @@ def workers(process) -> dict[str, psutil.Process]:
 
 
 @pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory):
-    from tests.models.tiny import save_qwen_tokenizer
-
-    return save_qwen_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-
-
-@pytest.fixture(scope="session")
 def upstream(tokenizer):
     serving = Upstream(tokenizer)
     yield serving

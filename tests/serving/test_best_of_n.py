@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 PRIOR = Prior.centred(0.7, 0.15)
 POLICY = Value(target=0.9, cap=12, token_price=1e-4, candidate_tokens=8, round_price=0.002)
-ASKED = [Question.ask(f"Compute {n} + 4.") for n in range(10)]
+ASKED = [Question.ask(f"Compute {n} + 4.") for n in range(6)]
 
 
 class PriorSource:
@@ -43,7 +43,7 @@ def server(upstream):
     return upstream
 
 
-def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, in_flight=64, **options):
+def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=300.0, in_flight=64, **options):
     """Answers of the asks, all at once, on a loop of their own; nothing may be left on it.
 
     ``reward_way=None``: there is no reward model, and nothing is foretold of scores.
@@ -52,12 +52,12 @@ def run(server, tokenizer, asks, way="plain", reward_way="plain", seconds=20.0, 
         base_url=server.url(way),
         model="m",
         retries=0,
-        timeout=30,
+        timeout=300,
         in_flight=in_flight,
         extra_body={"return_token_ids": True},
     )
     reward = HttpRewardSettings(
-        base_url=server.url(reward_way or "locked"), model="m", retries=0, timeout=30, tokenizer=tokenizer
+        base_url=server.url(reward_way or "locked"), model="m", retries=0, timeout=300, tokenizer=tokenizer
     )
 
     async def main():

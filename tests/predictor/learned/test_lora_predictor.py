@@ -153,7 +153,7 @@ def test_a_directory_without_a_predictor_is_an_error(tmp_path):
     with pytest.raises(ModelError, match=r"predictor\.json is missing"):
         load_predictor(tmp_path)
     (tmp_path / "predictor.json").write_text("{}")
-    with pytest.raises(ModelError, match="not a predictor's card.*Train again"):
+    with pytest.raises(ModelError, match="not a predictor's card.*train again"):
         load_predictor(tmp_path)
 
 
