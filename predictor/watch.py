@@ -19,8 +19,8 @@ from predictor.risk import log_growth, upper_bound
 
 HOURS = 24 * 365.25
 """Bets that are begun in a year."""
-SLIP = 0.04
-"""Chance that a limit which was estimated is wrong, on each side."""
+SLIP = 0.1
+"""Chance that a limit which was estimated is wrong, on each side, at most; in simulations half of that."""
 LATELY = 500
 """Values that the mean which is told speaks of, about."""
 Worse = Literal["higher", "lower", "either"]

@@ -6,7 +6,7 @@
 An hour (years) or half of one. The log is looked at each hour. Questions, scores, tokens and answers are the
 shipped pool's: each of its questions stands for a kind, of which every request is a new one. A thousand users
 differ in activity and in what they ask, are there on three days of ten, and repeat themselves; nights are
-quiet, and weekends harder by three points of hits. The usual means are those of 400 requests of all of that.
+quiet, and weekends harder by three points of hits. The usual means are those of 500 requests of all of that.
 """
 
 import sys
@@ -30,7 +30,7 @@ from predictor.vote_policies import Lead
 from predictor.watch import HOURS, Usual
 
 DAILY, EXPLORED, REPEATED = 10_000, 0.02, 0.2
-CAP, TARGET, LOSE, KNOWN, SEEN, ORDERS = 32, 0.55, 0.03, 400, 900, 8
+CAP, TARGET, LOSE, KNOWN, SEEN, ORDERS = 32, 0.55, 0.03, 500, 900, 8
 USERS, THERE, WEEKEND = 1000, 0.3, 0.03
 RANKED = {"scores": "scores", "score_spread": "scores", "tokens": "tokens", "length": "length"}
 Values = dict[str, np.ndarray]
