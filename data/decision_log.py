@@ -126,10 +126,10 @@ class DecisionLog:
             write_whole(self.folder / name, parquet_bytes(table))
         finally:
             pa.default_memory_pool().release_unused()  # or each thread that ever wrote keeps its share
-        ours = [(int(m[1]), file) for file in self.folder.iterdir() if (m := _OURS.fullmatch(file.name))]
+        ours = [(when, file) for file in self.folder.iterdir() if (when := written(file)) is not None]
         aged = 0 if self.days is None else time.time_ns() - self.days * 86_400e9
-        for place, (written, file) in enumerate(sorted(ours, reverse=True)):
-            if place >= self.files or written < aged:
+        for place, (when, file) in enumerate(sorted(ours, reverse=True)):
+            if place >= self.files or when < aged:
                 file.unlink(missing_ok=True)
 
 
@@ -188,8 +188,8 @@ def import_log(
 def _explored(folder: Path, count: Counter[str]) -> Iterator[dict[str, Any]]:
     """Rows that were drawn to the full cap by a random choice; the others are counted."""
     for row in read_log(folder):
-        if fate := _fate(row):
-            count[fate] += 1
+        if why := fate(row):
+            count[why] += 1
         else:
             yield row
 
@@ -213,17 +213,26 @@ def read_log(folder: Path) -> Iterator[dict[str, Any]]:
     if not files:
         raise PoolError(f"{folder} holds no decision log (*.parquet); is it the gateway's log.folder?")
     for file in files:
-        with as_fault(PoolError, f"{file} cannot be read", OSError, pa.ArrowException):
-            table = read_parquet(file.read_bytes())
-        version = (table.schema.metadata or {}).get(b"version")
-        if version not in (b"1", VERSION):
-            raise PoolError(
-                f"{file} is no decision log of a version up to {VERSION.decode()}, but {version!r}"
-            )
-        yield from table.to_pylist()
+        yield from read_rows(file)
 
 
-def _fate(row: dict[str, Any]) -> str | None:
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of one file of a log; raises PoolError where it cannot be read."""
+    with as_fault(PoolError, f"{file} cannot be read", OSError, pa.ArrowException):
+        table = read_parquet(file.read_bytes())
+    version = (table.schema.metadata or {}).get(b"version")
+    if version not in (b"1", VERSION):
+        raise PoolError(f"{file} is no decision log of a version up to {VERSION.decode()}, but {version!r}")
+    return table.to_pylist()
+
+
+def written(file: Path) -> int | None:
+    """When a file of a log was written, in nanoseconds since 1970; None where it is no file of a log."""
+    found = _OURS.fullmatch(file.name)
+    return found and int(found[1])
+
+
+def fate(row: dict[str, Any]) -> str | None:
     """Why a row is left out; None where it is not."""
     if not row["explored"]:
         return "censored"

@@ -1,9 +1,9 @@
-"""Retraining on a schedule, on a Prefect server."""
+"""Retraining on a schedule and on an alarm, and looking for alarms, on a Prefect server."""
 
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.runner import Runner
 from prefect.schedules import Cron, Schedule
@@ -20,6 +21,7 @@ from prefect.states import Crashed
 
 from data.errors import ConfigError
 from flows.config import Config
+from flows.monitor import EVENT, monitor, resource
 from flows.orchestration import prefect_server
 from flows.output import Answer
 from flows.retrain import retrain
@@ -33,6 +35,7 @@ def serve_schedule(
 ) -> None:
     """Serve ``retrain`` on a cron schedule, one run at a time; blocks.
 
+    Where a gateway logs, serves ``monitor`` too, and an alarm of it starts ``retrain`` (``config.monitor``).
     Shows the next times that the server has planned; where it plans none within ``patience`` seconds,
     says so on standard error.
 
@@ -49,32 +52,41 @@ def serve_schedule(
         raise ConfigError(
             f"--timezone {timezone!r} is no time zone; write one as Europe/Berlin or UTC"
         ) from error
-    try:
-        schedule = Cron(cron, timezone=timezone)
-    except ValueError as error:
-        raise ConfigError(f"--cron {cron!r} is no schedule; write one as '0 3 * * 0'") from error
+    schedule, looks = _cron(cron, timezone, "--cron"), config.monitor.cron
+    looking = looks and config.gateway and _cron(looks, timezone, "monitor.cron")
+    alarm = DeploymentEventTrigger(
+        name="retrain on an alarm", expect={EVENT}, match={"prefect.resource.id": [resource(config)]}
+    )
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     with prefect_server():
         runner, parameters = Runner(name="retrain"), {"config": config.model_dump(mode="json")}
         with get_client(sync_client=True) as client:
             for line in replaced(client, schedule, parameters):
                 print(line, file=sys.stderr, flush=True)
+        common: dict[str, Any] = {"parameters": parameters, "concurrency_limit": one_at_a_time}
+        triggers: list[Any] = [alarm] if config.monitor.retrain else []
         deployment: Any = runner.add_flow(
-            retrain,
-            name="retrain",
-            schedules=[schedule],
-            parameters=parameters,
-            concurrency_limit=one_at_a_time,
+            retrain, name="retrain", schedules=[schedule], triggers=triggers, **common
         )
+        served = [deployment]
+        if looking:
+            served.append(runner.add_flow(monitor, name="monitor", schedules=[looking], **common))
         with get_client(sync_client=True) as client:
             free_slots(client, deployment)
             times = [time.astimezone(zone) for time in planned_runs(client, deployment, patience)]
             show(announce(times, f"{cron!r} ({timezone})", client))
         with suppress(KeyboardInterrupt, TerminationSignal):
-            asyncio.run(_serve(runner, deployment))
+            asyncio.run(_serve(runner, served))
 
 
-async def _serve(runner: Runner, deployment: UUID) -> None:
+def _cron(cron: str, timezone: str, where: str) -> Schedule:
+    try:
+        return Cron(cron, timezone=timezone)
+    except ValueError as error:
+        raise ConfigError(f"{where} {cron!r} is no schedule; write one as '0 3 * * 0'") from error
+
+
+async def _serve(runner: Runner, served: Sequence[UUID]) -> None:
     """Run what is due, and free slots that a run which never began has taken."""
 
     def free() -> None:
@@ -82,7 +94,8 @@ async def _serve(runner: Runner, deployment: UUID) -> None:
             suppress(Exception),
             get_client(sync_client=True) as client,
         ):  # the server may be away for a while
-            free_slots(client, deployment)
+            for deployment in served:
+                free_slots(client, deployment)
 
     async def watch() -> None:
         while True:

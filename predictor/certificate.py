@@ -8,6 +8,7 @@ that any certified policy breaks the promise is at most delta.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
 
 import numpy as np
@@ -91,6 +92,11 @@ class Certificate(Record):
     shapes: Shapes | None = None
     """What its calibration questions look like: a question that does not is none it speaks of. None in
     earlier releases: then all are taken for alike."""
+
+    made: datetime | None = None
+    """When; None of one that no flow made."""
+    uses: int | None = None
+    """How often its questions have been certified on, this time included: each time ``delta`` was halved."""
 
     def covers(self, question: Question) -> bool:
         """Whether calibration questions looked like this one."""
