@@ -11,6 +11,7 @@ from typing import Any
 
 from data.errors import BundleError, GateError, TrackingError
 from flows.config import Config
+from serving.alarms import Alarms, alarms_of
 from serving.bundle import Bundle
 from serving.champion import Champion, Manifest, change, read
 
@@ -28,7 +29,7 @@ def current(config: Config) -> str | None:
 def describe(version: str, tag: str, bundle: Path, by: str | None = None) -> Champion:
     """A bundle that was built, as it stands in the manifest."""
     card = Bundle.open(bundle).card
-    fingerprint, now = card.contract.fingerprint, datetime.now(UTC)
+    fingerprint, now, certificate = card.contract.fingerprint, datetime.now(UTC), card.certificate
     return Champion(
         version=version,
         tag=tag,
@@ -37,6 +38,8 @@ def describe(version: str, tag: str, bundle: Path, by: str | None = None) -> Cha
         promise=card.promise,
         since=now,
         by=by,
+        certified=certificate and certificate.made,
+        uses=certificate and certificate.uses,
     )
 
 
@@ -97,9 +100,10 @@ def release(config: Config) -> dict[str, Any]:
     return _told(config, _change(config, lambda now: now.model_copy(update={"held": None})))
 
 
-def full_cap(config: Config, on: bool) -> dict[str, Any]:
-    """Have gateways draw the reference, or follow the policy again."""
-    return _told(config, _change(config, lambda now: now.model_copy(update={"full_cap": on})))
+def full_cap(config: Config, on: bool, why: str | None = None) -> dict[str, Any]:
+    """Have gateways draw the reference, or follow the policy again; keeps why, or who."""
+    changes = {"full_cap": on, "full_cap_why": (why or f"by {who()}") if on else None}
+    return _told(config, _change(config, lambda now: now.model_copy(update=changes)))
 
 
 def status(config: Config) -> dict[str, Any]:
@@ -142,7 +146,9 @@ def _from_now(champion: Champion) -> Champion:
 
 
 def _told(config: Config, now: Manifest) -> dict[str, Any]:
-    champion = now.champion
+    champion, found = now.champion, alarms_of(config.champion_location)
+    if champion is None or found.version != champion.version:
+        found = Alarms()  # of another, who is champion no more
     return {
         "champion": champion and champion.version,
         "bundle": champion and champion.tag,
@@ -151,7 +157,12 @@ def _told(config: Config, now: Manifest) -> dict[str, Any]:
         "by": champion and (champion.by or "the gate"),
         "contract": champion and champion.contract,
         "promise": champion and champion.promise,
+        "certified": champion and champion.certified,
+        "certified_on_them": champion and champion.uses,
+        "alarms": [f"{alarm.says} (since {alarm.since:%Y-%m-%d %H:%M} UTC)" for alarm in found.standing],
+        "watched": found.looked,
         "full_cap": now.full_cap,
+        "full_cap_why": now.full_cap_why,
         "held": now.held,
         "waiting": now.waiting and now.waiting.version,
         "former": [one.version for one in now.former],

@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flows.command import command
+from flows.command import command, run_with_progress
 from flows.config import Config
+from flows.output import Answer
 
 
 @command()
@@ -17,6 +18,27 @@ def status(config: Config) -> Any:
     from flows import champion
 
     return champion.status(config)
+
+
+@command()
+def monitor(
+    config: Config,
+    clear: Annotated[
+        str | None, typer.Option(help="Take the alarms back, and why: all is watched as from the first day.")
+    ] = None,
+) -> Answer:
+    """Hold what was served since the last look against what was promised and usual; tells alarms.
+
+    Example: optscale monitor -c config.yaml
+    """
+    found = run_with_progress("monitor:monitor", config, clear)
+    alarms = [f"ALARM since {a.since:%Y-%m-%d %H:%M} UTC: {a.says}" for a in found.standing]
+    watched = (
+        f"{found.requests} requests of version {found.version}, {found.explored} of them explored, watched "
+    )
+    return Answer(
+        found, [*alarms, watched + f"for {', '.join(found.statistics)}" if found.version else "no champion"]
+    )
 
 
 @command()

@@ -31,7 +31,7 @@ from models.settings import (
 from predictor.goal import Goal
 from predictor.learned.settings import PredictorSettings
 from predictor.policies import AnyPolicy, Value
-from predictor.settings import CertifySettings, Prices
+from predictor.settings import CertifySettings, MonitorSettings, Prices
 from serving.settings import (
     CHAMPION,
     KEYS,
@@ -187,6 +187,8 @@ class Config(Record):
     """The service."""
     gateway: GatewaySettings | None = None
     """The gateway that the bundle is shipped with; null: the bundle only predicts and decides."""
+    monitor: MonitorSettings = MonitorSettings()
+    """Watching what is served."""
 
     @model_validator(mode="after")
     def _gateway_gives_what_the_policy_reads(self) -> Self:

@@ -81,7 +81,11 @@ def predictor_priors(predictor: "Predictor", table: ScoreTable, contract: str, n
 
 
 def assess_priors(
-    config: Config, contract: str, priors: PriorSource, shown_too: Mapping[str, AnyPolicy] | None = None
+    config: Config,
+    contract: str,
+    priors: PriorSource,
+    shown_too: Mapping[str, AnyPolicy] | None = None,
+    used: Mapping[str, int] | None = None,
 ) -> Assessment:
     """Design, certify and compare policies that decide with these priors; see `assess`."""
     table, families = priors.questions.table, list[FamilyFit]()
@@ -100,6 +104,7 @@ def assess_priors(
         tokens_read=priors.tokens_read,
         one_a_group=config.folds.by == "group",
         prices=config.prices.in_tokens(),
+        used=used,
     )._replace(left_out=priors.left_out, priors_from=priors.name)
 
 

@@ -1,4 +1,4 @@
-"""Retraining on a schedule, on a Prefect server."""
+"""Retraining on a schedule and on an alarm, and looking for alarms, on a Prefect server."""
 
 import asyncio
 import sys
@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.runner import Runner
 from prefect.schedules import Cron, Schedule
@@ -20,6 +21,7 @@ from prefect.states import Crashed
 
 from data.errors import ConfigError
 from flows.config import Config
+from flows.monitor import EVENT, monitor, resource
 from flows.orchestration import prefect_server
 from flows.output import Answer
 from flows.retrain import retrain
@@ -33,6 +35,7 @@ def serve_schedule(
 ) -> None:
     """Serve ``retrain`` on a cron schedule, one run at a time; blocks.
 
+    Where a gateway logs, serves ``monitor`` too, and an alarm of it starts ``retrain`` (``config.monitor``).
     Shows the next times that the server has planned; where it plans none within ``patience`` seconds,
     says so on standard error.
 
@@ -44,28 +47,34 @@ def serve_schedule(
         If no Prefect server is named, or it does not answer: schedules fire on a server alone.
     """
     schedule, zone = require_schedule(cron, timezone), ZoneInfo(timezone)
+    looks = config.monitor.cron
+    looking = looks and config.gateway and require_schedule(looks, timezone, "monitor.cron")
+    alarm = DeploymentEventTrigger(
+        name="retrain on an alarm", expect={EVENT}, match={"prefect.resource.id": [resource(config)]}
+    )
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     with prefect_server():
         runner, parameters = Runner(name="retrain"), {"config": config.model_dump(mode="json")}
         with get_client(sync_client=True) as client:
             for line in replaced(client, "retrain/retrain", [schedule], parameters):
                 print(line, file=sys.stderr, flush=True)
+        common: dict[str, Any] = {"parameters": parameters, "concurrency_limit": one_at_a_time}
+        triggers: list[Any] = [alarm] if config.monitor.retrain else []
         deployment: Any = runner.add_flow(
-            retrain,
-            name="retrain",
-            schedules=[schedule],
-            parameters=parameters,
-            concurrency_limit=one_at_a_time,
+            retrain, name="retrain", schedules=[schedule], triggers=triggers, **common
         )
+        served = [deployment]
+        if looking:
+            served.append(runner.add_flow(monitor, name="monitor", schedules=[looking], **common))
         with get_client(sync_client=True) as client:
             free_slots(client, deployment)
             times = [time.astimezone(zone) for time in planned_runs(client, deployment, patience)]
             show(announce(times, f"{cron!r} ({timezone})", client))
         with suppress(KeyboardInterrupt, TerminationSignal):
-            asyncio.run(_serve(runner, deployment))
+            asyncio.run(_serve(runner, served))
 
 
-def require_schedule(cron: str, timezone: str) -> Schedule:
+def require_schedule(cron: str, timezone: str, where: str = "--cron") -> Schedule:
     """The schedule of a cron expression in a time zone; raises ConfigError where either is none."""
     try:
         ZoneInfo(timezone)
@@ -76,10 +85,10 @@ def require_schedule(cron: str, timezone: str) -> Schedule:
     try:
         return Cron(cron, timezone=timezone)
     except ValueError as error:
-        raise ConfigError(f"--cron {cron!r} is no schedule; write one as '0 3 * * 0'") from error
+        raise ConfigError(f"{where} {cron!r} is no schedule; write one as '0 3 * * 0'") from error
 
 
-async def _serve(runner: Runner, deployment: UUID) -> None:
+async def _serve(runner: Runner, served: Sequence[UUID]) -> None:
     """Run what is due, and free slots that a run which never began has taken."""
 
     def free() -> None:
@@ -87,7 +96,8 @@ async def _serve(runner: Runner, deployment: UUID) -> None:
             suppress(Exception),
             get_client(sync_client=True) as client,
         ):  # the server may be away for a while
-            free_slots(client, deployment)
+            for deployment in served:
+                free_slots(client, deployment)
 
     async def watch() -> None:
         while True:

@@ -28,6 +28,7 @@ from flows.tracking import (
 )
 from predictor.certificate import Certificate
 from predictor.learned.store import load_predictor
+from predictor.usual import USUAL
 from serving.bento import build_bento, serve_bento
 from serving.bundle import BundleCard, carry_tokenizer, write_card
 from serving.champion import Manifest, change
@@ -73,6 +74,7 @@ def build(config: Config, version: str) -> str:
             gateway=config.gateway and carry_tokenizer(target, config.gateway),
         )
         write_card(target, card)
+        (target / USUAL).write_text(tracking.read(run, USUAL))
         return build_bento(target)
 
 

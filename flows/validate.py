@@ -1,6 +1,7 @@
 """Validate: test the challenger's priors and decisions on questions it has not seen."""
 
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,12 @@ from prefect.logging import get_run_logger
 from data.errors import GateError
 from data.folds import Fold
 from data.pool import Pool
-from flows import report
+from flows import report, spent
 from flows.champion import current
 from flows.config import Config
 from flows.examine import PriorSource, assess_priors, load_table, predictor_priors
 from flows.model_card import model_card
+from flows.paired import pair
 from flows.tracking import (
     CHALLENGER,
     CHAMPION_THEN,
@@ -37,6 +39,7 @@ from predictor.learned.store import load_predictor
 from predictor.learned.unread import describe_left_out
 from predictor.prior_quality import prior_intervals
 from predictor.prior_value import PriorValue, measure_prior_value
+from predictor.usual import UsualStatistics, usual
 
 
 class Validated(NamedTuple):
@@ -66,9 +69,15 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
         files = tracking.download(version, Path(folder))
         predictor = load_predictor(files, cache=config.home.resolve() / STATES)
         priors = predictor_priors(predictor, table, contract, f"predictor version {version}")
-        assessment = assess_priors(config, contract, priors)
+        test = spent.name_of(config, version, pool.manifest.digest)
+        used = spent.times_used(config, test)
+        assessment = assess_priors(config, contract, priors, used=used)
+        spent.keep(config, test, assessment.certified_on)
+        made = assessment.certificate.model_copy(update={"made": datetime.now(UTC)})
+        assessment = assessment._replace(certificate=made)
         value = value_of(config, predictor.card, priors)
-        measured = metrics(assessment, value)
+        paired = pair(config, priors, assessment)
+        measured = metrics(assessment, value) | paired.metrics
         page = write_page(Path(folder), config, pool, predictor.card, priors, assessment, value, measured)
         tracking.metrics(measured)
         tracking.table(plain_rows(assessment), "policies.json")
@@ -76,6 +85,11 @@ def validate(config: Config, output: Path | None = None, version: str | None = N
             tracking.file(file)
         shutil.copytree(page, target, dirs_exist_ok=True)
     announce(assessment, value, target)
+    get_run_logger().info("%s", paired.says)
+    new = sum(question not in used for question in assessment.certified_on)
+    get_run_logger().info(
+        "of %d calibration questions %d were never certified on", len(assessment.certified_on), new
+    )
     try:
         check_gate(measured, config.gate.thresholds(len(assessment.refuted)))
     except GateError:
@@ -114,6 +128,7 @@ def write_page(
         ("certificate", assessment.certificate),
         ("correctness", assessment.correctness),
         ("prior-value", value),
+        ("usual", UsualStatistics(usual(priors.questions, assessment.policy, assessment.certificate))),
     ):
         (page / f"{name}.json").write_text("null" if record is None else record.model_dump_json(indent=1))
     intervals = prior_intervals(assessment.test, priors.require_population())

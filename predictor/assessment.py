@@ -1,7 +1,7 @@
 """Design policies on train and tune, certify on calibration, compare on test: what a report shows."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,6 +69,8 @@ class Assessment(NamedTuple):
     """Calibration and test questions that the predictor had read, and that are in nothing here."""
     target: float = 1.0
     """Score that reports speak of as a hit."""
+    certified_on: tuple[str, ...] = ()
+    """Ids of the calibration questions that the certificate rests on."""
     priors_from: str = "the population's prior alone, without a predictor"
     """Where the priors are from."""
 
@@ -112,6 +114,7 @@ def assess(
     tokens_read: Callable[[Question], int] = lambda question: 0,
     one_a_group: bool = False,
     prices: Prices = Prices(),  # noqa: B008 - it is frozen
+    used: Mapping[str, int] | None = None,
 ) -> Assessment:
     """Design on train and tune, certify on calibration, then compare on test, whatever the priors are.
 
@@ -127,6 +130,8 @@ def assess(
     tokens_read : tokens that a prior of a question costs.
     one_a_group : let one question of each group count in the certificate.
     prices : by which the cheapest policy is chosen.
+    used : how often each question was certified on before. Where enough were never, only these certify; else
+        each time halves the chance of an error that is left for this one.
 
     Raises
     ------
@@ -137,9 +142,8 @@ def assess(
     target = policy.target
     policy = policy.model_copy(update={"cap": cap, "floor": min(policy.floor, cap)})
     full = questions.full(cap)
-    train, seen, calibration, test = (
-        full.fold(*names) for names in (("train",), ("train", "tune"), ("calibration",), ("test",))
-    )
+    train, seen = full.fold("train"), full.fold("train", "tune")
+    calibration, test = full.fold("calibration"), full.fold("test")
     for name in ("tune", "calibration", "test"):
         if not (full.table.folds == name).any():
             raise ConfigError(
@@ -153,6 +157,8 @@ def assess(
     shuffled = order.verdict in ("fine", "unknown")
     orders = settings.orders if shuffled else 1
     made = design(policy, goal, settings, seen.candidates(cap), seen.priors, reading, shuffled, prices)
+    calibration, times = fresh(calibration, used or {}, made.needed)
+    made = made._replace(goal=made.goal.model_copy(update={"delta": made.goal.delta / 2**times}))
     certificate = certify(
         [each.on(calibration.priors) for each in made.sequence],
         Orders(calibration.candidates(cap), load_rule(settings.rule), 0, made.judge, not shuffled),
@@ -167,7 +173,11 @@ def assess(
         one_a_group=one_a_group,
         needed=made.needed,
         score_map=questions.table.score_map,
-    ).model_copy(update={"shapes": Shapes.of(calibration.table.questions)})
+    )
+    more: dict[str, Any] = {"shapes": Shapes.of(calibration.table.questions)}
+    if used is not None:
+        more |= {"uses": times + 1, "statement": certificate.statement + again(times)}
+    certificate = certificate.model_copy(update=more)
     policy = certificate.to_ship(settings.uncertified)
     asked = Orders(test.candidates(cap), load_rule(settings.rule), 0, made.judge, not shuffled)
     shipped = run(of_policy(SHIPPED, policy, test.priors), asked, np.arange(len(test.table)), orders)
@@ -206,7 +216,27 @@ def assess(
         reliability=bins,
         reading=reading if policy.reads_prior else 0.0,
         target=target,
+        certified_on=tuple(question.id for question in calibration.table.questions),
     )
+
+
+def fresh(
+    calibration: ScoredQuestions, used: Mapping[str, int], needed: int | None
+) -> tuple[ScoredQuestions, int]:
+    """Those that never were certified on, if they are enough; else all, and how often one of them was."""
+    times = np.array([used.get(question.id, 0) for question in calibration.table.questions])
+    new = times == 0
+    if needed is not None and new.sum() >= needed:
+        calibration, times = calibration.select(new), times[new]
+    return calibration, int(times.max(initial=0))
+
+
+def again(times: int) -> str:
+    """What a statement adds where its questions were certified on before."""
+    if not times:
+        return ""
+    before = "once" if times == 1 else f"{times} times"
+    return f" Its questions were certified on {before} before: each time halves the chance of an error."
 
 
 def metrics(assessment: Assessment, value: PriorValue | None) -> dict[str, float]:

@@ -8,6 +8,7 @@ that any certified policy breaks the promise is at most delta.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
 
 import numpy as np
@@ -92,6 +93,11 @@ class Certificate(Record):
     """What its calibration questions look like: a question that does not is none it speaks of. None in
     earlier releases: then all are taken for alike."""
 
+    made: datetime | None = None
+    """When; None of one that no flow made."""
+    uses: int | None = None
+    """How often its questions have been certified on, this time included: each time ``delta`` was halved."""
+
     def covers(self, question: Question) -> bool:
         """Whether calibration questions looked like this one."""
         return self.shapes is None or self.shapes.has(question)
@@ -164,17 +170,15 @@ def certify(
     results: list[Measured] = []
     for other in sequence if epsilon else sequence[-1:]:
         found = run(other.contender, calibration, rows, orders)
-        known = found.loss[~np.isnan(found.loss)]
-        if not known.size:
+        if not found.known.size:
             raise ConfigError(f"no calibration question tells what is lost ({loss}): name another goal")
-        like = other.loss[~np.isnan(other.loss)]
-        p_value = risk_p_value(known, epsilon[loss], like) if epsilon else 0.0
+        p_value = risk_p_value(found.known, epsilon[loss], other.known) if epsilon else 0.0
         tried.append(
             Tested(
                 policy=other.policy,
                 tokens=float(found.tokens.mean()),
                 rounds=float(found.rounds.mean()),
-                failures={loss: float(known.sum())},
+                failures={loss: float(found.known.sum())},
                 p_value=p_value,
                 level=goal.delta,
                 passed=p_value <= goal.delta,
@@ -185,7 +189,7 @@ def certify(
             break
     passed = [place for place, test in enumerate(tried) if test.passed]
     policy = tried[passed[-1]].policy if passed else None
-    bounds = {} if epsilon else {loss: upper_bound(results[-1].loss[~np.isnan(results[-1].loss)], goal.delta)}
+    bounds = {} if epsilon else {loss: upper_bound(results[-1].known, goal.delta)}
     return Certificate(
         contract=contract,
         questions=len(rows),

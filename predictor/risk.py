@@ -29,14 +29,14 @@ def risk_p_value(losses: Array, epsilon: float, like: Array | None = None) -> fl
         return 1.0
     wealth = np.full(len(STAKES), 1 / len(STAKES))
     if like is not None and like.size:
-        best = _growth(like, epsilon).mean(axis=1).argmax()
+        best = log_growth(like, epsilon).mean(axis=1).argmax()
         near = np.exp(-0.5 * ((STAKES - STAKES[best]) / NEAR) ** 2)
         wealth = (wealth + near / near.sum()) / 2
-    growth = _growth(losses, epsilon).cumsum(axis=1)
+    growth = log_growth(losses, epsilon).cumsum(axis=1)
     return float(np.exp(-max(logsumexp(growth, axis=0, b=wealth[:, None]).max(), 0.0)))
 
 
-def _growth(losses: Array, epsilon: float) -> Array:
+def log_growth(losses: Array, epsilon: float) -> Array:
     """(stakes, questions) logarithm of what a bet on each question multiplies its stake's wealth by."""
     grown: Array = np.log1p(STAKES[:, None] / (1 - epsilon) * (epsilon - losses))
     return grown
@@ -61,7 +61,7 @@ def questions_needed(losses: Array, epsilon: float, delta: float, power: float =
 
     The best stake grows by its mean logarithm a question, with a spread; half of the wealth is near it.
     """
-    growth = _growth(losses, epsilon)
+    growth = log_growth(losses, epsilon)
     mean, spread = growth.mean(axis=1), growth.std(axis=1)
     goal = np.log(1 / delta) + np.log(2)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -5,9 +5,9 @@ It is the truth: a registry's alias follows it, and a gateway that runs follows 
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
-from data.errors import BundleError
+from data.errors import BundleError, as_fault
 from data.files import filesystem, write_whole, writer_lock
 from data.record import Record
 from data.validation import parse
@@ -32,6 +32,10 @@ class Champion(Record):
     since: datetime
     by: str | None = None
     """Who let it be served; None: the flow, as the gate allowed."""
+    certified: datetime | None = None
+    """When its certificate was made."""
+    uses: int | None = None
+    """How often the calibration questions of its certificate have been certified on, this time included."""
 
 
 class Manifest(Record):
@@ -47,6 +51,8 @@ class Manifest(Record):
     """Why nothing is promoted; None: what passes the gate is."""
     full_cap: bool = False
     """Whether the reference is drawn, whatever the policy would."""
+    full_cap_why: str | None = None
+    """Who switched that on, or which alarm."""
 
     @property
     def version(self) -> str | None:
@@ -62,8 +68,26 @@ class Manifest(Record):
         return self.model_copy(update=changes)
 
 
+R = TypeVar("R", bound=Record)
+
+
 def read(location: str) -> Manifest:
-    """The manifest at a path or URI; an empty one where there is none yet.
+    """The manifest at a path or URI; see `read_record`."""
+    return read_record(location, Manifest, "champion's manifest")
+
+
+def change(location: str, make: Callable[[Manifest], Manifest]) -> Manifest:
+    """Change the manifest; see `change_record`."""
+    return change_record(location, Manifest, "champion's manifest", make)
+
+
+def beside(location: str, name: str) -> str:
+    """Where a record of that name lies beside a manifest."""
+    return f"{location.removesuffix('.json')}.{name}.json"
+
+
+def read_record(location: str, kind: type[R], what: str) -> R:
+    """The record at a path or URI; an empty one where there is none yet.
 
     Raises
     ------
@@ -75,14 +99,14 @@ def read(location: str) -> Manifest:
         with fs.open_input_stream(str(path)) as stream:
             document = stream.read()
     except FileNotFoundError:
-        return Manifest()
+        return kind()
     except OSError as error:
-        raise BundleError(f"the champion's manifest {location} cannot be read: {error}") from error
-    what = f"{location} is no champion's manifest that this release reads"
-    return parse(document, Manifest, BundleError, what)
+        raise BundleError(f"the {what} {location} cannot be read: {error}") from error
+    found: R = parse(document, kind, BundleError, f"{location} is no {what} that this release reads")
+    return found
 
 
-def change(location: str, make: Callable[[Manifest], Manifest]) -> Manifest:
+def change_record(location: str, kind: type[R], what: str, make: Callable[[R], R]) -> R:
     """Read, make another of it, and write that, with no one between (object stores have no lock).
 
     Raises
@@ -90,12 +114,10 @@ def change(location: str, make: Callable[[Manifest], Manifest]) -> Manifest:
     BundleError
         If it cannot be read or written.
     """
-    try:
+    with as_fault(BundleError, f"the {what} {location} cannot be written", OSError):
         fs, path = filesystem(location)
         fs.create_dir(str(path.parent), recursive=True)
         with writer_lock(fs, f"{path}.lock"):
-            made = make(read(location))
+            made = make(read_record(location, kind, what))
             write_whole(str(path), made.model_dump_json(indent=1).encode(), fs)
         return made
-    except OSError as error:
-        raise BundleError(f"the champion's manifest {location} cannot be written: {error}") from error

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from data.errors import BundleError
 from serving import champion, metrics
+from serving.alarms import alarms_of
 from serving.backend import Backend
 
 logger = logging.getLogger("optscale.follow")
@@ -74,12 +75,20 @@ class Stage:
         logger.info("what is served now: version %s: %s", new.card.model_version, new.card.says)
         self._start(_drain(old, leaving))
 
+    async def show_alarms(self) -> None:
+        """Let metrics tell what the monitor has found."""
+        assert self.location is not None
+        card = self.state.backend.card
+        found = await asyncio.to_thread(alarms_of, self.location)
+        metrics.show_alarms(found, card.model_version, card.certificate)
+
     async def _follow(self) -> None:
         said = ""
         while True:
             await asyncio.sleep(SECONDS)
             try:
                 await self.look()
+                await self.show_alarms()
                 said = ""
             except Exception as error:  # whatever is wrong with a challenger, the champion answers
                 if said != (said := f"{type(error).__name__}: {error}"):

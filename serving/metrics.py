@@ -3,9 +3,11 @@
 import numpy as np
 from prometheus_client import Counter, Gauge, Histogram
 
+from predictor.certificate import Certificate
 from predictor.decision import State
 from predictor.policies import AnyPolicy
 from predictor.prior import Prior, PriorBatch
+from serving.alarms import Alarms
 from serving.draws import Answer
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -33,6 +35,27 @@ LOST_HITS = Counter(
 PROMISED_LOSS = Gauge(
     "optscale_promised_lost_hits", "Share of lost hits that the certificate allows", multiprocess_mode="max"
 )
+ALARM = Gauge(
+    "optscale_alarm",
+    "Whether the monitor has seen the statistic leave its limits",
+    ["statistic"],
+    multiprocess_mode="mostrecent",
+)
+LOOKED = Gauge(
+    "optscale_monitor_timestamp_seconds",
+    "When the monitor last looked, seconds since 1970; 0: never at this champion",
+    multiprocess_mode="mostrecent",
+)
+CERTIFIED = Gauge(
+    "optscale_certificate_timestamp_seconds",
+    "When what is promised was certified, seconds since 1970; 0: nothing is promised, or when is not known",
+    multiprocess_mode="mostrecent",
+)
+CERTIFICATE_USES = Gauge(
+    "optscale_certificate_uses",
+    "How often its questions were certified on, this time included",
+    multiprocess_mode="mostrecent",
+)
 UPSTREAM = Histogram(
     "optscale_upstream_seconds", "Seconds of upstream requests", ["upstream"], buckets=SECONDS
 )
@@ -45,6 +68,18 @@ CHAMPION_SINCE = Gauge(
 )
 IN_FLIGHT = Gauge("optscale_in_flight", "Requests under way", multiprocess_mode="livesum")
 OVERHEAD = Histogram("optscale_decision_seconds", "Seconds spent on deciding, a request", buckets=SECONDS)
+
+
+def show_alarms(found: Alarms, version: str | None, certificate: Certificate | None) -> None:
+    """What the monitor found of the champion that is served, and how old and used its certificate is."""
+    known = found if found.version == version else Alarms()  # not of another, who is champion no more
+    standing = {alarm.statistic for alarm in known.standing}
+    for statistic in found.statistics:
+        ALARM.labels(statistic).set(statistic in standing)
+    LOOKED.set(known.looked.timestamp() if known.looked else 0)
+    promised = certificate if certificate is not None and certificate.certified else None
+    CERTIFIED.set(promised.made.timestamp() if promised and promised.made else 0)
+    CERTIFICATE_USES.set((promised.uses or 0) if promised else 0)
 
 
 def observe(upstream: str, seconds: float, error: BaseException | None) -> None:

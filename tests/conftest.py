@@ -30,7 +30,11 @@ def pytest_ignore_collect(collection_path, config):
 # which version 3.8 does not see with pytest 9.2.)
 LANES = {
     **dict.fromkeys(
-        ("flows/test_faults", "flows/test_loop", "flows/test_registry", "flows/test_schedule"), "flows"
+        (
+            *("flows/test_faults", "flows/test_loop", "flows/test_monitor", "flows/test_registry"),
+            "flows/test_schedule",
+        ),
+        "flows",
     ),
     **dict.fromkeys(("serving/test_faults", "serving/test_gateway"), "served"),
 }

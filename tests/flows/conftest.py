@@ -19,8 +19,12 @@ def pytest_collection_modifyitems(items):
     first = ("tests/flows/test_schedule.py", "tests/flows/test_faults.py")
 
     def place(item):
-        waits = item.name == "test_the_cron_makes_runs_and_one_runs_at_a_time"
-        return 2 if waits else next((n for n, file in enumerate(first) if item.nodeid.startswith(file)), 3)
+        waits = ("test_the_cron_makes_runs_and_one_runs_at_a_time", "test_an_alarm_starts_a_retrain")
+        return (
+            2
+            if item.name in waits
+            else next((n for n, file in enumerate(first) if item.nodeid.startswith(file)), 3)
+        )
 
     items.sort(key=place)
 

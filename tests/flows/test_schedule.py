@@ -46,6 +46,8 @@ def scheduled(prefect_server, tmp_path_factory):
     that is not there: that they ran is what matters."""
     folder = tmp_path_factory.mktemp("scheduled")
     config = f"home: {folder / 'home'}\ncollect: {{questions: [nowhere.jsonl]}}\n"
+    config += "gateway: {generator: {base_url: 'http://127.0.0.1:9/v1', model: m}, reward: null}\n"
+    config += "monitor: {cron: '0 0 1 1 *'}\n"
     (folder / "c.yaml").write_text(config)
     environment = {**os.environ, "PREFECT_API_URL": prefect_server, "PREFECT_API_AUTH_STRING": KEY}
     environment |= {"PREFECT_HOME": str(folder / "prefect"), "OPTSCALE_HOME": str(folder / "home")}
@@ -62,8 +64,9 @@ def scheduled(prefect_server, tmp_path_factory):
 def due(server, scheduled):
     """Ids of two runs due at the same moment: one that the cron made, and one of ours."""
     printed = wait_for(lambda: "(Asia/Kathmandu); next runs: " in (log := scheduled[1].read_text()) and log)
-    (deployment,) = server.post("/deployments/filter", json={}).json()
-    assert deployment["name"] == "retrain"
+    deployments = {found["name"]: found for found in server.post("/deployments/filter", json={}).json()}
+    assert set(deployments) == {"retrain", "monitor"}
+    deployment = deployments["retrain"]
     soon, runs = datetime.now(UTC) + timedelta(seconds=10), all_runs(server)
     made = next(r for r in runs if datetime.fromisoformat(r["expected_start_time"]) > soon)
     assert made["auto_scheduled"]
@@ -129,6 +132,22 @@ def test_the_cron_makes_runs_and_one_runs_at_a_time(server, scheduled, due):
     assert all("concurrency limit" in message for message in cancelled)
     assert "nowhere.jsonl" in wait_for(ran)[0]
     scheduled[0].terminate()
+
+
+def test_an_alarm_starts_a_retrain(server, due):
+    """The server does it; here its process has ended, so that the run takes no place from others."""
+    from prefect.events import emit_event
+
+    from flows.monitor import EVENT, resource
+
+    def started():
+        return [r for r in all_runs(server) if (r["created_by"] or {}).get("type") == "AUTOMATION"]
+
+    assert not started()
+    emit_event(EVENT, {"prefect.resource.id": "optscale.champion.another"})
+    emit_event(EVENT, {"prefect.resource.id": resource(Config())})
+    (run,) = wait_for(started)
+    assert run["flow_id"] == next(r for r in all_runs(server) if r["id"] in due)["flow_id"]
 
 
 def test_a_server_that_plans_nothing_is_said_loudly(prefect_server, capsys):

@@ -7,16 +7,19 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.testclient import TestClient
 
 from predictor.policies import FixedN
+from serving.alarms import FILE, Alarm, Alarms
 from serving.backend import Backend
 from serving.bundle import Bundle, write_card
-from serving.champion import Champion, change
+from serving.champion import Champion, beside, change, change_record
 from serving.follow import Stage, Wanted
 from serving.routes import app
 from tests.serving.conftest import gateway_settings, make_card, serve, with_middlewares
-from tests.serving.test_routes import BODY, Population
+from tests.serving.test_routes import BODY, CERTIFICATE, Population
 
 pytestmark = pytest.mark.slow
 
@@ -110,6 +113,41 @@ def test_the_full_cap_is_a_switch(stage, bundle, tmp_path):
     assert told["says"] == "nothing is certified: the reference, all 5 candidates by best score, is drawn"
     name(new, full_cap=False)
     assert asked(client) == ("2", 5)
+
+
+def test_metrics_tell_of_alarms(stage, tmp_path):
+    """Those of the champion that is served, and when and how often its questions were certified on."""
+    client, _ = stage
+    made, alarm = datetime(2026, 1, 1, tzinfo=UTC), {"lately": 0.3, "low": 0.4, "high": None, "seen": 9}
+    card = app.state.backend.card
+    certificate = CERTIFICATE.model_copy(update={"made": made, "uses": 2})
+    app.state.backend.card = card.model_copy(update={"certificate": certificate})
+
+    def metrics(version):
+        found = Alarms(
+            version=version,
+            looked=made,
+            statistics=("hits", "lost"),
+            standing=(Alarm(statistic="hits", since=made, **alarm),),
+        )
+        change_record(beside(app.state.stage.location, FILE), Alarms, "alarms", lambda _: found)
+        client.portal.call(app.state.stage.show_alarms)
+        names = ("optscale_alarm", "optscale_monitor", "optscale_certificate")
+        lines = generate_latest(MultiProcessCollector(CollectorRegistry())).decode().splitlines()
+        return {
+            line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith(names)
+        }
+
+    assert metrics("1") == {
+        'optscale_alarm{statistic="hits"}': 1,
+        'optscale_alarm{statistic="lost"}': 0,
+        "optscale_monitor_timestamp_seconds": made.timestamp(),
+        "optscale_certificate_timestamp_seconds": made.timestamp(),
+        "optscale_certificate_uses": 2,
+    }
+    assert metrics("another")['optscale_alarm{statistic="hits"}'] == 0
 
 
 @pytest.mark.suite
