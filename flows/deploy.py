@@ -19,11 +19,14 @@ from prefect.exceptions import ObjectAlreadyExists
 
 from data.errors import OrchestrationError
 from flows.config import ROOT, Config
+from flows.monitor import resource
 from flows.orchestration import prefect_server
 from flows.schedule import replaced, require_schedule
 
 COMPOSED = "COMPOSED_CONFIG"
 """Environment variable by which `prefect deploy` hands the config on."""
+HOURLY = "7 * * * *"
+"""Of a monitor that is switched off."""
 POOL = "optscale"
 """Work pool whose workers run the deployments."""
 SILENT = timedelta(minutes=5)
@@ -36,7 +39,7 @@ ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cance
 def deploy(config: Config, cron: str, timezone: str) -> list[str]:
     """Deploy what ``prefect.yaml`` declares, with its work pool; which they are, in words.
 
-    ``retrain`` is due by ``cron`` in ``timezone``.
+    ``retrain`` is due by ``cron`` in ``timezone``, ``monitor`` by ``monitor.cron`` there.
 
     Raises
     ------
@@ -46,13 +49,23 @@ def deploy(config: Config, cron: str, timezone: str) -> list[str]:
         If no server is named, or it does not take them.
     """
     require_schedule(cron, timezone)
+    looks = config.monitor.cron
+    require_schedule(looks or HOURLY, timezone, "monitor.cron")
     with prefect_server(), get_client(sync_client=True) as client:
         with suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
         for automation in watchdogs():
             _put(client, automation)
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    own = {"RETRAIN_CRON": cron, "RETRAIN_TIMEZONE": timezone, COMPOSED: config.model_dump_json()}
+    own = {
+        "RETRAIN_CRON": cron,
+        "RETRAIN_TIMEZONE": timezone,
+        "MONITOR_CRON": looks or HOURLY,
+        "MONITORS": str(looks is not None).lower(),
+        "ALARM_RETRAINS": str(config.monitor.retrain).lower(),
+        "CHAMPION": resource(config),
+        COMPOSED: config.model_dump_json(),
+    }
     done = subprocess.run(command, cwd=ROOT, env=os.environ | own, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise OrchestrationError(f"prefect deploy failed; its last words:\n{done.stdout[-2000:]}")

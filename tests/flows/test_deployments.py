@@ -18,10 +18,8 @@ def test_deployments_are_made_and_what_was_changed_on_the_server_is_told(
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)  # `prefect deploy` is another process
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", KEY)
     config = Config(home=tmp_path)
-    assert deploy(config, "0 3 * * 0", "Europe/Berlin") == [
-        "deployed: retrain/retrain",
-        "deployed: collect/collect",
-    ]
+    made = deploy(config, "0 3 * * 0", "Europe/Berlin")
+    assert made == [f"deployed: {name}/{name}" for name in ("retrain", "monitor", "collect")]
     with get_client(sync_client=True) as client:
         assert client.read_work_pool(POOL).type == "process"
         made = client.read_deployment_by_name("retrain/retrain")
@@ -30,6 +28,10 @@ def test_deployments_are_made_and_what_was_changed_on_the_server_is_told(
         assert made.parameters == {"config": config.model_dump(mode="json")}
         assert made.work_pool_name == POOL
         assert client.read_deployment_by_name("collect/collect").schedules == []
+        (hourly,) = client.read_deployment_by_name("monitor/monitor").schedules
+        assert (hourly.schedule.cron, hourly.active) == (config.monitor.cron, True)
+        names = [one.name for one in client.read_automations()]
+        assert sum("retrain" in name for name in names) == 1  # what an alarm starts
         (silent,) = client.read_automations_by_name("optscale: silent runs")
         assert silent.trigger.posture is Posture.Proactive
         client.update_deployment_schedule(made.id, schedule.id, active=False)
