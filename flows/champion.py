@@ -13,7 +13,7 @@ from data.errors import BundleError, GateError, TrackingError
 from flows.config import Config
 from serving.alarms import Alarms, alarms_of
 from serving.bundle import Bundle
-from serving.champion import Champion, Manifest, change, read
+from serving.champion import TRAINED, Champion, LastTrained, Manifest, beside, change, change_record, read
 
 
 def manifest(config: Config) -> Manifest:
@@ -24,6 +24,12 @@ def manifest(config: Config) -> Manifest:
 def current(config: Config) -> str | None:
     """The champion's version, or None."""
     return manifest(config).version
+
+
+def note_trained(config: Config) -> None:
+    """Let gateways tell that there is a challenger, and since when."""
+    now = LastTrained(at=datetime.now(UTC))
+    change_record(beside(config.champion_location, TRAINED), LastTrained, "note of training", lambda _: now)
 
 
 def describe(version: str, tag: str, bundle: Path, by: str | None = None) -> Champion:

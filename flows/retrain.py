@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from data.decision_log import import_log
-from flows.champion import current
+from flows.champion import current, note_trained
 from flows.collect import Collected, collect, read_all_questions, require_reward_model
 from flows.config import Config
 
@@ -48,6 +48,7 @@ def retrain(config: Config) -> Retrained:
     imported = take_in_log(config)
     collected = collect(config)
     trained = train(config)
+    note_trained(config)
     if not (imported.get("questions") or collected.questions) and trained.version == current(config):
         get_run_logger().info(
             "nothing new: version %s is champion, and trained on all there is", trained.version

@@ -68,6 +68,14 @@ class Manifest(Record):
         return self.model_copy(update=changes)
 
 
+class LastTrained(Record):
+    """``<manifest>.trained.json``."""
+
+    at: datetime | None = None
+    """When `retrain` last came as far as a challenger, whatever became of it; None: not yet."""
+
+
+TRAINED = "trained"
 R = TypeVar("R", bound=Record)
 
 

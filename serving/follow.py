@@ -76,11 +76,14 @@ class Stage:
         self._start(_drain(old, leaving))
 
     async def show_alarms(self) -> None:
-        """Let metrics tell what the monitor has found."""
+        """Let metrics tell what the monitor has found, and when a challenger was last made."""
         assert self.location is not None
         card = self.state.backend.card
         found = await asyncio.to_thread(alarms_of, self.location)
         metrics.show_alarms(found, card.model_version, card.certificate)
+        place = champion.beside(self.location, champion.TRAINED)
+        last = await asyncio.to_thread(champion.read_record, place, champion.LastTrained, "note of training")
+        metrics.TRAINED_AT.set(last.at.timestamp() if last.at else 0)
 
     async def _follow(self) -> None:
         said = ""

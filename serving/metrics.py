@@ -63,6 +63,11 @@ UPSTREAM_ERRORS = Counter("optscale_upstream_errors", "Upstream requests that fa
 KEY_REQUESTS = Counter("optscale_key_requests", "Requests to OpenAI's routes by API key", ["key"])
 KEY_TOKENS = Counter("optscale_key_tokens", "Generated tokens by API key", ["key"])
 LOG_LOST = Counter("optscale_log_lost", "Decisions that could not be written to the log")
+TRAINED_AT = Gauge(
+    "optscale_trained_timestamp_seconds",
+    "When retrain last made a challenger, seconds since 1970; 0: not yet",
+    multiprocess_mode="mostrecent",
+)
 CHAMPION_SINCE = Gauge(
     "optscale_champion_since_seconds", "When the champion was named, from 1970", multiprocess_mode="max"
 )

@@ -11,12 +11,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.testclient import TestClient
 
+from flows.champion import note_trained
+from flows.config import Config
 from predictor.policies import FixedN
 from serving.alarms import FILE, Alarm, Alarms
 from serving.backend import Backend
 from serving.bundle import Bundle, write_card
 from serving.champion import Champion, beside, change, change_record
 from serving.follow import Stage, Wanted
+from serving.metrics import TRAINED_AT
 from serving.routes import app
 from tests.serving.conftest import gateway_settings, make_card, serve, with_middlewares
 from tests.serving.test_routes import BODY, CERTIFICATE, Population
@@ -131,6 +134,9 @@ def test_metrics_tell_of_alarms(stage, tmp_path):
             standing=(Alarm(statistic="hits", since=made, **alarm),),
         )
         change_record(beside(app.state.stage.location, FILE), Alarms, "alarms", lambda _: found)
+        note_trained(
+            Config.model_validate({"home": tmp_path, "serve": {"champion": app.state.stage.location}})
+        )
         client.portal.call(app.state.stage.show_alarms)
         names = ("optscale_alarm", "optscale_monitor", "optscale_certificate")
         lines = generate_latest(MultiProcessCollector(CollectorRegistry())).decode().splitlines()
@@ -147,6 +153,7 @@ def test_metrics_tell_of_alarms(stage, tmp_path):
         "optscale_certificate_timestamp_seconds": made.timestamp(),
         "optscale_certificate_uses": 2,
     }
+    assert TRAINED_AT._value.get() > made.timestamp()  # since just now
     assert metrics("another")['optscale_alarm{statistic="hits"}'] == 0
 
 
