@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 from typing import NamedTuple
 
 from data.answers import answer_key, extract_answer, is_right
-from data.errors import ConfigError
+from data.errors import ConfigError, as_fault
 from data.question import Question
 
 logger = logging.getLogger("optscale.answers")
@@ -41,10 +41,9 @@ def load_answer_function(name: str | None) -> AnswerFunction:
     """
     if name is None:
         return read_answer
-    try:
+    causes = (ImportError, AttributeError, ValueError)
+    with as_fault(ConfigError, f"answers: {name} cannot be imported here", *causes):
         function = EntryPoint("answers", name, "optscale").load()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"answers: {name} cannot be imported here: {error}") from error
     if not callable(function):
         raise ConfigError(f"answers: {name} is no function")
 

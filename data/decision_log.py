@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -25,7 +25,7 @@ import pyarrow as pa
 from data.answer_function import AnswerFunction, load_answer_function
 from data.answers import answer_digest, answer_key, key_of
 from data.contract import ScoreContract
-from data.errors import ContractError, PoolError
+from data.errors import ContractError, PoolError, as_fault
 from data.feedback import Feedback, read_feedback
 from data.files import parquet_bytes, read_parquet, write_whole
 from data.pool import Pool
@@ -155,13 +155,33 @@ def import_log(
         If a file cannot be read, or there is nothing to start a pool with.
     """
     texts, told = {question.id: question for question in questions}, read_feedback(folder)
+    read = None if answers is None else load_answer_function(answers)
     names = ("questions", "candidates", "censored", "incomplete", "other_contract", "without_text", "held")
     count = Counter[str](dict.fromkeys(names, 0))
+
+    def new_rows(explored: Iterable[dict[str, Any]], pool: Pool) -> Iterator[list[Row]]:
+        """Rows of each question that the pool does not hold; others are counted by why they stay outside."""
+        held = pool.question_ids
+        for row in explored:
+            contract = contract_of(row, folder)
+            question = texts.get(row["question_id"]) or question_of(row)
+            if contract.fingerprint != pool.manifest.contract.fingerprint:
+                count["other_contract"] += 1
+            elif question is None:
+                count["without_text"] += 1
+            elif row["question_id"] in held:
+                count["held"] += 1
+            else:
+                held.add(row["question_id"])
+                candidates = pool_rows(row, question, contract, told.get(row["request_id"]), read)
+                count["questions"] += 1
+                count["candidates"] += len(candidates)
+                yield candidates
+
     explored = _explored(folder, count)
     if first := next(explored, None):
         pool = _open_or_create(location, contract_of(first, folder))
-        read = None if answers is None else load_answer_function(answers)
-        pool.extend(_new_rows(chain([first], explored), folder, pool, texts, told, count, read))
+        pool.extend(new_rows(chain([first], explored), pool))
     return dict(count)
 
 
@@ -172,34 +192,6 @@ def _explored(folder: Path, count: Counter[str]) -> Iterator[dict[str, Any]]:
             count[why] += 1
         else:
             yield row
-
-
-def _new_rows(
-    explored: Iterable[dict[str, Any]],
-    folder: Path,
-    pool: Pool,
-    texts: Mapping[str, Question],
-    told: Mapping[str, Feedback],
-    count: Counter[str],
-    read: AnswerFunction | None,
-) -> Iterator[list[Row]]:
-    """Rows of each question that the pool does not hold; others are counted by why they stay outside."""
-    held = pool.question_ids
-    for row in explored:
-        contract = contract_of(row, folder)
-        question = texts.get(row["question_id"]) or question_of(row)
-        if contract.fingerprint != pool.manifest.contract.fingerprint:
-            count["other_contract"] += 1
-        elif question is None:
-            count["without_text"] += 1
-        elif row["question_id"] in held:
-            count["held"] += 1
-        else:
-            held.add(row["question_id"])
-            candidates = pool_rows(row, question, contract, told.get(row["request_id"]), read)
-            count["questions"] += 1
-            count["candidates"] += len(candidates)
-            yield candidates
 
 
 def _open_or_create(location: str, contract: ScoreContract) -> Pool:
@@ -226,10 +218,8 @@ def read_log(folder: Path) -> Iterator[dict[str, Any]]:
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """The rows of one file of a log; raises PoolError where it cannot be read."""
-    try:
+    with as_fault(PoolError, f"{file} cannot be read", OSError, pa.ArrowException):
         table = read_parquet(file.read_bytes())
-    except (OSError, pa.ArrowException) as error:
-        raise PoolError(f"{file} cannot be read: {error}") from error
     version = (table.schema.metadata or {}).get(b"version")
     if version not in (b"1", VERSION):
         raise PoolError(f"{file} is no decision log of a version up to {VERSION.decode()}, but {version!r}")

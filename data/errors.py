@@ -1,5 +1,8 @@
 """The project's errors. Each message says what is wrong, where, and what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class OptScaleError(Exception):
     """Base of all errors a user can mend; the command line prints it without a traceback."""
@@ -47,3 +50,12 @@ class GateError(OptScaleError):
 
 class BundleError(OptScaleError):
     """A serving bundle that did not build, start, or answer."""
+
+
+@contextmanager
+def as_fault(fault: type[OptScaleError], what: str, *causes: type[Exception]) -> Iterator[None]:
+    """In the block, raise ``fault`` for one of ``causes``: ``what`` is wrong, and the cause's own words."""
+    try:
+        yield
+    except causes as error:
+        raise fault(f"{what}: {error}") from error

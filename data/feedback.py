@@ -1,6 +1,7 @@
 """What people said of delivered answers: a file beside the decision log, by request."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,7 @@ from typing import Literal
 from filelock import FileLock
 from pydantic import ValidationError
 
-from data.errors import PoolError
+from data.errors import PoolError, as_fault
 from data.files import write_whole
 from data.record import Record
 from data.validation import parse
@@ -39,10 +40,8 @@ def read_feedback(folder: Path) -> dict[str, Feedback]:
         If the file holds anything else; says in which line.
     """
     file = folder / FILE
-    try:
+    with as_fault(PoolError, f"{file} cannot be read", OSError, UnicodeDecodeError):
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise PoolError(f"{file} cannot be read: {error}") from error
     found = {}
     for number, line in enumerate(lines, start=1):
         what = f"{file}, line {number} is no verdict, mend or remove it"
@@ -59,16 +58,12 @@ def keep_feedback(folder: Path, given: Iterable[Feedback]) -> int:
     PoolError
         If the file cannot be read or written.
     """
-    file = folder / FILE
-    try:
-        with FileLock(folder / f".{FILE}.lock", fallback_to_soft=False):
-            known = {name: told.model_dump(exclude={"when"}) for name, told in read_feedback(folder).items()}
-            new = [told for told in given if known.get(told.request_id) != told.model_dump(exclude={"when"})]
-            if new:
-                before = file.read_bytes() if file.exists() else b""
-                write_whole(file, before + b"".join(map(_line, new)))
-    except OSError as error:
-        raise PoolError(f"{file} cannot be written, and nothing was kept: {error}") from error
+    with _writing(file := folder / FILE):
+        known = {name: told.model_dump(exclude={"when"}) for name, told in read_feedback(folder).items()}
+        new = [told for told in given if known.get(told.request_id) != told.model_dump(exclude={"when"})]
+        if new:
+            before = file.read_bytes() if file.exists() else b""
+            write_whole(file, before + b"".join(map(_line, new)))
     return len(new)
 
 
@@ -80,12 +75,8 @@ def add_feedback(folder: Path, told: Feedback) -> None:
     PoolError
         If it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{FILE}.lock", fallback_to_soft=False), (folder / FILE).open("ab") as stream:
-            stream.write(_line(told))
-    except OSError as error:
-        raise PoolError(f"{folder / FILE} cannot be written, and nothing was kept: {error}") from error
+    with _writing(folder / FILE), (folder / FILE).open("ab") as stream:
+        stream.write(_line(told))
 
 
 def drop_feedback(folder: Path, requests: Collection[str], before: datetime | None = None) -> int:
@@ -99,16 +90,22 @@ def drop_feedback(folder: Path, requests: Collection[str], before: datetime | No
     file = folder / FILE
     if not file.exists():
         return 0
-    try:
-        with FileLock(folder / f".{FILE}.lock", fallback_to_soft=False):
-            lines = [Feedback.model_validate_json(line) for line in file.read_bytes().splitlines()]
-            kept = [one for one in lines if one.request_id not in requests]
-            kept = [one for one in kept if before is None or one.when >= before]
-            if len(kept) < len(lines):
-                write_whole(file, b"".join(map(_line, kept)))
-    except (OSError, ValidationError) as error:
-        raise PoolError(f"{file} cannot be written anew: {error}") from error
+    with _writing(file), as_fault(PoolError, f"{file} cannot be written anew", ValidationError):
+        lines = [Feedback.model_validate_json(line) for line in file.read_bytes().splitlines()]
+        kept = [one for one in lines if one.request_id not in requests]
+        kept = [one for one in kept if before is None or one.when >= before]
+        if len(kept) < len(lines):
+            write_whole(file, b"".join(map(_line, kept)))
     return len(lines) - len(kept)
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """One writer at a time."""
+    with as_fault(PoolError, f"{file} cannot be written, and nothing was kept or dropped", OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_name(f".{FILE}.lock"), fallback_to_soft=False):
+            yield
 
 
 def _line(told: Feedback) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.errors import PoolError
+from data.errors import PoolError, as_fault
 from data.feedback import drop_feedback
 from data.files import parquet_bytes, read_parquet, write_whole
 from data.pool import Pool
@@ -55,20 +55,15 @@ def forget_in_log(folder: Path, ids: Collection[str], before: datetime | None) -
     """
     count, requests = Counter[str](), set[str]()
     for file in sorted(folder.glob("*.parquet")):
-        try:
+        with as_fault(PoolError, f"{file} cannot be written anew", OSError, pa.ArrowException):
             table = read_parquet(file.read_bytes())
             mask = _is_to_go(table, ids, before)
-            gone = table.filter(mask)
-            if not len(gone):
-                continue
-            requests.update(gone["request_id"].to_pylist())
-            rest = table.filter(pc.invert(mask))
-            if len(rest):
+            gone, rest = table.filter(mask), table.filter(pc.invert(mask))
+            if len(gone) and len(rest):
                 write_whole(file, parquet_bytes(rest))
-            else:
+            elif len(gone):
                 file.unlink()
-        except (OSError, pa.ArrowException) as error:
-            raise PoolError(f"{file} cannot be written anew: {error}") from error
+        requests.update(gone["request_id"].to_pylist())
         count["requests"] += len(gone)
     count["verdicts"] = drop_feedback(folder, requests, before)
     return count

@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from data.contract import ScoreContract, require_same_contract
-from data.errors import PoolError
+from data.errors import PoolError, as_fault
 from data.files import filesystem, parquet_bytes, read_parquet, short_digest, write_whole, writer_lock
 from data.question import Question
 from data.record import Record
@@ -85,10 +85,8 @@ class Pool:
     def exists(cls, location: str) -> bool:
         """Whether a manifest is at ``location``, of whatever kind."""
         fs, root = _reach(location)
-        try:
+        with as_fault(PoolError, f"pool {location} cannot be reached", OSError):
             return bool(fs.get_file_info(str(root / "manifest.json")).type != pafs.FileType.NotFound)
-        except OSError as error:
-            raise PoolError(f"pool {location} cannot be reached: {error}") from error
 
     @classmethod
     def create(cls, location: str, contract: ScoreContract) -> Self:
@@ -103,13 +101,11 @@ class Pool:
         """
         if not cls.exists(location):
             new = cls(location, Manifest(contract=contract))
-            try:
+            with as_fault(PoolError, f"pool {location} cannot be made", OSError):
                 new._fs.create_dir(new._path("parts"), recursive=True)
                 with writer_lock(new._fs, new._path(".lock")):
                     if not cls.exists(location):  # another process may have made it, and filled it
                         new._write_manifest(())
-            except OSError as error:
-                raise PoolError(f"pool {location} cannot be made: {error}") from error
         pool = cls.open(location)
         require_same_contract(pool.manifest.contract.fingerprint, contract.fingerprint, f"pool {location}")
         return pool
@@ -128,10 +124,9 @@ class Pool:
             If a row does not fit the schema, or repeats a question that the pool holds, or the disk
             is full.
         """
-        try:
+        unfit = (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError)
+        with as_fault(PoolError, "rows do not fit the pool's schema", *unfit):
             table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError) as error:
-            raise PoolError(f"rows do not fit the pool's schema: {error}") from error
         for field in SCHEMA:
             if not field.nullable and table[field.name].null_count:
                 raise PoolError(f"rows do not fit the pool's schema: {field.name!r} has an empty value")
@@ -240,12 +235,12 @@ class Pool:
         found = [schema.empty_table()]
         for part in self.manifest.parts:
             path = self._path("parts", part.file)
-            try:
+            with as_fault(
+                PoolError, f"pool part {path} cannot be read", OSError, KeyError, pa.ArrowException
+            ):
                 with self._fs.open_input_file(path) as file, pq.ParquetFile(file) as table:
                     read = table.read(columns=list(names), use_threads=False)
                 found.append(with_added(read, names).select(names).cast(schema))
-            except (OSError, KeyError, pa.ArrowException) as error:
-                raise PoolError(f"pool part {path} cannot be read: {error}") from error
         return pa.concat_tables(found)
 
     def rows(self) -> Iterator[Row]:
@@ -256,11 +251,9 @@ class Pool:
     @contextmanager
     def _writing(self, unless: str) -> Iterator[Self]:
         """The pool as it is now, for one writer at a time; a PoolError says what holds ``unless`` it can."""
-        try:
-            with writer_lock(self._fs, self._path(".lock")):
-                yield self.open(self.location)
-        except OSError as error:
-            raise PoolError(f"pool {self.location} cannot be written, and {unless}: {error}") from error
+        fault = as_fault(PoolError, f"pool {self.location} cannot be written, and {unless}", OSError)
+        with fault, writer_lock(self._fs, self._path(".lock")):
+            yield self.open(self.location)
 
     def _path(self, *names: str) -> str:
         return str(self._root.joinpath(*names))
@@ -284,10 +277,8 @@ def _part(table: pa.Table, seconds: float) -> tuple[Part, bytes]:
 
 
 def _reach(location: str) -> tuple[pafs.FileSystem, PurePosixPath]:
-    try:
+    with as_fault(PoolError, f"pool location {location!r} cannot be reached", OSError):
         return filesystem(location)
-    except OSError as error:
-        raise PoolError(f"pool location {location!r} cannot be reached: {error}") from error
 
 
 def pending(questions: Iterable[Question], pool: Pool) -> list[Question]:

@@ -102,10 +102,6 @@ def write_questions(questions: Iterable[Question], path: str | Path) -> None:
         for question in questions:
             turns = question.as_chat()
             plain = len(turns) == 1 and turns[0]["role"] == "user"
-            record = {
-                **({"question": question.text} if plain else {"messages": turns}),
-                "answer": question.answer,
-                "source": question.source,
-                "group": question.group,
-            }
-            stream.write(json.dumps({k: v for k, v in record.items() if v is not None}) + "\n")
+            asked = {"question": question.text} if plain else {"messages": turns}
+            known = question.model_dump(include={"answer", "source", "group"}, exclude_none=True)
+            stream.write(json.dumps(asked | known) + "\n")

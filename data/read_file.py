@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.errors import OptScaleError, PoolError
+from data.errors import OptScaleError, PoolError, as_fault
 
 JsonObject = dict[str, Any]
 
@@ -25,12 +25,11 @@ def read_records(file: Path, fault: type[OptScaleError] = PoolError) -> Iterator
     OptScaleError
         Of the kind ``fault``, if the file cannot be read or a record is no object; says where.
     """
-    try:
+    causes = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException)
+    with as_fault(fault, f"{file} cannot be read", *causes):
         with file.open("rb") as raw:
             mark = raw.read(4)
         yield from _rows(file) if mark == b"PAR1" else _objects(file, mark.startswith(b"\x1f\x8b"), fault)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException) as error:
-        raise fault(f"{file} cannot be read: {error}") from error
 
 
 def source_of(file: Path) -> str:

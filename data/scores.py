@@ -153,13 +153,8 @@ class ScoreTable:
         [0, 1] (see `has_scores`) they are NaN.
         """
         tokens = self.tokens if self.has_tokens else np.ones_like(self.tokens)
-        return Candidates(
-            scores=self.scores_or_nan[:, :cap],
-            correct=self.correct[:, :cap],
-            tokens=tokens[:, :cap],
-            reward_tokens=self.reward_tokens[:, :cap],
-            answers=self.answers[:, :cap],
-        )
+        every = Candidates(self.scores_or_nan, self.correct, tokens, self.reward_tokens, self.answers)
+        return every.first(cap)
 
 
 def load_scores(pool: Pool, folds: FoldSettings, score_map: ScoreMap | None = None) -> ScoreTable:

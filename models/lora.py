@@ -176,6 +176,13 @@ def completion_loss(output: Any, labels: Tensor) -> Tensor:
     return cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
 
 
+def round_adapter(model: PeftModel) -> None:
+    """Let the adapter be what `save_adapter` makes of it."""
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(torch.bfloat16).to(parameter.dtype)
+
+
 def save_adapter(model: PeftModel, directory: Path) -> None:
     """Write the adapter as bfloat16 and the modules learnt whole as float32 safetensors, with its config."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -142,9 +142,8 @@ def assess(
     target = policy.target
     policy = policy.model_copy(update={"cap": cap, "floor": min(policy.floor, cap)})
     full = questions.full(cap)
-    train, seen, calibration, test = (
-        full.fold(*names) for names in (("train",), ("train", "tune"), ("calibration",), ("test",))
-    )
+    train, seen = full.fold("train"), full.fold("train", "tune")
+    calibration, test = full.fold("calibration"), full.fold("test")
     for name in ("tune", "calibration", "test"):
         if not (full.table.folds == name).any():
             raise ConfigError(

@@ -170,17 +170,15 @@ def certify(
     results: list[Measured] = []
     for other in sequence if epsilon else sequence[-1:]:
         found = run(other.contender, calibration, rows, orders)
-        known = found.loss[~np.isnan(found.loss)]
-        if not known.size:
+        if not found.known.size:
             raise ConfigError(f"no calibration question tells what is lost ({loss}): name another goal")
-        like = other.loss[~np.isnan(other.loss)]
-        p_value = risk_p_value(known, epsilon[loss], like) if epsilon else 0.0
+        p_value = risk_p_value(found.known, epsilon[loss], other.known) if epsilon else 0.0
         tried.append(
             Tested(
                 policy=other.policy,
                 tokens=float(found.tokens.mean()),
                 rounds=float(found.rounds.mean()),
-                failures={loss: float(known.sum())},
+                failures={loss: float(found.known.sum())},
                 p_value=p_value,
                 level=goal.delta,
                 passed=p_value <= goal.delta,
@@ -191,7 +189,7 @@ def certify(
             break
     passed = [place for place, test in enumerate(tried) if test.passed]
     policy = tried[passed[-1]].policy if passed else None
-    bounds = {} if epsilon else {loss: upper_bound(results[-1].loss[~np.isnan(results[-1].loss)], goal.delta)}
+    bounds = {} if epsilon else {loss: upper_bound(results[-1].known, goal.delta)}
     return Certificate(
         contract=contract,
         questions=len(rows),

@@ -196,7 +196,7 @@ def _windows(size: int, cap: int) -> Stop:
     at = np.append(np.arange(size, cap, size), cap)
 
     def stop(shown: Shown) -> tuple[IntArray, IntArray]:
-        windows = np.stack([shown.answers[:, n - size : n] for n in at], axis=1)
+        windows = np.stack([shown.candidates.answers[:, n - size : n] for n in at], axis=1)
         alike = (windows == windows[..., -1:]).all(axis=2) & (windows[..., -1] >= 0)
         return first_stop(alike, at)
 
@@ -207,5 +207,6 @@ def _replayed(shown: Shown, policy: Policy, priors: PriorBatch | None) -> tuple[
     given = None if priors is None else priors[shown.rows]
     if isinstance(policy, PolicyBase) and not isinstance(policy, VotePolicy):
         policy = policy.model_copy(update={"selection": Selection()})  # where it stops is all that is asked
-    run = replay(policy, shown.scores, given, shown.tokens, shown.cache, shown.answers)
+    asked = shown.candidates
+    run = replay(policy, asked.scores, given, asked.tokens, shown.cache, asked.answers)
     return run.drawn, run.rounds

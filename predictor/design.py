@@ -41,6 +41,11 @@ class Measured(NamedTuple):
     """The reference's success less its own; NaN where it is not known."""
 
     @property
+    def known(self) -> Array:
+        """The losses that are known."""
+        return self.loss[~np.isnan(self.loss)]
+
+    @property
     def policy(self) -> AnyPolicy:
         """What can be shipped of it."""
         assert self.contender.policy is not None, f"{self.contender.name} cannot be shipped"
@@ -70,8 +75,7 @@ class Design(NamedTuple):
     @property
     def needed(self) -> int | None:
         """About how many calibration questions certify what is proposed."""
-        known = self.proposed.loss[~np.isnan(self.proposed.loss)]
-        risk = next(iter(self.goal.epsilon.values()), None)
+        known, risk = self.proposed.known, next(iter(self.goal.epsilon.values()), None)
         return None if risk is None or not known.size else questions_needed(known, risk, self.goal.delta)
 
 
@@ -155,7 +159,7 @@ def sequence(measured: Sequence[Measured], costs: Array) -> list[int]:
     Safe is what has lost little, its standard error added. A policy that costs nearly as much as a safer one
     is left out.
     """
-    safety = np.array([_bound(each.loss) for each in measured])
+    safety = np.array([_bound(each.known) for each in measured])
     found, last = list[int](), float(costs[0])
     for place in np.lexsort((costs, safety)).tolist():
         if costs[place] <= STEP * last:
@@ -164,8 +168,7 @@ def sequence(measured: Sequence[Measured], costs: Array) -> list[int]:
     return found
 
 
-def _bound(loss: Array) -> float:
-    known = loss[~np.isnan(loss)]
+def _bound(known: Array) -> float:
     return float(known.mean() + known.std() / np.sqrt(max(known.size, 1))) if known.size else np.inf
 
 

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import logit
 
-from data.errors import ModelError, ScoreError
+from data.errors import ModelError, ScoreError, as_fault
 from predictor.families import BINS, EMPIRICAL, Array, Family, get_family, log_masses, register
 
 MAX_LAWS = 1024  # more laws add little, and a decision's time goes with their number
@@ -98,14 +98,12 @@ def load_family(directory: Path) -> None:
     file = directory / _FILE
     if not file.exists():
         return
-    try:
+    with as_fault(ModelError, f"{file} is not a score family", ValueError, KeyError, TypeError):
         document = json.loads(file.read_text())
         if not all(document["bins"]):
             raise ValueError("a law has no score")
         counts = np.array([np.bincount(row, minlength=BINS) for row in document["bins"]], dtype=float)
         family = _from_counts(counts)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{file} is not a score family: {error}") from error
     if family.name != document["name"]:
         raise ModelError(f"{file} was changed: it says {document['name']} and makes {family.name}")
     register(family)

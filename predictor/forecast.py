@@ -73,9 +73,8 @@ def forecast_of(made: Design, calibration: int) -> list[GoalForecast]:
 def _of_goal(made: Design, value: float, calibration: int) -> GoalForecast:
     saved, needed = [0.0], [0]
     for each in made.measured[1:]:
-        known = each.loss[~np.isnan(each.loss)]
         # One standard error more than was lost: the policy is chosen among many that were measured alike.
-        cautious = np.minimum(known + known.std() / np.sqrt(known.size), 1.0)
+        cautious = np.minimum(each.known + each.known.std() / np.sqrt(each.known.size), 1.0)
         if (count := questions_needed(cautious, value, made.goal.delta)) is not None:
             saved.append(1 - float(each.tokens.mean() / made.measured[0].tokens.mean()))
             needed.append(count)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 from scipy.special import log_softmax, logsumexp, softmax
 
 from data.errors import ConfigError, ScoreError
@@ -23,7 +23,7 @@ Spread = Annotated[float, Field(gt=0, le=20)]
 class Prior(Record):
     """A normal over the family's coordinates: a JSON value, from a predictor or a population."""
 
-    family: str = "beta"
+    family: str = Field("beta", pattern=f"^({'|'.join(FAMILIES)}|{EMPIRICAL}:.*)$")
     """Score family whose laws it weighs."""
     location: tuple[Coordinate, Coordinate]
     """Centre: logit of the mean score, logit of its dispersion."""
@@ -33,13 +33,6 @@ class Prior(Record):
     """Correlation of the two coordinates."""
     strength: float = Field(1.0, gt=0, le=1e4)
     """Multiplies the precision: 2 halves the variance. Calibrated on tune questions."""
-
-    @field_validator("family")
-    @classmethod
-    def _is_known(cls, name: str) -> str:
-        if name not in FAMILIES and not name.startswith(f"{EMPIRICAL}:"):
-            raise ValueError(f"no score family {name!r}; there are {', '.join(FAMILIES)} and {EMPIRICAL}")
-        return name
 
     def log_weights(self) -> Array:
         """(laws,) log prior weight of each law on the family's grid; they sum to 1. Not to be written to."""
@@ -226,8 +219,7 @@ def fit_population(scores: ArrayLike, family_name: str = "beta") -> Prior:
     if not len(np.asarray(scores)):
         raise ScoreError("there are no questions to fit a population's prior on: collect scored candidates")
     if family.made_of is not None:
-        location, spread, correlation = _normal(family, np.full(len(family.mean), 1 / len(family.mean)))
-        return _to_prior(family_name, location, spread, correlation)
+        return _to_prior(family_name, *_normal(family, np.full(len(family.mean), 1 / len(family.mean))))
     likelihood = family.log_likelihood(scores)
     relative = np.exp(likelihood - likelihood.max(axis=1, keepdims=True))
     location, spread, correlation = np.array([0.0, 0.0]), np.array([2.0, 2.0]), 0.0
@@ -256,9 +248,5 @@ def _normal(family: Family, weights: Array) -> tuple[Array, Array, float]:
 
 
 def _to_prior(family: str, location: Array, spread: Array, correlation: float) -> Prior:
-    return Prior(
-        family=family,
-        location=(float(location[0]), float(location[1])),
-        spread=(float(spread[0]), float(spread[1])),
-        correlation=correlation,
-    )
+    normal = {"location": location.tolist(), "spread": spread.tolist(), "correlation": correlation}
+    return Prior.model_validate({"family": family} | normal)

@@ -1,10 +1,10 @@
 """Selection: which of the candidates drawn is the answer."""
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 from scipy.optimize import isotonic_regression
 
 from data.candidates import Array, Candidates, IntArray
@@ -23,14 +23,8 @@ class Selection(Record):
     """The best score; the answer with most votes; the same with votes weighed by the score."""
     power: float = Field(3.0, gt=0)
     """A vote weighs its score to this power."""
-    weights: tuple[float, ...] | None = None
+    weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(None, min_length=2)
     """A vote's weight at scores in equal steps from 0 to 1, instead of a power of them."""
-
-    @model_validator(mode="after")
-    def _weights_are_usable(self) -> Self:
-        if self.weights is not None and (len(self.weights) < 2 or min(self.weights) < 0):
-            raise ValueError("weights needs at least two values, none below 0")
-        return self
 
     @property
     def reads_scores(self) -> bool:

@@ -40,9 +40,7 @@ class Shown:
     """(questions,) whether what policies are held against is one."""
     spent: Array
     """Tokens so far."""
-    scores: Array
-    answers: IntArray
-    tokens: Array
+    candidates: Candidates
     rows: IntArray
     """(questions,) places of these questions among all that are shown."""
 
@@ -53,9 +51,9 @@ class Shown:
 
     def select(self, rows: IntArray) -> "Shown":
         """Some questions."""
-        votes = Votes._make(column[rows] for column in self.votes)
-        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "votes"}
-        return Shown(votes, **arrays)
+        votes, names = Votes._make(column[rows] for column in self.votes), [f.name for f in fields(self)]
+        arrays = {name: getattr(self, name)[rows] for name in names if name not in ("votes", "candidates")}
+        return Shown(votes=votes, candidates=self.candidates.select(rows), **arrays)
 
     @cached_property
     def cache(self) -> NoHitCache:
@@ -86,7 +84,7 @@ class Shown:
     @cached_property
     def best(self) -> Array:
         """The best score so far."""
-        return np.maximum.accumulate(np.nan_to_num(self.scores), axis=1)
+        return np.maximum.accumulate(np.nan_to_num(self.candidates.scores), axis=1)
 
 
 def show(
@@ -101,8 +99,7 @@ def show(
     np.put_along_axis(gain, at, features[..., GAIN], axis=1)
     right, reference = (judge or Judge(selection=selection)).judge(candidates, votes)
     rows, spent = np.arange(len(votes.chosen)), candidates.tokens.cumsum(axis=1)
-    scores, answers, tokens = candidates.scores, candidates.answers, candidates.tokens
-    return Shown(votes, features, gain, right, reference, spent, scores, answers, tokens, rows)
+    return Shown(votes, features, gain, right, reference, spent, candidates, rows)
 
 
 def features_at(

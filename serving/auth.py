@@ -12,7 +12,7 @@ from starlette.authentication import AuthenticationBackend, AuthenticationError
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from data.errors import ConfigError
+from data.errors import ConfigError, as_fault
 from data.record import Record
 from data.validation import parse
 from serving import metrics
@@ -44,11 +44,9 @@ def read_keys() -> list[ApiKey]:
         If the file cannot be read, two keys share a name, or the variables are set and hold no key.
     """
     given, file = os.environ.get(KEYS), os.environ.get(KEYS_FILE)
-    try:
+    with as_fault(ConfigError, f"${KEYS_FILE}", OSError, yaml.YAMLError):
         text = Path(file).read_text() if file else ""
         named = yaml.safe_load(text) if _YAML.search(text) else {"keys": ()}
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"${KEYS_FILE}: {error}") from error
     limited = parse(named, KeysFile, ConfigError, f"${KEYS_FILE}, {file}").keys
     lines = [] if limited else text.splitlines()
     digests = [_digest(key) for raw in (*(given or "").split(","), *lines) if (key := raw.strip())]

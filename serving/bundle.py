@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from data.contract import ScoreContract
-from data.errors import BundleError
+from data.errors import BundleError, as_fault
 from data.record import Record
 from data.score_map import ScoreMap
 from data.validation import parse
@@ -136,10 +136,8 @@ class Bundle(Record):
         if self.card.model_version is None:
             return None
         file = self.path / "predictor.json"
-        try:
+        with as_fault(BundleError, f"{file} is not a predictor's card", OSError, ValueError, KeyError):
             return Prior.model_validate(json.loads(file.read_bytes())["population"])
-        except (OSError, ValueError, KeyError) as error:
-            raise BundleError(f"{file} is not a predictor's card: {error}") from error
 
     def resolve(self, settings: GatewaySettings) -> GatewaySettings:
         """The settings with the tokenizer that the bundle carries, where they name it."""

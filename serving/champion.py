@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Literal, Self, TypeVar
 
-from data.errors import BundleError
+from data.errors import BundleError, as_fault
 from data.files import filesystem, write_whole, writer_lock
 from data.record import Record
 from data.validation import parse
@@ -114,12 +114,10 @@ def change_record(location: str, kind: type[R], what: str, make: Callable[[R], R
     BundleError
         If it cannot be read or written.
     """
-    try:
+    with as_fault(BundleError, f"the {what} {location} cannot be written", OSError):
         fs, path = filesystem(location)
         fs.create_dir(str(path.parent), recursive=True)
         with writer_lock(fs, f"{path}.lock"):
             made = make(read_record(location, kind, what))
             write_whole(str(path), made.model_dump_json(indent=1).encode(), fs)
         return made
-    except OSError as error:
-        raise BundleError(f"the {what} {location} cannot be written: {error}") from error

@@ -137,8 +137,7 @@ class Shown(Record):
     @classmethod
     def of(cls, draw: Draw) -> "Shown":
         """The candidate as it is now."""
-        names = ("text", "score", "answer", "status", "tokens", "round")
-        return cls(**{name: getattr(draw, name) for name in names})
+        return cls.model_validate(draw, from_attributes=True)
 
 
 class Explanation(Record):

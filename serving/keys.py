@@ -12,7 +12,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
-from data.errors import ConfigError
+from data.errors import ConfigError, as_fault
 from data.record import Record
 
 What = Literal["requests", "tokens"]
@@ -99,14 +99,13 @@ class Spend:
     """
 
     def __init__(self, file: Path) -> None:
-        try:
+        fault = f"what API keys spend cannot be kept in {file}"
+        with as_fault(ConfigError, fault, OSError, SQLAlchemyError):
             file.parent.mkdir(parents=True, exist_ok=True)
             self.engine = create_engine(f"sqlite:///{file}", connect_args={"timeout": 30})
             event.listen(self.engine, "connect", _relax)
             with self.engine.begin() as connection:  # workers start at once
                 connection.execute(CreateTable(_SPENT, if_not_exists=True))
-        except (OSError, SQLAlchemyError) as error:
-            raise ConfigError(f"what API keys spend cannot be kept in {file}: {error}") from error
 
     def add(self, key: ApiKey, requests: int, tokens: int) -> list[Left]:
         """Count requests and tokens; what is left of each limit. A request over one is not counted."""

@@ -145,17 +145,14 @@ class OptScale:
     def _make(self, wanted: Wanted) -> Backend:
         first = Bundle.open(wanted.bundle)
         bundles = [first.at_full_cap() if wanted.full_cap else first, *map(Bundle.open, more())]
-        provider = BentoMLContainer.tracer_provider.get()
-        made: Backend | None = None
-        for number, bundle in enumerate(bundles):
-            settings = override(bundle.card.gateway, number)
-            predictor = RemotePredictor(self.predictor, str(bundle.path))
-            if made is None:
-                made = Backend(bundle, settings, predictor, provider)
-            else:
-                made.serve_too(bundle, settings, predictor)
+        settings = [override(bundle.card.gateway, number) for number, bundle in enumerate(bundles)]
+        predictors = [RemotePredictor(self.predictor, str(bundle.path)) for bundle in bundles]
+        asked, *others = zip(bundles, settings, predictors, strict=True)
+        made = Backend(*asked, BentoMLContainer.tracer_provider.get())
+        for other in others:
+            made.serve_too(*other)
+        for bundle in bundles:
             logging.getLogger("optscale").info("what is served: %s", bundle.card.says)
-        assert made is not None
         return made
 
     async def __is_ready__(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from data.errors import ConfigError
+from data.errors import ConfigError, as_fault
 from data.home import HOME, state_home
 from data.record import Record
 from data.validation import parse
@@ -132,10 +132,8 @@ def override(settings: GatewaySettings | None, bundle: int = 0) -> GatewaySettin
     files = (os.environ.get(OVERRIDES) or old_overrides() or "").split(os.pathsep)
     if not (file := files[bundle] if bundle < len(files) else ""):
         return settings
-    try:
+    with as_fault(ConfigError, f"${OVERRIDES}, {file}", OSError, yaml.YAMLError):
         changes = yaml.safe_load(Path(file).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"${OVERRIDES}, {file}: {error}") from error
     base = settings.model_dump(mode="json") if settings else {}
     merged = _merge(base, changes if isinstance(changes, dict) else {})
     return parse(merged, GatewaySettings, ConfigError, f"${OVERRIDES}, {file}")

@@ -107,7 +107,7 @@ def fit_kinds(name: str, seed: int, lora: dict[str, Any], checkpoints: Path) -> 
         started = time.process_time()
         if kind == "lora":
             model: Any = LoraPredictor.fit(train, tune, frozen, tokens, settings, directory=checkpoints)
-            results, lower = model.card.results, states.read(held.questions)[:, model.network.lower]
+            results, lower = model.card.results, states.read(held.questions)
             model.base.card = model.base.card.change(strength=strength)
             priors["what lora corrects"] = model.base.predict(held.questions, lower)
         else:

@@ -105,29 +105,28 @@ class AsyncHttpGenerator(HttpModel):
         more = dict(more or {})
         turns = list(more.pop("messages", None) or question.as_chat())
         turns[-1] = {**turns[-1], "content": turns[-1]["content"] + self.settings.instruction}
-        asked = more.pop("seed", None) is not None
+        seeded = more.pop("seed", None) is not None or self.settings.seeds is True
         body: dict[str, Any] = {
             "model": self.settings.model,
             "n": n,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
-            **({"seed": seed} if asked or self.settings.seeds is True else {}),
+            **sampling.model_dump(exclude={"stop"}),
+            **({"seed": seed} if seeded else {}),
             **({"stop": list(sampling.stop)} if sampling.stop else {}),
             **self.settings.extra_body,
             **more,
         }
         # Posted as it is: the client's typed calls take longer to build than a small request takes.
+        path = "/chat/completions"
         if self.settings.route == "chat":
-            return await self.client.post(
-                "/chat/completions", body={"messages": turns, **body}, cast_to=object
-            )
-        if len(turns) > 1:
-            raise TurnsError(
-                f"route: completions takes questions of one turn, not {len(turns)}: set route: chat"
-            )
-        prompt = self.settings.template.replace("{question}", turns[-1]["content"])
-        return await self.client.post("/completions", body={"prompt": prompt, **body}, cast_to=object)
+            body["messages"] = turns
+        else:
+            if len(turns) > 1:
+                raise TurnsError(
+                    f"route: completions takes questions of one turn, not {len(turns)}: set route: chat"
+                )
+            prompt = self.settings.template.replace("{question}", turns[-1]["content"])
+            path, body["prompt"] = "/completions", prompt
+        return await self.client.post(path, body=body, cast_to=object)
 
     def _read(self, answer: Any, seed: int, sampling: Sampling) -> list[Candidate]:
         if not isinstance(answer, dict) or not answer.get("choices"):

@@ -108,6 +108,7 @@ def fit_and_compare(
                 settings,
                 directory=directory,
                 states=states,
+                base=models.get("states"),
                 log=lambda step, values: log(step, {f"lora.{name}": v for name, v in values.items()}),
             )
         else:
@@ -141,10 +142,10 @@ def refit(model: Predictor, fold: Fold) -> Predictor | None:
         assert seen is not None
         again = corrected = model.fit_base(fold, seen)
         checked = corrected.base  # the network has seen train questions
-        seen = seen[:, corrected.network.lower]
     else:
+        weights = model.kernel_fit.weights if isinstance(model, KernelPredictor) else None
         checked = again = KernelPredictor.fit(
-            card.kind, fold, card.settings, seen, model.states, card.strength
+            card.kind, fold, card.settings, seen, model.states, card.strength, weights
         )
     rows = np.linspace(0, len(fold.questions) - 1, min(len(fold.questions), _CHECKED)).astype(int)
     asked, population = [fold.questions[row] for row in rows.tolist()], again.card.population

@@ -64,6 +64,7 @@ class KernelPredictor(Predictor):
         seen: NDArray[np.float32] | None = None,
         states: "FrozenStates | None" = None,
         strength: float = 1.0,
+        weights: tuple[float, ...] | None = None,
     ) -> Predictor:
         """Fit on questions and their scores.
 
@@ -72,6 +73,7 @@ class KernelPredictor(Predictor):
         seen : states of the questions (questions, size), for the kinds that read them; NaN for one too long.
         states : what has read them.
         strength : of the priors it gives, as tune questions calibrated it.
+        weights : of the kernels, as other questions chose them; these do if None.
         """
         population = fit_population(fold.scores, settings.family)
         card = PredictorCard(
@@ -93,7 +95,7 @@ class KernelPredictor(Predictor):
         features = {n: KERNELS[n].fit(see(n, asked, seen, rows)) for n in KINDS[kind].features}
         own = [one.own() for one in features.values()]
         likelihood = get_family(settings.family).log_likelihood(fold.scores[rows], others=True)
-        weights = choose_weights(own, moments(population, likelihood))
+        weights = weights or choose_weights(own, moments(population, likelihood))
         gram = mix(own, weights)
         regression = Regression.fit(gram, likelihood, population)
         groups = _groups(asked, next(iter(features.values())))

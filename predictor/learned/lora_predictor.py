@@ -34,8 +34,16 @@ from predictor.learned.features import encode
 from predictor.learned.kernel_predictor import KernelPredictor
 from predictor.learned.network import EvidenceLoss, PriorNetwork, make_labels
 from predictor.learned.normals import to_normals, to_outputs
-from predictor.learned.settings import Kind, PredictorSettings
-from predictor.learned.states import FrozenStates, Tokens, load_trunk, read_kept, read_states, reading_key
+from predictor.learned.settings import PredictorSettings
+from predictor.learned.states import (
+    FrozenStates,
+    Read,
+    Tokens,
+    load_trunk,
+    read_kept,
+    read_states,
+    reading_key,
+)
 from predictor.prior import fit_population
 
 LOOKED_AT = 256
@@ -74,6 +82,7 @@ class LoraPredictor(Predictor):
         *,
         directory: Path,
         states: FrozenStates | None = None,
+        base: Any = None,
         log: Log = lambda step, values: None,
     ) -> Self:
         """Fit on train; tune stops it early, and says how much of it is kept.
@@ -84,7 +93,8 @@ class LoraPredictor(Predictor):
         ----------
         frozen, tokens : of the train and then the tune questions, as `read_states` gives them.
         directory : takes the checkpoints; a run that finds one there goes on from it.
-        states : what has read the questions.
+        states : what has read the questions; where it keeps what it reads, so does this.
+        base : what is corrected, where a `KernelPredictor` was fitted on the states of train before.
         """
         if settings.lora.processes > 1:
             one = settings.model_copy(update={"lora": settings.lora.model_copy(update={"processes": 1})})
@@ -98,12 +108,11 @@ class LoraPredictor(Predictor):
         for part in parts:
             require_readable(np.flatnonzero(np.isfinite(part).all(axis=1)), card)
         trunk, tokenizer = load_trunk(settings)
-        network = PriorNetwork(trunk, settings.depths, family)
-        base = _fit_base(network, train, settings, parts[0])
-        network.head.standardise_by(torch.tensor(parts[0][:, ~network.lower]))
-        examples = []
+        network = PriorNetwork(trunk, settings, family)
+        base = base or KernelPredictor.fit("states", train, settings, parts[0])
+        examples: list[list[Example]] = []
         for fold, part in zip((train, tune), parts, strict=True):
-            rows, offset, _ = _offset(base, network, fold.questions, part)
+            rows, offset, _ = _offset(base, fold.questions, part)
             labels, asked = make_labels(family, fold.scores), [fold.questions[row] for row in rows.tolist()]
             examples.append(
                 [
@@ -117,25 +126,38 @@ class LoraPredictor(Predictor):
                 ]
             )
         collate, loss = Collator(tokenizer.pad_token_id), EvidenceLoss(family)
+        looked_at = _evenly(examples[1])
+        with network.without_lower_layers():
+            network.head.standardise_by(_read_upper(network, _evenly(examples[0]), collate, settings))
         adapted = lora.attach(network, settings.lora, trained=["head"], layers=network.upper_layers)
         with network.without_lower_layers():
             results = lora.fit(
                 adapted,
                 examples[0],
-                examples[1][:: -(-len(examples[1]) // LOOKED_AT)],
+                looked_at,
                 collate=collate,
                 loss=loss,
                 settings=settings.lora,
                 directory=directory,
                 log=log,
             )
-            results["kept_share"] = _keep_share(adapted, examples[1], collate, loss, settings.batch_size)
+            lora.round_adapter(adapted)
+            upper = _read_upper(adapted, [*examples[0], *examples[1]], collate, settings)
+        results["kept_share"] = _keep_share(adapted, examples[1], upper[len(examples[0]) :], loss)
         cache = None if states is None else states.cache
-        return cls(card.change(results=results), adapted, tokenizer, base, states, cache)
+        predictor = cls(card.change(results=results), adapted, tokenizer, base, states, cache)
+        seen = np.full((len(frozen), frozen.shape[1] + network.size), np.nan, np.float32)
+        rows = np.flatnonzero(np.isfinite(frozen).all(axis=1))
+        seen[rows] = np.hstack([frozen[rows], upper.numpy()])
+        asked = [*train.questions, *tune.questions]
+        known = dict(zip([question.id for question in asked], seen, strict=True))
+        predictor._read(asked, lambda new: np.stack([known[question.id] for question in new]))
+        return predictor
 
     def fit_base(self, fold: Fold, frozen: NDArray[np.float32]) -> Self:
         """The same correction of a regression that is fitted on these questions, by their states."""
-        base = _fit_base(self.network, fold, self.card.settings, frozen)
+        weights = self.base.kernel_fit.weights
+        base: Any = KernelPredictor.fit("states", fold, self.card.settings, frozen, weights=weights)
         card = self.card.change(
             base.card.read, population=base.card.population, questions=len(fold.questions)
         )
@@ -158,7 +180,8 @@ class LoraPredictor(Predictor):
         for step, values in found[0]:
             log(step, values)
         predictor.card = predictor.card.change(settings=settings)
-        predictor.states = states or predictor.states
+        if states is not None:
+            predictor.states, predictor.cache = states, states.cache
         return predictor
 
     def predict_normals(
@@ -167,27 +190,29 @@ class LoraPredictor(Predictor):
         """See `Predictor`."""
         if seen is None:
             seen = self._read(questions)
-        rows, offset, share = _offset(self.base, self.network, questions, seen)
+        lower, upper = np.split(seen, [-self.network.size], axis=1)
+        rows, offset, share = _offset(self.base, questions, lower)
         if not len(rows):
             return NOTHING
-        device, upper = self.network.backbone.device, seen[rows][:, ~self.network.lower]
+        device = self.network.backbone.device
         with torch.inference_mode():
             told = torch.tensor(offset, device=device)
-            output = self.network.head(torch.tensor(upper, device=device), told).double().cpu().numpy()
+            output = self.network.head(torch.tensor(upper[rows], device=device), told).double().cpu().numpy()
         return Normals(rows, *to_normals(output), share)
 
-    def _read(self, questions: Sequence[Question]) -> NDArray[np.float32]:
-        """What the backbone, as it is adapted, makes of questions."""
+    def _read(self, questions: Sequence[Question], known: Read | None = None) -> NDArray[np.float32]:
+        """What the backbone, as it is adapted, makes of questions; ``known`` tells it without reading."""
         settings, trunk = self.card.settings, self.network.backbone
         named = self.network.named_parameters()
         adapter = [p.detach().float().cpu().numpy().tobytes() for name, p in named if "lora_" in name]
 
-        def read(new: Sequence[Question]) -> NDArray[np.float32]:
-            return read_states(trunk, self.tokenizer, new, settings)
+        def read_all(new: Sequence[Question]) -> NDArray[np.float32]:
+            return read_states(trunk, self.tokenizer, new, settings, adapted=True)
 
+        read = known or read_all
         if self.cache is None or not adapter or not questions:
             return read(questions)
-        key = f"{reading_key(trunk, settings)} {short_digest(b''.join(adapter))}"
+        key = f"{reading_key(trunk, settings, adapted=True)} {short_digest(b''.join(adapter))}"
         return read_kept(self.cache, key, questions, read)
 
     def write(self, directory: Path, merged: bool) -> None:
@@ -208,7 +233,7 @@ class LoraPredictor(Predictor):
     def load(cls, path: Path, card: PredictorCard, cache: Path | None = None) -> Self:
         """A stored predictor whose card was read, in either form; see `store.load_predictor`."""
         trunk, tokenizer = load_trunk(card.settings, path / BACKBONE)
-        network: Any = PriorNetwork(trunk, card.settings.depths, get_family(card.settings.family))
+        network: Any = PriorNetwork(trunk, card.settings, get_family(card.settings.family))
         if (path / "head.safetensors").exists():
             network.head.load_state_dict(load_file(path / "head.safetensors"))
         else:
@@ -217,38 +242,39 @@ class LoraPredictor(Predictor):
         return cls(card, network.to(trunk.device).eval(), tokenizer, base, cache=cache)
 
 
-def _fit_base(
-    network: PriorNetwork, fold: Fold, settings: PredictorSettings, frozen: NDArray[np.float32]
-) -> Any:
-    """What is corrected: a regression on states that training leaves as they are, or on text without any."""
-    kind: Kind = "states" if network.lower.any() else "text"
-    return KernelPredictor.fit(kind, fold, settings, frozen[:, network.lower])
-
-
 def _offset(
-    base: KernelPredictor, network: PriorNetwork, questions: Sequence[Question], seen: NDArray[np.float32]
+    base: KernelPredictor, questions: Sequence[Question], lower: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], Array]:
     """Rows of the questions that can be read, what ``base`` tells of them (rows, 5), and `Normals.share`."""
-    rows = np.flatnonzero(np.isfinite(seen).all(axis=1))
-    asked = [questions[row] for row in rows.tolist()]
-    _, location, covariance, share = base.predict_normals(asked, seen[rows][:, network.lower])
+    rows, location, covariance, share = base.predict_normals(questions, lower)
     return rows, to_outputs(location, covariance).astype(np.float32), share
 
 
+def _evenly(examples: list[Example]) -> list[Example]:
+    """At most `LOOKED_AT` of them."""
+    return examples[:: -(-len(examples) // LOOKED_AT)]
+
+
 @torch.inference_mode()
-def _keep_share(
-    network: Any, examples: Sequence[Example], collate: Collator, loss: EvidenceLoss, size: int
-) -> float:
+def _read_upper(
+    network: Any, examples: Sequence[Example], collate: Collator, settings: PredictorSettings
+) -> torch.Tensor:
+    """(examples, size) what the upper layers, as they are now, make of what the lower ones have made."""
+    found, device = torch.empty(len(examples), network.size), network.backbone.device
+    for rows in by_length([example["input_ids"] for example in examples], settings.batch_size):
+        batch = collate([{k: examples[row][k] for k in ("input_ids", "tokens")} for row in rows])
+        found[rows] = network.read(**{k: v.to(device) for k, v in batch.items()}).float().cpu()
+    return found
+
+
+@torch.inference_mode()
+def _keep_share(network: Any, examples: Sequence[Example], upper: torch.Tensor, loss: EvidenceLoss) -> float:
     """Scale the head so that the network corrects by the share of `SHARES` that predicts examples best."""
-    told, output, labels = [], [], []
-    for rows in by_length([example["input_ids"] for example in examples], size):
-        padded = collate([examples[row] for row in rows])
-        batch = {k: v.to(network.backbone.device) for k, v in padded.items()}
-        labels.append(batch.pop("labels"))
-        told.append(batch["offset"])
-        output.append(network(**batch))
-    offset, change, label = torch.cat(told), torch.cat(output) - torch.cat(told), torch.cat(labels)
-    share = min(SHARES, key=lambda share: float(loss(offset + share * change, label)))
+    device = network.backbone.device
+    offset = torch.tensor(np.stack([example["offset"] for example in examples]), device=device)
+    labels = torch.stack([example["labels"] for example in examples]).to(device)
+    change = network.head(upper.to(device), offset) - offset
+    share = min(SHARES, key=lambda share: float(loss(offset + share * change, labels)))
     for parameter in network.head.linear.parameters():
         parameter *= share
     return share

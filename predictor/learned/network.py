@@ -1,19 +1,18 @@
 """The network of LoRA: a small language model that corrects what its frozen states tell of a question."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.errors import ConfigError
 from predictor.families import Family
 from predictor.learned.features import FARTHEST
 from predictor.learned.normals import OUTPUTS, output_limits
-from predictor.learned.states import frozen_layers, layers_at, pool_states
+from predictor.learned.settings import PredictorSettings
+from predictor.learned.states import frozen_layers, layers_of, layers_read, pool_states
 
 
 class Head(nn.Module):
@@ -60,42 +59,35 @@ class PriorNetwork(nn.Module):
     """Backbone, pooled hidden states of its upper layers, and the head.
 
     The lower layers stay as they are, so training takes what they make of the questions from memory.
-
-    Raises
-    ------
-    ConfigError
-        If no depth is that of an upper layer.
     """
 
-    def __init__(self, backbone: Any, depths: Sequence[float], family: Family) -> None:
+    def __init__(self, backbone: Any, settings: PredictorSettings, family: Family) -> None:
         super().__init__()
         self.backbone, self.given = backbone, _Given()
-        count, layers = backbone.config.num_hidden_layers, layers_at(backbone, depths)
+        count = backbone.config.num_hidden_layers
         self.upper_layers = range(frozen_layers(backbone), count)
         """Those that LoRA adapts."""
-        upper = layers > self.upper_layers.start
-        if not upper.any():
-            raise ConfigError(f"predictor.depths {list(depths)}: lora needs one above 2/3; add 1.0, the last")
-        self.places = (layers[upper] - count - 1).tolist()
+        layers = layers_read(backbone, settings, adapted=True)[len(settings.depths) :]
+        self.places = [layer - count - 1 for layer in layers]
         """Of the layers that the head reads, from the last."""
-        self.lower = np.repeat(~upper, 2 * backbone.config.hidden_size)
-        """(size,) which of the pooled states are of layers that are not adapted."""
-        self.head = Head(int((~self.lower).sum()), family)
+        self.size = 2 * len(layers) * backbone.config.hidden_size
+        self.head = Head(self.size, family)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor, offset: Tensor) -> Tensor:
-        """(batch, 5) as `to_normals` takes them; ``tokens`` (batch, width, hidden size) of `Tokens`."""
+        """(batch, 5) as `to_normals` takes them; see `read`."""
+        output: Tensor = self.head(self.read(input_ids, attention_mask, tokens), offset)
+        return output
+
+    def read(self, input_ids: Tensor, attention_mask: Tensor, tokens: Tensor) -> Tensor:
+        """(batch, size) pooled states of the upper layers; ``tokens`` (batch, width, hidden) of `Tokens`."""
         self.given.tokens = tokens.to(self.backbone.dtype)
         found = self.backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
-        pooled = pool_states([found.hidden_states[place] for place in self.places], attention_mask)
-        output: Tensor = self.head(pooled, offset)
-        return output
+        return pool_states([found.hidden_states[place] for place in self.places], attention_mask)
 
     @contextmanager
     def without_lower_layers(self) -> Iterator[None]:
         """Within, only upper layers are computed, from the ``tokens`` given to `forward`."""
-        count = self.backbone.config.num_hidden_layers
-        lists = (m for m in self.backbone.modules() if isinstance(m, nn.ModuleList))
-        layers = next(m for m in lists if len(m) == count)
+        layers = layers_of(self.backbone)
         kept = list(layers)[: self.upper_layers.start]
         # transformers hooks the layers that it finds at the first call for states: the lower ones, too.
         self.backbone(

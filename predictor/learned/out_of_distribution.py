@@ -41,7 +41,11 @@ def fit_detector(
     likely. It is whole at twice the way from there to the farthest of them at the latest: of what lies
     beyond, nothing is known.
     """
-    target, inside = moments(population, likelihood), fitted.arrays["distance"]
+    target, inside, noises = (
+        moments(population, likelihood),
+        fitted.arrays["distance"],
+        fitted.arrays["noise"],
+    )
     rows = [some(np.arange(len(gram)), _MOST)]
     predicted, apart = [fitted.arrays["left_out"][rows[0]]], [inside[rows[0]]]
     for name in np.unique(groups):
@@ -50,11 +54,11 @@ def fit_detector(
             continue
         centre, kernel = target[rest].mean(axis=0), gram[np.ix_(out, rest)]
         within, own = gram[np.ix_(rest, rest)], np.eye(len(rest))
-        dual = [
-            solve(within + noise * own, column, assume_a="pos")
-            for noise, column in zip(fitted.arrays["noise"], (target[rest] - centre).T, strict=True)
-        ]
-        predicted.append(centre + kernel @ np.column_stack(dual))
+        dual = np.empty_like(target[rest])
+        for noise in np.unique(noises):
+            alike = noises == noise
+            dual[:, alike] = solve(within + noise * own, (target[rest] - centre)[:, alike], assume_a="pos")
+        predicted.append(centre + kernel @ dual)
         apart.append(distance(kernel))
         rows.append(out)
     normals, away = fitted.normals(np.concatenate(predicted)), np.concatenate(apart)

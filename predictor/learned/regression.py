@@ -24,7 +24,7 @@ from predictor.prior import Prior, evidence_slopes, posterior_moments, posterior
 Array = NDArray[np.float64]
 NOISES = np.array([0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1, 2, 5, 20, 100])
 _WEIGHTS = (0.0, 0.01, 0.03, 0.1)
-_SAMPLE = 2400  # questions on which weights are chosen
+_SAMPLE = 600  # questions on which weights are chosen: more choose alike, and take as many times longer cubed
 _MANY = 4000  # questions on which the map is fitted
 _NEIGHBOURS = 5
 _MOVE = 0.1  # standard deviation of the prior on an entry of `fit_map`

@@ -64,10 +64,13 @@ class PredictorSettings(Record):
     """Precision in which questions are read; what training learns is in float32."""
     batch_size: int = Field(32, ge=1)
     """Questions predicted together."""
-    depths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (1 / 3, 7 / 15, 3 / 5, 11 / 15, 13 / 15, 1.0), min_length=1
+    depths: tuple[Annotated[float, Field(gt=0, le=2 / 3)], ...] = Field((1 / 3, 7 / 15, 3 / 5), min_length=1)
+    """Layers whose states are pooled (mean and last token), by their depth; LoRA leaves two thirds of the
+    layers as they are, and these are among them."""
+    adapted_depths: tuple[Annotated[float, Field(gt=2 / 3, le=1)], ...] = Field(
+        (11 / 15, 13 / 15, 1.0), min_length=1
     )
-    """Layers whose states are pooled (mean and last token), by their depth; 1 is the last."""
+    """The same of layers that LoRA adapts, for its head; 1 is the last."""
     lora: LoraSettings = LoraSettings(
         rank=8, alpha=16, batch_size=8, accumulation=2, epochs=4, evaluate_every=None
     )

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from data.files import short_digest, write_whole
@@ -22,9 +22,12 @@ from predictor.learned.settings import PredictorSettings
 Tokens = dict[str, NDArray[np.float32]]
 """By question id (tokens, hidden size): what the layers that LoRA leaves as they are make of each token."""
 
+Read = Callable[[Sequence[Question]], NDArray[np.float32]]
+"""Pooled states (questions, size)."""
+
 
 class FrozenStates:
-    """Reads questions with a backbone as it is: one forward pass each."""
+    """Reads questions with the lower layers of a backbone, as they are: two thirds of a forward pass each."""
 
     def __init__(
         self, trunk: Any, tokenizer: Any, settings: PredictorSettings, cache: Path | None = None
@@ -50,7 +53,7 @@ class FrozenStates:
 
         if self.cache is None:
             return read(questions)
-        key = reading_key(self.trunk, settings)
+        key = reading_key(self.trunk, settings, adapted=False)
         return read_kept(self.cache, key, questions, read, anew=tokens is not None)
 
     def save(self, directory: Path) -> None:
@@ -59,17 +62,17 @@ class FrozenStates:
         self.tokenizer.save_pretrained(directory)
 
 
-def reading_key(trunk: Any, settings: PredictorSettings) -> str:
+def reading_key(trunk: Any, settings: PredictorSettings, adapted: bool) -> str:
     """All that states of a question depend on, but for an adapter."""
-    parts = (backbone.revision(settings.backbone), trunk.dtype, settings.depths, settings.max_length)
-    return repr(parts)
+    layers = layers_read(trunk, settings, adapted)
+    return repr((backbone.revision(settings.backbone), trunk.dtype, layers, settings.max_length))
 
 
 def read_kept(
     cache: Path,
     key: str,
     questions: Sequence[Question],
-    read: Callable[[Sequence[Question]], NDArray[np.float32]],
+    read: Read,
     anew: bool = False,
 ) -> NDArray[np.float32]:
     """(questions, size) states as ``read`` gives them; those kept under ``key`` are not read again.
@@ -85,12 +88,10 @@ def read_kept(
     return np.stack([held[q.id] for q in questions])
 
 
-def load_trunk(
-    settings: PredictorSettings, directory: Path | None = None, dtype: str | None = None
-) -> tuple[Any, Any]:
+def load_trunk(settings: PredictorSettings, directory: Path | None = None) -> tuple[Any, Any]:
     """Network and tokenizer of the backbone that the settings name, or of its copy in ``directory``."""
     device = backbone.default_device()
-    resolved = backbone.resolve_dtype(dtype or settings.dtype, device)
+    resolved = backbone.resolve_dtype(settings.dtype, device)
     if directory is None or not (directory / "config.json").exists():
         trunk = backbone.load(settings.backbone, AutoModel, dtype=resolved, device=device)
         return trunk, backbone.load_tokenizer(settings.backbone)
@@ -103,9 +104,44 @@ def frozen_layers(trunk: Any) -> int:
     return int(trunk.config.num_hidden_layers) * 2 // 3
 
 
-def layers_at(trunk: Any, depths: Sequence[float]) -> NDArray[np.int64]:
-    """Layers at depths from 0 to 1; 0 is the embedding."""
-    return np.array([round(depth * trunk.config.num_hidden_layers) for depth in depths])
+def layers_read(trunk: Any, settings: PredictorSettings, adapted: bool) -> list[int]:
+    """Layers whose states are pooled, 0 the embedding: the lower ones, then those that LoRA adapts."""
+    count, frozen = trunk.config.num_hidden_layers, frozen_layers(trunk)
+    lower = [min(round(depth * count), frozen) for depth in settings.depths]
+    return lower + [max(round(depth * count), frozen + 1) for depth in settings.adapted_depths if adapted]
+
+
+def layers_of(trunk: Any) -> nn.ModuleList:
+    """The trunk's layers, in order."""
+    lists = (module for module in trunk.modules() if isinstance(module, nn.ModuleList))
+    return next(layers for layers in lists if len(layers) == trunk.config.num_hidden_layers)
+
+
+class _EnoughError(Exception):
+    """Ends a forward pass."""
+
+
+def lower_states(trunk: Any, batch: dict[str, Tensor]) -> list[Tensor]:
+    """Embeddings, and what each of `frozen_layers` makes of them; the layers above are not computed."""
+    found: list[Tensor] = []
+    count = frozen_layers(trunk)
+
+    def keep(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        found.append(given[0] if given else named["hidden_states"])
+        if len(found) > count:
+            raise _EnoughError
+
+    hooks = [
+        layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers_of(trunk)[: count + 1]
+    ]
+    try:
+        trunk(**batch)
+    except _EnoughError:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 @torch.inference_mode()
@@ -115,19 +151,23 @@ def read_states(
     questions: Sequence[Question],
     settings: PredictorSettings,
     tokens: Tokens | None = None,
+    adapted: bool = False,
 ) -> NDArray[np.float32]:
-    """(questions, 2 x depths x hidden size) mean and last token of each layer; NaN for one too long.
+    """(questions, 2 x layers x hidden size) mean and last token of `layers_read`; NaN for one too long.
 
     ``tokens`` takes what the last of `frozen_layers` makes of each token.
     """
     encoded = [encode(tokenizer, question, settings.max_length) for question in questions]
-    layers, last_frozen = layers_at(trunk, settings.depths), frozen_layers(trunk)
+    layers, last_frozen = layers_read(trunk, settings, adapted), frozen_layers(trunk)
     size = 2 * len(layers) * int(trunk.config.hidden_size)
     found = np.full((len(encoded), size), np.nan, dtype=np.float32)
     collate, device = Collator(tokenizer.pad_token_id), next(trunk.parameters()).device
     for rows in by_length(encoded, settings.batch_size):
         batch = {k: v.to(device) for k, v in collate([{"input_ids": encoded[row]} for row in rows]).items()}
-        states = trunk(**batch, output_hidden_states=True).hidden_states
+        if adapted:
+            states = trunk(**batch, output_hidden_states=True).hidden_states
+        else:
+            states = lower_states(trunk, batch)
         pooled = pool_states([states[layer] for layer in layers], batch["attention_mask"])
         found[rows] = pooled.float().cpu().numpy()
         if tokens is not None:

@@ -63,7 +63,7 @@ def test_log_odds_rise_with_the_score_and_need_verdicts():
 
 
 def test_weights_below_zero_are_refused():
-    with pytest.raises(ValidationError, match="none below 0"):
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
         Selection(kind="weighted_vote", weights=(-1.0, 1.0))
 
 

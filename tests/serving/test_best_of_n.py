@@ -18,7 +18,7 @@ from models.reward.http import AsyncHttpRewardModel
 from models.settings import HttpGeneratorSettings, HttpRewardSettings
 from predictor.policies import FixedN, Schedule, Value
 from predictor.prior import Prior, PriorBatch
-from predictor.replay import replay, select
+from predictor.replay import replay
 from predictor.selection import Selection
 from predictor.vote_policies import Agreement, Lead, Learned
 from serving.best_of_n import BestOfN
@@ -167,7 +167,7 @@ def test_it_delivers_what_a_replay_of_the_logged_candidates_selects(server, toke
             assert (again.drawn.tolist(), again.rounds.tolist()) == ([plain.seen], [plain.rounds])
             assert plain.draws[again.chosen[0]] is plain.chosen
             assert plain.decision.selected == whole.decision.selected == again.chosen[0]
-            (of_all,) = select(policy.selection, candidates.scores, candidates.answers)
+            of_all = policy.selection.count(candidates.answers, candidates.scores).chosen[0, -1]
             assert whole.draws[of_all] is whole.chosen
         same = [draw.answer == plain.chosen.answer for draw in plain.draws[: plain.seen]]
         assert plain.votes == (sum(same) if plain.chosen.answer else 0)
@@ -186,7 +186,7 @@ def test_what_failed_is_no_vote_and_nothing_without_a_text_is_delivered(server, 
     for one in found:
         table = as_logged(one, True)
         taken = MAJORITY if (table.scores == 0).all() else selection
-        column = select(taken, table.scores, table.answers, np.array([len(one.shown)]))[0]
+        column = taken.count(table.answers, table.scores).chosen[0, len(one.shown) - 1]
         assert one.chosen.text.strip()
         assert one.chosen is one.draws[column] or not one.draws[column].whole
 

@@ -5,8 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
-from data.errors import ConfigError, ModelError
+from data.errors import ModelError
 from data.question import Message, Question
 from models.batching import Collator
 from models.settings import LoraSettings
@@ -179,7 +180,7 @@ def test_training_from_kept_states_is_what_a_whole_pass_predicts(trained):
         torch.nn.init.normal_(parameter, std=0.3)
     seen = FrozenStates.load(trained.card.settings).read(questions, tokens := {})
     network, base = changed.network, changed.base
-    told = base.predict_normals(questions, seen[:, network.lower])
+    told = base.predict_normals(questions, seen)
     offset = to_outputs(told.location, told.covariance)
     collate = Collator(trained.tokenizer.pad_token_id)
     examples = [
@@ -202,15 +203,16 @@ def test_fitted_on_more_questions_the_correction_stays(trained):
     states = trained.states.read(questions)
     changes = []
     for model in (trained, again):
-        told = model.base.predict_normals(questions, states[:, model.network.lower])
+        told = model.base.predict_normals(questions, states)
         changes.append(model.predict_normals(questions).location - told.location)
     assert changes[1] == pytest.approx(changes[0], abs=1e-4)
 
 
-def test_depths_that_lora_would_not_adapt_are_an_error(trunk, tmp_path):
-    settings = SETTINGS.model_copy(update={"backbone": trunk, "depths": (0.5,)})
-    with pytest.raises(ConfigError, match=r"depths.*add 1\.0"):
-        fit_lora(questions_and_scores(16, 0), questions_and_scores(8, 1), settings, tmp_path)
+@pytest.mark.parametrize("wrong", [{"depths": (0.5, 1.0)}, {"adapted_depths": (0.5,)}])
+def test_lora_adapts_the_layers_above_two_thirds(wrong):
+    (name,) = wrong
+    with pytest.raises(ValidationError, match=name):
+        PredictorSettings(**wrong)
 
 
 def test_training_that_does_harm_is_undone(trunk, tmp_path):
@@ -222,9 +224,7 @@ def test_training_that_does_harm_is_undone(trunk, tmp_path):
     lora = [p for name, p in predictor.network.named_parameters() if "lora_B" in name]
     assert all((p == 0).all() for p in lora)
     questions, _ = questions_and_scores(6, 5)
-    told = predictor.base.predict_normals(
-        questions, predictor.states.read(questions)[:, predictor.network.lower]
-    )
+    told = predictor.base.predict_normals(questions, predictor.states.read(questions))
     assert predictor.predict_normals(questions).location == pytest.approx(told.location, abs=1e-5)
 
 

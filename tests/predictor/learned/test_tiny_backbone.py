@@ -11,8 +11,9 @@ from predictor.learned import lora_predictor
 from predictor.learned import states as frozen
 from predictor.learned.base import Fold
 from predictor.learned.comparison import fit_and_compare
+from predictor.learned.lora_predictor import LoraPredictor
 from predictor.learned.settings import PredictorSettings
-from predictor.learned.states import FrozenStates
+from predictor.learned.states import FrozenStates, load_trunk, read_states
 from predictor.learned.store import load_predictor
 from tests.helpers import fit_lora
 from tests.predictor.learned.test_kinds import ENDLESS, cut, fold
@@ -21,13 +22,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def fitted(trunk, tmp_path_factory):
-    settings = PredictorSettings(
-        backbone=trunk,
-        family="beta",
-        dtype="float32",
-        lora=LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1),
-    )
+def settings(trunk):
+    lora = LoraSettings(rank=2, batch_size=8, max_steps=1, evaluate_every=1)
+    return PredictorSettings(backbone=trunk, family="beta", dtype="float32", lora=lora)
+
+
+@pytest.fixture(scope="module")
+def fitted(settings, tmp_path_factory):
     return fit_lora(fold(16, 0), fold(8, 1), settings, tmp_path_factory.mktemp("checkpoints"))
 
 
@@ -104,9 +105,9 @@ def test_what_an_adapted_backbone_has_read_is_not_read_again(fitted, tmp_path, m
     assert first.predict(asked[:4]) == without[:4]
     read, seen = lora_predictor.read_states, []
 
-    def reading(trunk, tokenizer, questions, settings):
+    def reading(trunk, tokenizer, questions, settings, **options):
         seen.append(len(questions))
-        return read(trunk, tokenizer, questions, settings)
+        return read(trunk, tokenizer, questions, settings, **options)
 
     monkeypatch.setattr(lora_predictor, "read_states", reading)
     again = load_predictor(tmp_path / "saved", cache=tmp_path / "kept")
@@ -117,6 +118,31 @@ def test_what_an_adapted_backbone_has_read_is_not_read_again(fitted, tmp_path, m
             parameter.data += 0.1
     again.predict(asked)
     assert seen == [2, 6]
+
+
+def test_what_training_has_read_is_not_read_again(settings, tmp_path, monkeypatch):
+    """Its upper layers from what the lower ones had made: the same as a whole pass makes of it."""
+    states = FrozenStates.load(settings, cache=tmp_path / "kept")
+    train, tune = fold(24, 0), fold(8, 1)
+    frozen = states.read([*train.questions, *tune.questions], tokens := {})
+    checkpoints = tmp_path / "checkpoints"
+    fitted = LoraPredictor.fit(train, tune, frozen, tokens, settings, directory=checkpoints, states=states)
+    fitted.save(tmp_path / "saved")
+    asked = [*tune.questions, *train.questions]
+    without = load_predictor(tmp_path / "saved").predict(asked)
+    again = load_predictor(tmp_path / "saved", cache=tmp_path / "kept")
+    monkeypatch.setattr(lora_predictor, "read_states", None)
+    for one, other in zip(again.predict(asked), without, strict=True):
+        assert one.location == pytest.approx(other.location, abs=1e-4)
+        assert one.spread == pytest.approx(other.spread, rel=1e-3)
+
+
+def test_lower_layers_alone_are_what_a_whole_pass_makes_of_them(settings):
+    network, tokenizer = load_trunk(settings)
+    asked = fold(6, 3).questions
+    lower, whole = (read_states(network, tokenizer, asked, settings, adapted=a) for a in (False, True))
+    assert whole.shape[1] == 2 * lower.shape[1]
+    assert lower == pytest.approx(whole[:, : lower.shape[1]], abs=1e-5)
 
 
 def test_one_form_is_saved_over_the_other(fitted, tmp_path):
