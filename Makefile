@@ -6,6 +6,12 @@ READY := $(VENV)/.ready
 VLLM := .venv-vllm
 CLIENTS := .venv-clients
 LANES ?= 2
+# Of containers: docker, or for one ENGINE=podman COMPOSE=podman-compose. IMAGE_OPTIONS are of the engine's build.
+ENGINE ?= docker
+COMPOSE ?= $(ENGINE) compose
+BASE ?= docker.io/library/python:3.11-slim-bookworm
+STACK := $(COMPOSE) --file serving/deploy/compose.yaml
+export ENGINE COMPOSE BASE IMAGE_OPTIONS
 # uv resolves and unpacks in seconds what takes pip minutes. It does not read pip's settings: the index is
 # handed on, and torch, whose build may depend on them, is installed by pip.
 INSTALL = index=$${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}; \
@@ -23,7 +29,7 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456:glibc.malloc.arena_max=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run quick test test-all test-models test-vllm test-clients check format docs bench bench-gpu soak load serve adapters clean
+.PHONY: help setup run quick test test-all test-models test-vllm test-clients test-stack image stack stack-down check format docs bench bench-gpu soak load serve adapters clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,7 +55,7 @@ test: $(READY) ## the tests, in two lanes
 quick: $(READY) ## tests without a model, a server or a flow
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n $(LANES)
 
-test-all: test test-models test-vllm test-clients soak load ## the tests, and the slow suites (about an hour)
+test-all: test test-models test-vllm test-clients test-stack soak load ## the tests, and the slow suites (about an hour)
 
 test-models: $(READY) ## tests that take long: real models behind servers, every kind of predictor, whole commands, torchrun
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m suite -n $(LANES) --dist loadscope --no-loadscope-reorder
@@ -75,6 +81,24 @@ $(CLIENTS)/.ready: tests/clients/requirements.txt
 test-clients: $(READY) $(CLIENTS)/.ready ## seven client libraries as published, against a gateway (sets up their environment)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/clients
 
+test-stack: $(READY) ## the container stack: built, started, killed piece by piece, rolled back (serving/deploy/README.md)
+	$(BIN)/pytest tests/stack
+
+image: ## the one image of the stack, localhost/optscale
+	$(ENGINE) build --file serving/deploy/Containerfile --build-arg BASE=$(BASE) --tag localhost/optscale:latest $(IMAGE_OPTIONS) .
+
+stack: image ## Postgres, MLflow, Prefect and a worker, gateway, Prometheus in containers (serving/deploy/README.md)
+	serving/deploy/secrets.sh
+	$(STACK) up --detach
+	@echo "gateway     http://127.0.0.1:$${GATEWAY_PORT:-3000}/v1  key: serving/deploy/secrets/api_key"
+	@echo "Prefect     http://127.0.0.1:$${PREFECT_PORT:-4200}     admin:PASSWORD of serving/deploy/secrets/prefect_password"
+	@echo "MLflow      http://127.0.0.1:$${MLFLOW_PORT:-5000}"
+	@echo "Prometheus  http://127.0.0.1:$${PROMETHEUS_PORT:-9090}"
+	@echo "what was deployed, and what was set anew: $(STACK) logs deploy"
+
+stack-down: ## stop the stack; its volumes stay
+	$(STACK) down
+
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -87,7 +111,7 @@ format: $(READY) ## format the code and mend what ruff can
 
 docs: $(READY) ## the site of all pages, in build/site
 	rm -rf build && mkdir -p build/pages
-	git ls-files '*.md' flows/example-report serving/deploy | tar -cf - -T - | tar -xf - -C build/pages
+	git ls-files '*.md' flows/example-report serving/deploy prefect.yaml | tar -cf - -T - | tar -xf - -C build/pages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY) ## speed as ratios against bare loops in the same run; memory of collect

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -75,7 +75,7 @@ class DecisionLog:
 
     A file has at most ``rows`` rows and is written after ``seconds`` however few it has; ``files`` are kept,
     the newest, and none for longer than ``days``. Each is written aside and renamed, so it is whole or not
-    there.
+    there. ``lost`` is told how many rows could not be written.
     """
 
     folder: Path
@@ -83,6 +83,7 @@ class DecisionLog:
     seconds: float = 60.0
     files: int = 10_000
     days: float | None = None
+    lost: Callable[[int], object] = lambda rows: None
     _queue: asyncio.Queue[dict[str, Any] | None] = field(init=False, default_factory=asyncio.Queue)
     _written: int = field(init=False, default=0)
 
@@ -115,6 +116,7 @@ class DecisionLog:
                 try:
                     await asyncio.to_thread(self._write, rows)
                 except Exception:  # whatever it is, it costs these rows and not those to come
+                    self.lost(len(rows))
                     logger.exception("%d decisions could not be logged to %s", len(rows), self.folder)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:

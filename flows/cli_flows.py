@@ -173,6 +173,22 @@ def schedule(
 
 
 @command()
+def deploy(
+    config: Config,
+    cron: Annotated[str, typer.Option(help="When to retrain, e.g. '0 3 * * 0'.")] = "0 3 * * 0",
+    timezone: Annotated[str, typer.Option(help="Time zone of --cron, e.g. Europe/Berlin.")] = "UTC",
+) -> Answer:
+    """Deploy the flows to a Prefect server, for workers on the work pool `optscale` (prefect.yaml).
+
+    Example: optscale deploy -c config.yaml --cron '0 3 * * 0' --timezone Europe/Berlin
+    """
+    from flows import deploy as module
+
+    found = module.deploy(config, cron, timezone)
+    return Answer(found, found)
+
+
+@command()
 def serve(
     config: Config,
     with_models: Annotated[
@@ -201,6 +217,22 @@ def serve(
 
     others = [load_config(file) for file in also or ()]
     serve_bundle(config, with_models, host, certificate, open_to_all, others)
+
+
+@command("serve-models")
+def serve_models(
+    config: Config,
+    output: Annotated[Path, typer.Option(dir_okay=False, help="File for gateway settings that fit.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+) -> None:
+    """Serve the config's own generator and reward model over HTTP, as vLLM would, until interrupted.
+
+    Example: optscale serve-models --output models.yaml
+    """
+    from flows import serve as module
+
+    module.serve_models(config, port, output, host)
 
 
 @command()

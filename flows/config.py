@@ -346,6 +346,10 @@ def enter_home(config: Config) -> None:
         os.environ.setdefault(name, str(home / folder))
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    for name in ("NO_PROXY", "no_proxy"):  # no proxy leads to the servers that we start ourselves
+        known = os.environ.get(name, "")
+        if known != "*" and "127.0.0.1" not in known.split(","):
+            os.environ[name] = ",".join([*filter(None, [known]), "127.0.0.1", "localhost"])
 
 
 def _profile() -> dict[str, str]:

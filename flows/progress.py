@@ -17,6 +17,8 @@ from typing import TextIO
 
 from rich.console import Console
 
+from data.errors import ConfigError
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"data", "models", "predictor", "serving", "flows"}
 LONGEST = 100  # characters of a message that are shown
@@ -103,10 +105,23 @@ def clock(seconds: float) -> str:
 
 @contextmanager
 def shown(folder: Path, name: str, stages: Sequence[str]) -> Iterator[None]:
-    """Show progress on standard error; all else that is written inside goes to a file in ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Show progress on standard error; all else that is written inside goes to a file in ``folder``.
+
+    Raises
+    ------
+    ConfigError
+        If nothing can be written there.
+    """
     log = folder / f"{datetime.now():%Y-%m-%dT%H-%M-%S}-{name}.log"
-    with _standard_error() as terminal, log.open("w", encoding="utf-8") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = log.open("w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"the state folder cannot be written ({error}): name another with home or OPTSCALE_HOME, or let "
+            "this user write there"
+        ) from error
+    with _standard_error() as terminal, opened as file:
         print(f"log: {log}", file=terminal, flush=True)
         with _written_to(file):
             progress = Progress(terminal, stages)

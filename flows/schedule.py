@@ -46,14 +46,9 @@ def serve_schedule(
     OrchestrationError
         If no Prefect server is named, or it does not answer: schedules fire on a server alone.
     """
-    try:
-        zone = ZoneInfo(timezone)
-    except (ValueError, OSError, LookupError) as error:
-        raise ConfigError(
-            f"--timezone {timezone!r} is no time zone; write one as Europe/Berlin or UTC"
-        ) from error
-    schedule, looks = _cron(cron, timezone, "--cron"), config.monitor.cron
-    looking = looks and config.gateway and _cron(looks, timezone, "monitor.cron")
+    schedule, zone = require_schedule(cron, timezone), ZoneInfo(timezone)
+    looks = config.monitor.cron
+    looking = looks and config.gateway and require_schedule(looks, timezone, "monitor.cron")
     alarm = DeploymentEventTrigger(
         name="retrain on an alarm", expect={EVENT}, match={"prefect.resource.id": [resource(config)]}
     )
@@ -61,7 +56,7 @@ def serve_schedule(
     with prefect_server():
         runner, parameters = Runner(name="retrain"), {"config": config.model_dump(mode="json")}
         with get_client(sync_client=True) as client:
-            for line in replaced(client, schedule, parameters):
+            for line in replaced(client, "retrain/retrain", [schedule], parameters):
                 print(line, file=sys.stderr, flush=True)
         common: dict[str, Any] = {"parameters": parameters, "concurrency_limit": one_at_a_time}
         triggers: list[Any] = [alarm] if config.monitor.retrain else []
@@ -79,7 +74,14 @@ def serve_schedule(
             asyncio.run(_serve(runner, served))
 
 
-def _cron(cron: str, timezone: str, where: str) -> Schedule:
+def require_schedule(cron: str, timezone: str, where: str = "--cron") -> Schedule:
+    """The schedule of a cron expression in a time zone; raises ConfigError where either is none."""
+    try:
+        ZoneInfo(timezone)
+    except (ValueError, OSError, LookupError) as error:
+        raise ConfigError(
+            f"--timezone {timezone!r} is no time zone; write one as Europe/Berlin or UTC"
+        ) from error
     try:
         return Cron(cron, timezone=timezone)
     except ValueError as error:
@@ -127,20 +129,26 @@ def free_slots(client: SyncPrefectClient, deployment: UUID, stale: float = STALE
     return freed
 
 
-def replaced(client: SyncPrefectClient, schedule: Schedule, parameters: dict[str, Any]) -> list[str]:
-    """What of the deployment on the server, perhaps changed by hand there, this start sets anew, in words."""
+def replaced(
+    client: SyncPrefectClient, name: str, schedules: Sequence[Schedule] | None, parameters: dict[str, Any]
+) -> list[str]:
+    """What of a deployment on the server, perhaps changed by hand there, this start sets anew, in words.
+
+    ``schedules`` are None where those on the server stay.
+    """
     try:
-        found = client.read_deployment_by_name("retrain/retrain")
+        found = client.read_deployment_by_name(name)
     except ObjectNotFound:
         return []
-    mine = (schedule.cron, schedule.timezone)
-    other = [(s.schedule, s.active) for s in found.schedules]
-    crons = [f"{getattr(s, 'cron', s)} ({getattr(s, 'timezone', None) or 'UTC'})" for s, _ in other]
     told = []
-    if [(getattr(s, "cron", None), getattr(s, "timezone", None)) for s, _ in other] != [mine]:
-        told.append(f"the server's schedule, {', '.join(crons) or 'none'}, is replaced by this one")
-    if found.paused or not all(active for _, active in other):
-        told.append("the schedule was paused on the server, and runs again")
+    if schedules is not None:
+        mine = [(one.cron, one.timezone) for one in schedules]
+        other = [(s.schedule, s.active) for s in found.schedules]
+        crons = [f"{getattr(s, 'cron', s)} ({getattr(s, 'timezone', None) or 'UTC'})" for s, _ in other]
+        if [(getattr(s, "cron", None), getattr(s, "timezone", None)) for s, _ in other] != mine:
+            told.append(f"the server's schedule, {', '.join(crons) or 'none'}, is replaced by this one")
+        if found.paused or not all(active for _, active in other):
+            told.append("the schedule was paused on the server, and runs again")
     if found.parameters != parameters:
         told.append("the parameters on the server differ, and are replaced by this config")
     return told

@@ -77,9 +77,10 @@ def serve_bundle(
 
 
 def _bento(config: Config, certificate: Path | None) -> str:
-    if certificate is None and (champion := manifest(config).champion) is not None:
-        os.environ[CHAMPION] = config.champion_location  # the gateway follows it
-        return champion_bento(champion)
+    if certificate is None:
+        os.environ[CHAMPION] = config.champion_location  # the gateway follows it, from the first one on
+        if (champion := manifest(config).champion) is not None:
+            return champion_bento(champion)
     known = None if certificate is None else read_certificate(certificate)
     tag = build_plain(config, known)
     policy = first_policy(config, contract_of(config))
@@ -89,7 +90,7 @@ def _bento(config: Config, certificate: Path | None) -> str:
 
 
 def champion_bento(champion: Champion) -> str:
-    """Tag of the champion's bento, which is on this machine.
+    """Tag of the champion's bento, which is on this machine; its folder where that is in another store.
 
     Raises
     ------
@@ -102,6 +103,8 @@ def champion_bento(champion: Champion) -> str:
     try:
         return str(bentoml.get(tag).tag)
     except bentoml.exceptions.BentoMLException as error:
+        if (bento := Path(champion.bundle).parents[1]).joinpath("bento.yaml").is_file():
+            return str(bento)  # a worker's, on a volume of its own
         raise BundleError(
             f"the champion's bundle {tag} is not on this machine ({error}): bundles are kept where they were "
             f"built. There run `bentoml export {tag} bundle.bento`, here `bentoml import bundle.bento` (both "
@@ -127,8 +130,8 @@ def _start_models(config: Config) -> Path:
     raise ConfigError("the models could not be served; what is printed above says why")
 
 
-def serve_models(config: Config, port: int, file: Path) -> None:
-    """Serve the config's local models on 127.0.0.1; ``file`` gets gateway settings that fit them.
+def serve_models(config: Config, port: int, file: Path, host: str = "127.0.0.1") -> None:
+    """Serve the config's local models; ``file`` gets gateway settings that fit them, for this machine.
 
     Raises
     ------
@@ -173,7 +176,7 @@ def serve_models(config: Config, port: int, file: Path) -> None:
         reward=scoring,
     )
     file.write_text(settings.model_dump_json(indent=1))
-    uvicorn.run(server.app, port=port, log_level="warning")
+    uvicorn.run(server.app, host=host, port=port, log_level="warning")
 
 
 if __name__ == "__main__":

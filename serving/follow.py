@@ -60,6 +60,7 @@ class Stage:
         manifest = await asyncio.to_thread(champion.read, self.location)
         if manifest.champion is None:
             return
+        metrics.CHAMPION_SINCE.set(manifest.champion.since.timestamp())
         wanted = Wanted(manifest.champion.bundle, manifest.full_cap)
         if wanted == self.now:
             return

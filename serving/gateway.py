@@ -68,7 +68,11 @@ class Gateway:
             prior_timeout=settings.predictor_timeout,
         )
         log, folder = settings.log, settings.log.location()
-        self.log = None if folder is None else DecisionLog(folder, log.rows, log.seconds, log.files, log.days)
+        self.log = (
+            None
+            if folder is None
+            else DecisionLog(folder, log.rows, log.seconds, log.files, log.days, metrics.LOG_LOST.inc)
+        )
         self.intake = Intake(self.card, self.settings, self.contract, population, self.log is not None)
         self.in_flight = 0
         self.latest: deque[float] = deque(maxlen=50)  # seconds of requests

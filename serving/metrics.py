@@ -62,6 +62,10 @@ UPSTREAM = Histogram(
 UPSTREAM_ERRORS = Counter("optscale_upstream_errors", "Upstream requests that failed", ["upstream", "kind"])
 KEY_REQUESTS = Counter("optscale_key_requests", "Requests to OpenAI's routes by API key", ["key"])
 KEY_TOKENS = Counter("optscale_key_tokens", "Generated tokens by API key", ["key"])
+LOG_LOST = Counter("optscale_log_lost", "Decisions that could not be written to the log")
+CHAMPION_SINCE = Gauge(
+    "optscale_champion_since_seconds", "When the champion was named, from 1970", multiprocess_mode="max"
+)
 IN_FLIGHT = Gauge("optscale_in_flight", "Requests under way", multiprocess_mode="livesum")
 OVERHEAD = Histogram("optscale_decision_seconds", "Seconds spent on deciding, a request", buckets=SECONDS)
 

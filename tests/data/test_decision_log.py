@@ -195,7 +195,8 @@ def test_what_is_no_log_is_named(tmp_path):
 
 def test_a_row_that_cannot_be_written_costs_no_other_and_what_is_not_ours_stays(tmp_path):
     (tmp_path / "merged.parquet").write_bytes(b"of somebody else")
-    log = DecisionLog(tmp_path, rows=1, files=3, seconds=0.01)
+    lost = []
+    log = DecisionLog(tmp_path, rows=1, files=3, seconds=0.01, lost=lost.append)
     world = Arithmetic()
 
     async def main():
@@ -210,6 +211,7 @@ def test_a_row_that_cannot_be_written_costs_no_other_and_what_is_not_ours_stays(
 
     asyncio.run(main())
     kept = sorted(file for file in tmp_path.iterdir() if file.name != "merged.parquet")
+    assert lost == [1]  # and the metric says so
     assert [pq.read_table(file)["request_id"].to_pylist() for file in kept] == [["r4"], ["r5"], ["r6"]]
     assert (tmp_path / "merged.parquet").read_bytes() == b"of somebody else"
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from urllib.request import proxy_bypass
 
 import numpy as np
 import pytest
@@ -393,3 +394,22 @@ def test_a_file_for_the_gateway_is_no_setting_and_its_settings_are(monkeypatch, 
     )
     monkeypatch.setenv("OPTSCALE_CERTIFY__CHOOSE", "true")
     assert load_config().gateway.generator.model == "m"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [("", "127.0.0.1,localhost"), ("a,b", "a,b,127.0.0.1,localhost")]
+)
+def test_a_proxy_in_the_environment_does_not_stand_before_our_own_servers(
+    monkeypatch, tmp_path, given, found
+):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("OPTSCALE_HOME", "")  # and put back
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, given)
+    enter_home(Config(home=tmp_path))
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == found
+    assert proxy_bypass("127.0.0.1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "*")
+    enter_home(Config(home=tmp_path))
+    assert os.environ["NO_PROXY"] == "*"

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from data.errors import ConfigError
 from flows import progress
 from flows.progress import Progress, clock, counted
 
@@ -71,6 +72,13 @@ def test_a_duration_is_read_at_a_glance(seconds, text):
 
 
 @pytest.mark.slow
+def test_a_state_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "home").write_text("in its place")
+    named = pytest.raises(ConfigError, match="state folder cannot be written .*OPTSCALE_HOME")
+    with named, progress.shown(tmp_path / "home" / "logs", "train", ("train",)):
+        pass
+
+
 def test_whatever_is_written_inside_is_in_the_file_and_not_on_the_terminal(tmp_path):
     """By prints, warnings and child processes; what is printed afterwards is on standard output again."""
     code = """if True:

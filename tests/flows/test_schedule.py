@@ -1,22 +1,25 @@
 """`optscale schedule` against a real Prefect server: planned, run, and one at a time."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.schedules import Cron
+from prefect.server.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
 
 from data.errors import ConfigError, OrchestrationError
 from flows.config import Config, _profile
 from flows.orchestration import prefect_server as ask_server
-from flows.schedule import announce, free_slots, planned_runs, replaced, serve_schedule
+from flows.schedule import announce, free_slots, planned_runs, replaced, require_schedule, serve_schedule
 from tests.flows.conftest import KEY
 
 pytestmark = pytest.mark.slow
@@ -177,10 +180,23 @@ def test_what_a_start_sets_anew_is_told(prefect_server, scheduled):
     with get_client(sync_client=True) as client:
         found = wait_for(lambda: client.read_deployment_by_name("retrain/retrain"))
         same = Cron("* * * * *", timezone="Asia/Kathmandu")
-        assert replaced(client, same, found.parameters) == []
-        told = replaced(client, Cron("0 3 * * 0", timezone="UTC"), {})
+        assert replaced(client, "retrain/retrain", [same], found.parameters) == []
+        told = replaced(client, "retrain/retrain", [Cron("0 3 * * 0", timezone="UTC")], {})
     assert "* * * * * (Asia/Kathmandu), is replaced by this one" in told[0]
     assert "the parameters on the server differ" in told[1]
+
+
+@pytest.mark.parametrize("change", ["2027-03-28", "2027-10-31"])
+@pytest.mark.parametrize("cron", ["0 3 * * *", "30 2 * * *"])
+def test_a_change_of_clocks_costs_no_run_and_doubles_none(cron, change):
+    """In spring there is no 02:30, in autumn there are two; at 03:00 it is three by the clock on the wall."""
+    berlin, day = ZoneInfo("Europe/Berlin"), datetime.fromisoformat(change)
+    schedule = CronSchedule(cron=cron, timezone=require_schedule(cron, "Europe/Berlin").timezone)
+    start = (day - timedelta(days=2)).replace(tzinfo=berlin)
+    times = [t.astimezone(berlin) for t in asyncio.run(schedule.get_dates(5, start=start))]
+    assert [t.date() for t in times] == [(start + timedelta(days=n)).date() for n in range(5)]
+    walls = {f"{t:%H:%M}" for t in times if t.date() != day.date()}
+    assert walls == {"03:00" if cron.startswith("0") else "02:30"}
 
 
 def test_the_users_profile_names_the_server(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -12,6 +13,7 @@ from data.errors import ConfigError, TrackingError
 from flows.config import Config, load_config
 from flows.tracking import Tracking
 from models.settings import HttpGeneratorSettings
+from tests.servers import free_port, running
 
 pytestmark = pytest.mark.slow
 
@@ -99,3 +101,18 @@ def test_a_secret_of_the_environment_is_in_no_record(tmp_path, monkeypatch):
     monkeypatch.delenv("MY_DATABASE")
     with pytest.raises(ConfigError, match=r"\$\{MY_DATABASE\}, an environment variable that is not set"):
         Tracking(config)
+
+
+@pytest.mark.suite
+def test_a_server_behind_a_prefix_takes_runs_and_artifacts(tmp_path):
+    uri = f"http://127.0.0.1:{(port := free_port())}/team"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--static-prefix", "/team"]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{tmp_path / 'm.db'}"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    with running(command, f"{uri}/health", tmp_path / "log"):
+        tracking = Tracking(Config.model_validate({"home": tmp_path, "tracking": {"uri": uri}}))
+        (tmp_path / "page.txt").write_text("read me")
+        with tracking.run("train") as number:
+            tracking.file(tmp_path / "page.txt")
+        assert tracking.read(number, "page.txt") == "read me"
+        assert "the server is" in tracking.release

@@ -8,7 +8,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from serving.settings import override
+from data.contract import ScoreContract
+from data.pool import Pool
+from flows.config import load_config
+from tests.conftest import ROOT
 from tests.serving.conftest import gateway_settings
 
 DEPLOY = Path(__file__).parents[2] / "serving" / "deploy"
@@ -34,23 +37,43 @@ def test_every_container_has_probes_and_limits(manifest):
             assert {"requests", "limits"} <= set(container["resources"])
 
 
-def test_the_compose_file_fits_its_schema():
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.gpu.yaml"])
+def test_the_compose_files_fit_their_schema(file):
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
-    subprocess.run([*command, str(DEPLOY / "compose.yaml")], check=True)
+    subprocess.run([*command, str(DEPLOY / file)], check=True)
+
+
+def test_everything_in_the_stack_has_a_health_check_a_user_of_its_own_and_a_local_port():
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    for item in compose["configs"].values():
-        assert (DEPLOY / item["file"]).is_file()
+    for name, service in compose["services"].items():
+        assert "healthcheck" in service or name == "deploy"
+        assert all(port.startswith("${BIND:-127.0.0.1}:") for port in service.get("ports", ()))
+        if "optscale" in service["image"]:
+            assert service["read_only"]
+            assert service["cap_drop"] == ["ALL"]
+        for volume in service.get("volumes", ()):
+            place = volume.partition(":")[0]
+            assert (DEPLOY / place).is_file() or place in {*compose["volumes"], "${STACK_CONFIG"}
 
 
-def test_settings_in_the_files_are_settings(monkeypatch, tmp_path):
-    (config_map,) = (m.values[0] for m in manifests() if m.values[0]["kind"] == "ConfigMap")
-    (tmp_path / "k8s.yaml").write_text(config_map["data"]["gateway.yaml"])
-    base = gateway_settings(URL, URL, "tokenizer")
-    for file in (DEPLOY / "gateway.yaml", tmp_path / "k8s.yaml"):
-        monkeypatch.setenv("OPTSCALE_GATEWAY_FILE", str(file))
-        found = override(base)
-        assert found.generator.base_url == "http://generator:8000/v1"
-        assert found.log.location() == Path("/var/lib/optscale/decisions")
+def test_the_stacks_config_is_of_the_shipped_pools_contract():
+    """Or no candidate that the stack draws would fit the pool that it starts from."""
+    config = load_config(DEPLOY / "config.yaml", ("home=/tmp",))
+    pool = Pool.open(str(ROOT / "data" / "pool")).manifest.contract
+    generator = {"generator": config.generator.model, "generator_revision": config.generator.revision}
+    reward = {"reward_model": config.reward.model, "reward_revision": config.reward.revision}
+    made = {
+        **generator,
+        **reward,
+        "prompt_template": config.generator.prompt_template,
+        "sampling": config.generator.sampling,
+        "markup": config.reward.convention,
+        "span": config.reward.span,
+        "aggregation": config.reward.aggregation,
+    }
+    assert ScoreContract(**made).fingerprint == pool.fingerprint
+    assert config.gateway.generator == config.generator
+    assert config.gateway.reward == config.reward
 
 
 def test_grace_periods_cover_the_longest_request():

@@ -1,0 +1,139 @@
+"""The stack of `serving/deploy/compose.yaml` under a name and on ports of its own, for tests.
+
+``ENGINE`` and ``COMPOSE`` are the programs, ``IMAGE_OPTIONS`` are of the image's build. Where ``BASE`` is a
+Debian image, Postgres and Prometheus are built on it too, of Debian's packages; else the public images are
+pulled.
+"""
+
+import os
+import shlex
+import subprocess
+import time
+
+import httpx
+
+from tests.conftest import ROOT
+from tests.servers import free_port
+
+DEPLOY, HERE, PROJECT = ROOT / "serving" / "deploy", ROOT / "tests" / "stack", "optscale-test"
+ENGINE = os.environ.get("ENGINE", "docker")
+COMPOSE = shlex.split(os.environ.get("COMPOSE", f"{ENGINE} compose"))
+BASE = os.environ.get("BASE", "docker.io/library/python:3.11-slim-bookworm")
+SERVICES = ("postgres", "mlflow", "prefect", "worker", "models", "gateway", "prometheus")
+PUBLISHED = ("MLFLOW", "PREFECT", "GATEWAY", "PROMETHEUS")
+
+
+def run(*command, **more):
+    done = subprocess.run(command, cwd=DEPLOY, text=True, capture_output=True, **more)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def wait_for(found, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, "nothing came in time"
+        time.sleep(1)
+    return value
+
+
+def secret(name):
+    return (DEPLOY / "secrets" / name).read_text().strip()
+
+
+class Stack:
+    """What runs, and clients of it."""
+
+    def __init__(self, config):
+        self.ports = {name: free_port() for name in PUBLISHED}
+        self.environment = os.environ | {f"{name}_PORT": str(port) for name, port in self.ports.items()}
+        self.environment |= {"STACK_CONFIG": str(config)}
+        if BASE != "docker.io/library/python:3.11-slim-bookworm":
+            for name in ("postgres", "prometheus"):
+                image = f"localhost/optscale-test-{name}"
+                file = str(HERE / f"{name}.Containerfile")
+                run(ENGINE, "build", "-q", "-f", file, "--build-arg", f"BASE={BASE}", "-t", image, str(HERE))
+                self.environment[f"{name.upper()}_IMAGE"] = image
+
+    def compose(self, *command, **more):
+        return run(*COMPOSE, "-p", PROJECT, "-f", "compose.yaml", *command, env=self.environment, **more)
+
+    def container(self, service):
+        labels = {"project": PROJECT, "service": service}
+        chosen = [f"--filter=label=com.docker.compose.{key}={value}" for key, value in labels.items()]
+        return run(ENGINE, "ps", "--all", "--quiet", *chosen).split()[0]
+
+    def healthy(self, service):
+        """By the health check that the compose file has; podman runs none by itself without systemd."""
+        name = self.container(service)
+        if "podman" in ENGINE:
+            return subprocess.run([ENGINE, "healthcheck", "run", name], capture_output=True).returncode == 0
+        return run(ENGINE, "inspect", "--format", "{{.State.Health.Status}}", name).strip() == "healthy"
+
+    def wait(self, *services):
+        for service in services or SERVICES:
+            wait_for(lambda service=service: self.healthy(service))
+
+    def kill(self, service, away=1.0):
+        """As a machine that goes away would, and start again after seconds."""
+        name = self.container(service)
+        deadline = time.monotonic() + away
+        while True:  # an engine may start it again by itself
+            subprocess.run([ENGINE, "kill", "--signal=KILL", name], capture_output=True)
+            if time.monotonic() > deadline:
+                break
+            time.sleep(1)
+        run(ENGINE, "start", name)
+
+    def optscale(self, *command):
+        """A command of the project, in a container of its own beside the worker's state."""
+        return self.compose("run", "--rm", "-T", "--no-deps", "worker", "optscale", *command)
+
+    def url(self, name, path=""):
+        return f"http://127.0.0.1:{self.ports[name.upper()]}{path}"
+
+    def prefect(self, method, path, **body):
+        auth = ("admin", secret("prefect_password"))
+        answer = httpx.request(method, self.url("prefect", f"/api{path}"), auth=auth, timeout=60, **body)
+        return answer.raise_for_status().json()
+
+    def start(self, name):
+        """Start a run of a deployment by hand; its id."""
+        deployment = self.prefect("GET", f"/deployments/name/{name}")["id"]
+        return self.prefect("POST", f"/deployments/{deployment}/create_flow_run", json={})["id"]
+
+    def state(self, run_id):
+        return self.prefect("GET", f"/flow_runs/{run_id}")["state"]
+
+    def ended(self, run_id, seconds=900):
+        """The state in which a run has ended."""
+        final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        return wait_for(lambda: (s := self.state(run_id))["type"] in final and s, seconds)
+
+    def versions(self):
+        """Numbers of the registered versions."""
+        asked = {"filter": "name='optscale-predictor'"}
+        url = self.url("mlflow", "/api/2.0/mlflow/model-versions/search")
+        found = httpx.get(url, params=asked, timeout=60).raise_for_status().json()
+        return sorted(one["version"] for one in found.get("model_versions", []))
+
+    def served(self):
+        """Version of the bundle that the gateway answers by."""
+        key = {"authorization": f"Bearer {secret('api_key')}"}
+        found = httpx.post(self.url("gateway", "/describe"), headers=key, json={}, timeout=60)
+        return found.raise_for_status().json()["model_version"]
+
+    def query(self, expression):
+        """What Prometheus has of an expression now."""
+        asked = {"query": expression}
+        return (
+            httpx.get(self.url("prometheus", "/api/v1/query"), params=asked)
+            .raise_for_status()
+            .json()["data"]["result"]
+        )
+
+    def logged(self):
+        """Rows in the decision log."""
+        count = "import pyarrow.parquet as p, pathlib as l; print(sum(p.read_metadata(f).num_rows for f in "
+        count += "l.Path('/var/lib/gateway/decisions').glob('*.parquet')))"
+        return int(run(ENGINE, "exec", self.container("gateway"), "python", "-c", count))
