@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # Prefect is imported when it runs
     from flows.retrain import Retrained
 
 POOL = ROOT / "data" / "pool"
-FRESH_QUESTIONS = 12
+FRESH_QUESTIONS = 6
 LORA_STEPS = 30  # half an epoch: enough to see it work, and a demonstration should end soon
 
 

@@ -55,9 +55,9 @@ class Margins(Record):
     """Of these the share that is answered differently from the reference."""
     hits: float = Field(0.02, ge=0)
     """Share of requests that reach the target score."""
-    scores: float = Field(0.05, ge=0)
+    scores: float = Field(0.02, ge=0)
     """Rank of the first candidate's score among the train questions', from 0 to 1."""
-    score_spread: float = Field(0.05, ge=0)
+    score_spread: float = Field(0.02, ge=0)
     """How far that rank is from the middle, from 0 to 1."""
     tokens: float = Field(0.05, ge=0)
     """Rank of the first candidate's tokens."""

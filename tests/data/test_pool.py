@@ -125,6 +125,7 @@ def test_a_broken_manifest_is_an_error_of_ours(pool, document):
         Pool.open(pool.location)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_leaves_the_pool_as_it_was(pool):
     """In a process of its own whose files may not grow beyond what the pool's manifest needs."""
     script = f"""
@@ -188,6 +189,7 @@ pool.append(score_rows(make_questions(1, start=int(sys.argv[1])), make_contract(
     assert not list((tmp_path / "p").glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_frees_the_pool(pool):
     script = f"""
 import time

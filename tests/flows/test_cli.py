@@ -61,6 +61,7 @@ LINES = [
     "train -c HERE/c.yaml --output HERE/predictor",
     "validate -c HERE/c.yaml --output HERE/report",
     "ship -c HERE/c.yaml",
+    "monitor -c HERE/c.yaml",
     "predict -c HERE/c.yaml --questions HERE/q.jsonl --predictor HERE/predictor",
     "plan -c HERE/c.yaml --questions HERE/q.jsonl",
     "replay -c HERE/c.yaml",
@@ -76,7 +77,7 @@ LINES = [
 ]
 
 
-HEAVY = ("train", "validate", "ship", "predict", "relocate")
+HEAVY = ("train", "validate", "ship", "monitor", "predict", "relocate")
 """They need what `train` has fitted."""
 
 

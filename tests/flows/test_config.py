@@ -270,6 +270,7 @@ def test_the_papers_config_is_the_papers_setting():
     assert config.predictor.lora.rank == load_config().predictor.lora.rank
 
 
+@pytest.mark.slow
 def test_the_local_vllm_config_is_the_embedded_contract():
     from data.files import short_digest
     from models import backbone

@@ -91,6 +91,7 @@ def test_a_dry_run_tells_what_few_candidates_save(uneven, tmp_path):
     assert told["saved by that"] == f"{4 * few / 720:.0%}"
 
 
+@pytest.mark.slow
 def test_the_report_replays_full_questions_and_learns_the_prior_of_all(uneven):
     table = load_scores(Pool.open(uneven.pool_location), FOLDS)
     assert set(table.fold("train").drawn) == {2, 6}
@@ -105,6 +106,7 @@ def test_the_report_replays_full_questions_and_learns_the_prior_of_all(uneven):
     assert censoring.values["planned"] == pytest.approx((table.drawn == 2).mean())
 
 
+@pytest.mark.slow
 def test_other_commands_take_it_too(uneven, tmp_path):
     compared = compare_pools(uneven.pool_location, folds=FOLDS)
     drawn = load_scores(Pool.open(uneven.pool_location), FOLDS).drawn

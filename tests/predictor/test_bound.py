@@ -50,6 +50,7 @@ def test_bound_is_the_smallest_number_that_does(mu, sigma, s, alpha):
         assert miss ** (n - 1) > (1 - alpha) * (1 - 1e-9)
 
 
+@pytest.mark.slow
 def test_simulated_maximum_reaches_the_target_as_often_as_promised():
     rng = np.random.default_rng(0)
     for mu, sigma, s, alpha in [(0.5, 0.2, 0.8, 0.9), (0.9, 0.3, 0.95, 0.95), (0.2, 0.1, 0.4, 0.8)]:

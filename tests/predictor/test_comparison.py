@@ -77,6 +77,7 @@ def test_questions_that_are_clear_or_hopeless_leave_tokens_to_save():
     assert product.rounds <= len(totals(16))
 
 
+@pytest.mark.slow
 def test_what_is_fitted_on_one_pool_is_measured_on_another():
     found = compare(pool(60, seed=1), RULE, fit=pool(seed=2), orders=2)
     assert by(found.rows, policy="learned on the own questions", chosen=True)
@@ -118,6 +119,7 @@ def test_a_hull_leaves_out_what_a_mixture_beats():
     assert y.tolist() == [1.0, 3.0]
 
 
+@pytest.mark.slow
 def test_rows_of_groups_weigh_up_to_those_of_all():
     groups = np.array(["a", "b", "b"] * 40)
     found = compare(pool(), RULE, folds=np.arange(120) % 3, orders=2, groups=groups).rows

@@ -20,6 +20,7 @@ def make(questions=300, n=16, seed=0, copies=1, skill=1.0, cost=20.0):
     )
 
 
+@pytest.mark.slow
 def test_independent_draws_are_worth_what_they_are():
     found = examine(make())
     assert {curve.name for curve in found.curves} == {TOP, ANY, BEST, VOTE}
@@ -37,6 +38,7 @@ def test_independence_is_denied_about_as_often_as_the_level_allows():
     assert sum(curve.shown for curves in found for curve in curves) <= 4  # of 80, at 1 % each
 
 
+@pytest.mark.slow
 def test_copies_are_worth_fewer_draws_than_they_are():
     found = examine(make(copies=2))
     for curve in found.curves[:2]:

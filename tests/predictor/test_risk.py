@@ -67,6 +67,7 @@ def test_the_number_that_is_needed_certifies_in_most_draws(plus, minus, epsilon)
     assert questions_needed(losses(40, 1000, 5), 0.03, 0.1) is None
 
 
+@pytest.mark.slow
 def test_a_bound_covers_the_mean_and_narrows_with_questions():
     rng, covered = np.random.default_rng(4), 0
     for _ in range(200):

@@ -37,6 +37,7 @@ def test_density_agrees_with_scipy(mu, sigma, x):
     assert logpdf(x, mu, sigma) == pytest.approx(reference(mu, sigma).logpdf(x), rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.slow
 @given(mu=st.floats(-1, 2), sigma=st.floats(0.02, 1))
 def test_fit_to_exact_moments_has_those_moments(mu, sigma):
     mean, std = moments(mu, sigma)

@@ -29,7 +29,7 @@ def table():
 def folds(table):
     plain = table.select(np.array([not q.group.startswith("story") for q in table.questions]))
     parts = [plain.fold(name) for name in ("train", "tune", "test")]
-    return [p.select(np.arange(len(p)) < n) for p, n in zip(parts, (160, 80, 50), strict=True)]
+    return [p.select(np.arange(len(p)) < n) for p, n in zip(parts, (400, 100, 50), strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_every_kind_is_compared_and_the_recommended_one_is_good(fitted, folds):
     assert min(r.behind for r in rows.values()) == 0
     assert rows["population"].behind > 2 * rows["population"].behind_error
     assert card.kind == "states"
-    assert card.questions == 240
+    assert card.questions == 500
     test = folds[2]
     means = PriorBatch.of(fitted.predict(test.questions)).moments[0]
     assert spearmanr(means, test.scores.mean(axis=1)).statistic > 0.6
