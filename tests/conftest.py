@@ -26,6 +26,12 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
+def pytest_itemcollected(item):
+    """What is of the suites is slow."""
+    if item.get_closest_marker("suite"):
+        item.add_marker("slow")
+
+
 # Files of one lane run in one process, one after the other: they share a server. (xdist has its own groups,
 # which version 3.8 does not see with pytest 9.2.)
 LANES = {

@@ -8,7 +8,7 @@ from math_verify import parse, verify
 
 from tests.data.test_answers_key import NEAR_MISSES, SPELLINGS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.suite]
 # It reads these as something else: other alphabets, sentences, words, codes, bases, several kinds of space.
 NOT_READ = re.compile(
     r"[^ -~]|[_:;]|bigl|small|\*\*|\d[eE][-+]?\d|\d \d|(?<![\\a-z{])[a-z]{2}|[A-Z.]{2}|[A-Za-z]\d|\d[A-Z]"

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.slow
 
 COMMANDS = typer.main.get_command(cli.app).commands
 ANSWERING = {name for name, made in COMMANDS.items() if any(p.name == "as_json" for p in made.params)}
-SILENT = {"serve"}
+SILENT = {"serve", "serve-models"}
 """Becomes a server, and answers nothing."""
-ON_A_SERVER = {"schedule"}
-"""Blocks; it is asked in test_schedule.py."""
+ON_A_SERVER = {"schedule", "deploy"}
+"""They are asked in test_schedule.py and test_deployments.py."""
 SMALL = """
 predictor: {compare: [text]}
 collect: {limit: 1, candidates: 2}

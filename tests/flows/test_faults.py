@@ -85,6 +85,7 @@ def test_an_mlflow_server_that_is_silent_is_not_waited_for(tmp_path):
             Tracking(Config.model_validate({"home": tmp_path, "tracking": {"uri": uri, "timeout": 1}}))
 
 
+@pytest.mark.suite
 def test_a_disk_that_fills_costs_only_the_part_under_way(models, tmp_path):
     """In a process whose files may not grow beyond 4 kB, less than a part."""
     from flows.collect import collect

@@ -78,6 +78,7 @@ def test_a_version_that_is_refused_later_is_not_shipped(config, monkeypatch):
     assert current(config) == version  # what is served stays
 
 
+@pytest.mark.suite
 def test_lost_files_are_found_and_fitted_anew(config):
     first, tracking = train(config), Tracking(config)
     assert tracking.holds(first.version)
@@ -169,6 +170,7 @@ def test_scores_that_are_all_alike_are_validated(config, tmp_path):
     assert "would save nothing" in (tmp_path / "report" / "model-card.md").read_text()
 
 
+@pytest.mark.suite
 def test_a_number_that_another_run_has_now_is_fitted_again(config):
     first, tracking = train(config), Tracking(config)
     assert train(config)[:2] == first[:2]

@@ -23,6 +23,7 @@ def world(tmp_path_factory):
     return config, pool.manifest.contract.fingerprint, population_priors(config, table)
 
 
+@pytest.mark.suite
 @pytest.mark.slow
 def test_each_time_halves_the_chance_of_an_error(world):
     config, contract, priors = world

@@ -33,6 +33,7 @@ def texts(found):
     return [[c.text for c in candidates] for candidates in found]
 
 
+@pytest.mark.suite
 @pytest.mark.parametrize("sampling", [HOT, GREEDY])
 def test_what_a_model_ships_as_its_defaults_changes_no_sample(plain, tmp_path, sampling):
     held_back = list(range(40000))

@@ -115,6 +115,7 @@ def test_step_scores_agree_with_a_bare_forward_pass(reward):
     assert found == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.suite
 def test_in_bfloat16_the_likelihoods_are_those_of_float32():
     judged = LocalRewardModel(LocalRewardSettings(dtype="bfloat16", device="cpu"))
     example = encode_steps(judged.tokenizer, EASY[0].as_chat(), ["2 + 3 = 5", "Answer: 5"])

@@ -32,6 +32,7 @@ def test_independent_draws_are_worth_what_they_are():
             assert block.effective == pytest.approx(block.draws, rel=0.15)
 
 
+@pytest.mark.suite
 @pytest.mark.slow
 def test_independence_is_denied_about_as_often_as_the_level_allows():
     found = [examine(make(80, 4, seed=seed), seed=seed).curves for seed in range(20)]
@@ -49,6 +50,7 @@ def test_copies_are_worth_fewer_draws_than_they_are():
     assert found.curves[0].blocks[0].effective == pytest.approx(1.05, abs=0.1)
 
 
+@pytest.mark.suite
 @pytest.mark.slow
 def test_a_verifier_is_kept_where_its_scores_tell_right_from_wrong():
     good, useless = examine(make(skill=1.5)), examine(make(skill=0.0))

@@ -79,6 +79,7 @@ def test_as_many_totals_lie_in_the_range_as_it_says():
     assert not any(refuted(count) for count in inside.values()), inside
 
 
+@pytest.mark.suite
 def test_priors_of_questions_that_are_harder_than_the_pool_are_heeded():
     def harder(rng):
         """Questions below the pool's, each with a prior that is right of it."""
@@ -91,6 +92,7 @@ def test_priors_of_questions_that_are_harder_than_the_pool_are_heeded():
     assert refuted(deaf["candidates"])
 
 
+@pytest.mark.suite
 def test_the_check_finds_a_pool_of_other_questions_out():
     easier = POPULATION.model_copy(update={"location": (1.2, -1.5)})
 

@@ -45,6 +45,7 @@ def test_fit_to_exact_moments_has_those_moments(mu, sigma):
     assert fitted == (pytest.approx(mean, abs=2e-3), pytest.approx(std, abs=5e-3))
 
 
+@pytest.mark.suite
 @pytest.mark.slow
 @example([0.99609375, 0.99804688, 0.99804688])
 @example([0.0] * 7 + [0.9375, 0.3125])
@@ -62,6 +63,7 @@ def test_likelihood_is_as_high_as_an_optimiser_finds(scores):
     assert cost([mu, np.log(sigma)]) <= found.fun + 0.05
 
 
+@pytest.mark.suite
 @pytest.mark.slow
 @settings(max_examples=30)
 @example([0.9609375, 0.97265625, 0.96875], (1.03, 0.29), 0.1)
