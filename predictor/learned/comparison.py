@@ -132,17 +132,19 @@ def refit(model: Predictor, fold: Fold) -> Predictor | None:
     and there is None. By how much it is better is ``left_out_gain`` of the card's results (nats a question).
     """
     card = model.card
-    seen = model.states.read(fold.questions) if model.states else None
+    seen: NDArray[np.float32] | None = None
     again: Predictor
     checked: Predictor
     if card.kind == "lora":
         from predictor.learned.lora_predictor import LoraPredictor
 
         assert isinstance(model, LoraPredictor)
-        assert seen is not None
+        seen = model.read_lower(fold.questions)
         again = corrected = model.fit_base(fold, seen)
         checked = corrected.base  # the network has seen train questions
     else:
+        if model.states is not None:
+            seen = model.states.read(fold.questions)
         weights = model.kernel_fit.weights if isinstance(model, KernelPredictor) else None
         checked = again = KernelPredictor.fit(
             card.kind, fold, card.settings, seen, model.states, card.strength, weights

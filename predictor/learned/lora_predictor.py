@@ -200,6 +200,10 @@ class LoraPredictor(Predictor):
             output = self.network.head(torch.tensor(upper[rows], device=device), told).double().cpu().numpy()
         return Normals(rows, *to_normals(output), share)
 
+    def read_lower(self, questions: Sequence[Question]) -> NDArray[np.float32]:
+        """What the regression reads of questions; what the head will is read, and kept, in the same pass."""
+        return np.split(self._read(questions), [-self.network.size], axis=1)[0]
+
     def _read(self, questions: Sequence[Question], known: Read | None = None) -> NDArray[np.float32]:
         """What the backbone, as it is adapted, makes of questions; ``known`` tells it without reading."""
         settings, trunk = self.card.settings, self.network.backbone
