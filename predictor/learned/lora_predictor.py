@@ -142,16 +142,16 @@ class LoraPredictor(Predictor):
                 log=log,
             )
             lora.round_adapter(adapted)
-            upper = _read_upper(adapted, [*examples[0], *examples[1]], collate, settings)
-        results["kept_share"] = _keep_share(adapted, examples[1], upper[len(examples[0]) :], loss)
+            upper = _read_upper(adapted, examples[1], collate, settings)
+        results["kept_share"] = _keep_share(adapted, examples[1], upper, loss)
         cache = None if states is None else states.cache
         predictor = cls(card.change(results=results), adapted, tokenizer, base, states, cache)
-        seen = np.full((len(frozen), frozen.shape[1] + network.size), np.nan, np.float32)
-        rows = np.flatnonzero(np.isfinite(frozen).all(axis=1))
-        seen[rows] = np.hstack([frozen[rows], upper.numpy()])
-        asked = [*train.questions, *tune.questions]
-        known = dict(zip([question.id for question in asked], seen, strict=True))
-        predictor._read(asked, lambda new: np.stack([known[question.id] for question in new]))
+        # Of train questions not: they are read when this kind is recommended.
+        seen = np.full((len(parts[1]), frozen.shape[1] + network.size), np.nan, np.float32)
+        rows = np.flatnonzero(np.isfinite(parts[1]).all(axis=1))
+        seen[rows] = np.hstack([parts[1][rows], upper.numpy()])
+        known = dict(zip([question.id for question in tune.questions], seen, strict=True))
+        predictor._read(tune.questions, lambda new: np.stack([known[question.id] for question in new]))
         return predictor
 
     def fit_base(self, fold: Fold, frozen: NDArray[np.float32]) -> Self:
