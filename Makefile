@@ -55,7 +55,7 @@ test: $(READY) ## the tests, in two lanes
 quick: $(READY) ## tests without a model, a server or a flow
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n $(LANES)
 
-test-all: test test-models test-vllm test-clients test-stack soak load ## the tests, and the slow suites (about an hour)
+test-all: test test-models test-vllm test-clients test-stack soak load ## the tests, and the slow suites (more than an hour; with a container engine)
 
 test-models: $(READY) ## tests that take long: real models behind servers, every kind of predictor, whole commands, torchrun
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m suite -n $(LANES) --dist loadscope --no-loadscope-reorder

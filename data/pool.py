@@ -163,9 +163,8 @@ class Pool:
 
     def sweep(self, grace: float) -> int:
         """Delete parts that the manifest does not name and that are ``grace`` seconds old; how many."""
-        with self._writing(
-            "old parts are still there"
-        ) as current:  # one that is being added is named under its lock
+        # Under the lock: a part that is being added is named by the manifest before it is let go.
+        with self._writing("old parts are still there") as current:
             named = {part.file for part in current.manifest.parts}
             found = self._fs.get_file_info(pafs.FileSelector(self._path("parts")))
             old = [one for one in found if one.is_file and one.base_name not in named]
@@ -259,8 +258,9 @@ class Pool:
         return str(self._root.joinpath(*names))
 
     def _write_manifest(self, parts: tuple[Part, ...]) -> None:
-        self.manifest = Manifest(contract=self.manifest.contract, parts=parts)
-        write_whole(self._path("manifest.json"), self.manifest.model_dump_json(indent=1).encode(), self._fs)
+        manifest = Manifest(contract=self.manifest.contract, parts=parts)
+        write_whole(self._path("manifest.json"), manifest.model_dump_json(indent=1).encode(), self._fs)
+        self.manifest = manifest
 
 
 def _part(table: pa.Table, seconds: float) -> tuple[Part, bytes]:

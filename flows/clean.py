@@ -9,9 +9,6 @@ from typing import Any
 from flows.config import Config
 from serving.champion import read
 
-BESIDE = (".alarms.json", ".watch.json", ".trained.json", ".certified.json")
-"""What lies beside a manifest; see `serving.champion.beside`."""
-
 
 def clean(config: Config, keep: int, hours: float) -> dict[str, Any]:
     """Delete bundles older than ``hours``, but for champions, what waits, and ``keep`` before each.
@@ -22,8 +19,7 @@ def clean(config: Config, keep: int, hours: float) -> dict[str, Any]:
     import bentoml
 
     home, before = config.home.resolve(), time.time() - 3600 * hours
-    files = [file for file in (home / "champions").glob("*.json") if not file.name.endswith(BESIDE)]
-    manifests = {config.champion_location, *map(str, files)}
+    manifests = {config.champion_location, *map(str, (home / "champions").glob("*.json"))}
     kept = {tag for location in manifests for tag in _tags(location, keep)}
     found = [
         (str(one.tag), Path(one.path), one.info.creation_time.timestamp()) for one in bentoml.list("optscale")

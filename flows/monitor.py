@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 
 class State(Record):
-    """``<manifest>.watch.json``: how far the log was read, and the wealth of all bets."""
+    """``<manifest>/watch.json``: how far the log was read, and the wealth of all bets."""
 
     champion: str = ""
     """Its bundle, and since when: with another one all begins anew."""

@@ -30,7 +30,7 @@ class Use(Record):
 
 
 class Spent(Record):
-    """``<manifest>.certified.json``."""
+    """``<manifest>/certified.json``."""
 
     uses: tuple[Use, ...] = Field(default=())
 

@@ -31,7 +31,7 @@ class Alarm(Record):
 
 
 class Alarms(Record):
-    """``<manifest>.alarms.json``."""
+    """``<manifest>/alarms.json``."""
 
     version: str | None = None
     """The champion that was watched; None: nothing was yet."""

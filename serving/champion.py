@@ -69,7 +69,7 @@ class Manifest(Record):
 
 
 class LastTrained(Record):
-    """``<manifest>.trained.json``."""
+    """``<manifest>/trained.json``, see `beside`."""
 
     at: datetime | None = None
     """When `retrain` last came as far as a challenger, whatever became of it; None: not yet."""
@@ -90,8 +90,8 @@ def change(location: str, make: Callable[[Manifest], Manifest]) -> Manifest:
 
 
 def beside(location: str, name: str) -> str:
-    """Where a record of that name lies beside a manifest."""
-    return f"{location.removesuffix('.json')}.{name}.json"
+    """Where a record of that name lies: in a folder beside a manifest, that is called as it is."""
+    return f"{location.removesuffix('.json')}/{name}.json"
 
 
 def read_record(location: str, kind: type[R], what: str) -> R:

@@ -7,6 +7,7 @@ from data.pool import Pool
 from data.question import Question
 from data.rows import make_row
 from flows.draw_plan import choose_few
+from predictor.certificate import Certificate
 
 
 def make_contract(**changes) -> ScoreContract:
@@ -21,6 +22,25 @@ def make_contract(**changes) -> ScoreContract:
         "aggregation": "min",
     }
     return ScoreContract(**values | changes)
+
+
+def make_certificate(policy, risk: dict[str, float], **changes) -> Certificate:
+    """One that promises ``policy``, and was never tested."""
+    values = {
+        "contract": make_contract().fingerprint,
+        "questions": 100,
+        "questions_digest": "d",
+        "epsilon": risk,
+        "delta": 0.1,
+        "target": policy.target,
+        "cap": policy.cap,
+        "tried": (),
+        "policy": policy,
+        "questions_needed": None,
+        "groups": {},
+        "statement": "little is lost",
+    }
+    return Certificate(**values | changes)
 
 
 def make_questions(count: int, start: int = 0) -> list[Question]:

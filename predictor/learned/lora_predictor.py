@@ -126,7 +126,6 @@ class LoraPredictor(Predictor):
                 ]
             )
         collate, loss = Collator(tokenizer.pad_token_id), EvidenceLoss(family)
-        looked_at = _evenly(examples[1])
         with network.without_lower_layers():
             network.head.standardise_by(_read_upper(network, _evenly(examples[0]), collate, settings))
         adapted = lora.attach(network, settings.lora, trained=["head"], layers=network.upper_layers)
@@ -134,7 +133,7 @@ class LoraPredictor(Predictor):
             results = lora.fit(
                 adapted,
                 examples[0],
-                looked_at,
+                _evenly(examples[1]),
                 collate=collate,
                 loss=loss,
                 settings=settings.lora,
@@ -207,14 +206,12 @@ class LoraPredictor(Predictor):
     def _read(self, questions: Sequence[Question], known: Read | None = None) -> NDArray[np.float32]:
         """What the backbone, as it is adapted, makes of questions; ``known`` tells it without reading."""
         settings, trunk = self.card.settings, self.network.backbone
+        read = known or partial(read_states, trunk, self.tokenizer, settings=settings, adapted=True)
+        if self.cache is None or not questions:
+            return read(questions)
         named = self.network.named_parameters()
         adapter = [p.detach().float().cpu().numpy().tobytes() for name, p in named if "lora_" in name]
-
-        def read_all(new: Sequence[Question]) -> NDArray[np.float32]:
-            return read_states(trunk, self.tokenizer, new, settings, adapted=True)
-
-        read = known or read_all
-        if self.cache is None or not adapter or not questions:
+        if not adapter:  # it is folded in, and what it was cannot be told
             return read(questions)
         key = f"{reading_key(trunk, settings, adapted=True)} {short_digest(b''.join(adapter))}"
         return read_kept(self.cache, key, questions, read)

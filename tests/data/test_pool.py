@@ -149,6 +149,21 @@ except PoolError as error:
     assert sorted(os.listdir(f"{pool.location}/parts")) == files
 
 
+def test_a_manifest_that_cannot_be_written_names_nothing_new(pool, monkeypatch):
+    """Neither on the disk nor to whoever goes on with this pool."""
+    before, write = pool.manifest, pool_module.write_whole
+
+    def write_parts_alone(path, content, fs):
+        if path.endswith("manifest.json"):
+            raise OSError("no space left")
+        write(path, content, fs)
+
+    monkeypatch.setattr(pool_module, "write_whole", write_parts_alone)
+    with pytest.raises(PoolError, match="nothing was added"):
+        pool.append(score_rows(make_questions(5, start=500), before.contract))
+    assert pool.manifest == Pool.open(pool.location).manifest == before
+
+
 def test_two_that_start_one_pool_lose_no_part(tmp_path, contract, monkeypatch):
     """One is slow to write the empty manifest; the other makes the pool and appends in the meantime."""
     location, writing = str(tmp_path / "p"), threading.Event()

@@ -21,7 +21,6 @@ from data.scores import load_scores
 from flows.config import Config
 from models.generator.base import Candidate
 from models.reward.base import StepScores
-from predictor.certificate import Certificate
 from predictor.goal import Goal
 from predictor.policies import FixedN, Schedule
 from predictor.prior import Prior, PriorBatch
@@ -33,26 +32,13 @@ from serving.bundle import BundleCard, write_card
 from serving.champion import Champion, change, read
 from serving.draws import Ask, log_row
 from tests.flows.conftest import KEY
-from tests.helpers import make_contract
+from tests.helpers import make_certificate, make_contract
 
 pytestmark = pytest.mark.slow
 CONTRACT = make_contract()
 POLICY = Schedule(target=0.6, cap=4, start=2)
-CERTIFICATE = Certificate(
-    contract=CONTRACT.fingerprint,
-    questions=100,
-    questions_digest="d",
-    epsilon={"changed": 0.2},
-    delta=0.1,
-    target=0.6,
-    cap=4,
-    tried=(),
-    policy=POLICY,
-    questions_needed=None,
-    groups={},
-    statement="promised",
-    goal=Goal(change=0.2),
-    reference=FixedN(target=0.6, cap=4),
+CERTIFICATE = make_certificate(
+    POLICY, {"changed": 0.2}, goal=Goal(change=0.2), reference=FixedN(target=0.6, cap=4), statement="promised"
 )
 ASKED = [Question.ask(f"Compute {n} + 1.") for n in range(6000)]
 

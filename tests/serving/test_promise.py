@@ -6,7 +6,6 @@ import json
 import pytest
 
 from data.errors import ConfigError
-from predictor.certificate import Certificate
 from predictor.policies import FixedN, Value
 from predictor.prior import Prior
 from predictor.selection import Selection
@@ -14,24 +13,12 @@ from predictor.vote_policies import Agreement
 from serving.backend import Backend
 from serving.bundle import Bundle
 from serving.schemas import DecideRequest
+from tests.helpers import make_certificate
 from tests.serving.conftest import CONTRACT, make_card
 
 POLICY = Value(target=0.9, cap=12, token_price=2e-4, candidate_tokens=20, round_price=0.005)
 PRIOR = Prior.centred(0.8, 0.15)
-CERTIFICATE = Certificate(
-    contract=CONTRACT.fingerprint,
-    questions=100,
-    questions_digest="d",
-    epsilon={"lost_hit": 0.05},
-    delta=0.1,
-    target=0.9,
-    cap=12,
-    tried=(),
-    policy=POLICY,
-    questions_needed=None,
-    groups={},
-    statement="little is lost",
-)
+CERTIFICATE = make_certificate(POLICY, {"lost_hit": 0.05}, contract=CONTRACT.fingerprint)
 ASKED = {"question": "Compute 1 + 1.", "contract": CONTRACT.fingerprint}
 
 

@@ -21,7 +21,6 @@ from data.question import Question
 from data.score_map import ScoreMap
 from data.scores import load_scores
 from data.shapes import Shapes
-from predictor.certificate import Certificate
 from predictor.policies import FixedN
 from predictor.prior import Prior
 from predictor.selection import Selection
@@ -32,6 +31,7 @@ from serving.backend import Backend
 from serving.bundle import Bundle
 from serving.routes import app
 from serving.settings import GatewaySettings, LogSettings, override
+from tests.helpers import make_certificate
 from tests.serving.conftest import CONTRACT, POLICY, gateway_settings, make_card, with_middlewares
 from tests.serving.fuzz import fuzz
 from tests.serving.test_keys import make_key
@@ -39,20 +39,7 @@ from tests.serving.upstream import answer_of
 
 pytestmark = pytest.mark.slow
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Compute 1 + 1."}]}
-CERTIFICATE = Certificate(
-    contract=CONTRACT.fingerprint,
-    questions=100,
-    questions_digest="d",
-    epsilon={"lost_hit": 0.05},
-    delta=0.1,
-    target=POLICY.target,
-    cap=POLICY.cap,
-    tried=(),
-    policy=POLICY,
-    questions_needed=None,
-    groups={},
-    statement="little is lost",
-)
+CERTIFICATE = make_certificate(POLICY, {"lost_hit": 0.05}, contract=CONTRACT.fingerprint)
 ROUTES = [
     ("POST", "/v1/chat/completions"),
     ("GET", "/v1/models"),
