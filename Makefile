@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
 CLIENTS := .venv-clients
-LANES ?= 2
+LANES ?= 3
 # Of containers: docker, or for one ENGINE=podman COMPOSE=podman-compose. IMAGE_OPTIONS are of the engine's build.
 ENGINE ?= docker
 COMPOSE ?= $(ENGINE) compose
@@ -48,8 +48,8 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY) ## the whole loop on the embedded models: collect, train, validate, ship, ask
 	$(BIN)/optscale run
 
-# Two lanes (tests/conftest.py), a thread each: more threads than cores would wait for each other.
-test: $(READY) ## the tests, in two lanes
+# Lanes of tests (tests/conftest.py), a thread each. One more than two cores: some wait for a server or a minute.
+test: $(READY) ## the tests, in three lanes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not suite" -n $(LANES) --dist loadscope --no-loadscope-reorder
 
 quick: $(READY) ## tests without a model, a server or a flow

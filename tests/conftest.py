@@ -1,5 +1,6 @@
 """A state folder of the tests' own; converted models are kept between runs, all else is fresh."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -17,13 +18,23 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp()
 for name in [n for n in os.environ if n.startswith("OPTSCALE_")]:
     del os.environ[name]
 os.environ["OPTSCALE_DTYPE"] = "float32"  # the same arithmetic on every processor
+gc.disable()  # until all is imported
+
+
+def pytest_collection_finish():
+    """What is imported stays, and the collector need not look through it again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Modules that are slow as a whole are not even imported for ``-m "not slow"``."""
-    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
-        return "\npytestmark = " in collection_path.read_text(encoding="utf-8") or None
-    return None
+    """Modules that are left out as a whole are not even imported."""
+    marks = {
+        "not slow": "\npytestmark = ",
+        "not suite": "\npytestmark = [pytest.mark.slow, pytest.mark.suite]",
+    }
+    mark = marks.get(config.option.markexpr)
+    return (mark and collection_path.suffix == ".py" and mark in collection_path.read_text("utf-8")) or None
 
 
 def pytest_itemcollected(item):
