@@ -53,7 +53,7 @@ test: $(READY) ## the tests, in three lanes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not suite" -n $(LANES) --dist loadscope --no-loadscope-reorder
 
 quick: $(READY) ## tests without a model, a server or a flow
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n $(LANES)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2
 
 test-all: test test-models test-vllm test-clients test-stack soak load ## the tests, and the slow suites (more than an hour; with a container engine)
 
