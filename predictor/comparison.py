@@ -162,7 +162,7 @@ def prepare(
         return everything
     names = dict.fromkeys(each.contender.name for each in measured)
     families = [[each for each in measured if each.contender.name == name] for name in names]
-    chosen = [cheapest(each, np.array([m.tokens.mean() for m in each]), LOSE) for each in families]
+    chosen = [each[cheapest(each, np.array([m.tokens.mean() for m in each]), LOSE)] for each in families]
     top = climb([each for each in chosen if each.contender.name in LADDER]).contender
     product = top._replace(name=PRODUCT, kind="adaptive")
     return [*everything, *((each.contender, True) for each in chosen), (product, True)]

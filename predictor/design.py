@@ -146,11 +146,11 @@ def fit_own(seen: Orders, rows: IntArray, selection: Selection) -> list[Contende
     return [of_rule(rule, selection, cap) for rule in fit_value_rules(seen, rows, selection)]
 
 
-def cheapest(measured: Sequence[Measured], costs: Array, most: float) -> Measured:
-    """The cheapest that loses at most ``most`` in the mean; the one that loses least where none does."""
+def cheapest(measured: Sequence[Measured], costs: Array, most: float) -> int:
+    """Place of the cheapest that loses at most ``most`` in the mean; of what loses least where none does."""
     losses = np.array([np.nanmean(each.loss) for each in measured])
     fine = np.flatnonzero(losses <= most + 1e-12)
-    return measured[int(fine[costs[fine].argmin()] if fine.size else losses.argmin())]
+    return int(fine[costs[fine].argmin()] if fine.size else losses.argmin())
 
 
 def sequence(measured: Sequence[Measured], costs: Array) -> list[int]:
@@ -217,7 +217,7 @@ def design(
     orders = Orders(candidates, load_rule(settings.rule), 0, judge, not shuffled)
     rows, tokens = np.arange(len(candidates.answers)), float(candidates.tokens.mean())
     held = of_policy(REFERENCE, reference, None)
-    measured = [run(held, orders, rows, 1)]
+    measured, number = [run(held, orders, rows, 1)], DESIGN_ORDERS if shuffled else 1
     if settings.choose:
         # Another selection would change answers that stopping early does not.
         for chosen in [selection] if goal.loss == "changed" else dict.fromkeys((selection, best)):
@@ -228,7 +228,6 @@ def design(
                 aims = np.round(BINS * np.array([target, *np.quantile(best_scores, AIMS)])) / BINS
                 aims = np.unique(np.clip(aims, 1 / BINS, 1 - 1 / BINS))
                 more = informed(cap, chosen, aims.tolist(), tokens, priors)
-            number = DESIGN_ORDERS if shuffled else 1
             measured += [m for m in measure(orders, rows, chosen, more, number) if m.contender.policy]
         if goal.rounds is not None:
             measured = [m for m in measured if m.rounds.mean() <= goal.rounds]
@@ -238,15 +237,27 @@ def design(
     round_price = tokens * settings.round_candidates if prices.round is None else prices.round
     scoring = prices.reward * float(candidates.reward_tokens.mean()) / tokens
     costs = np.array([cost(m, round_price, prices.predictor * reading, scoring) for m in measured])
-    if not settings.choose:
-        picked = [place for place, m in enumerate(measured) if m.contender.policy == policy]
-    elif goal.epsilon:
-        picked = sequence(measured, costs)
-    else:
-        picked = [spend(goal, measured, tokens * cap, prices.million)]
-    risk = next(iter(goal.epsilon.values()), 0.0)
-    proposed = cheapest(measured, costs, risk) if settings.choose and goal.epsilon else measured[picked[-1]]
-    return Design(goal, judge, reference, measured, costs, [measured[place] for place in picked], proposed)
+
+    def choose() -> tuple[list[int], int]:
+        """Places of the sequence, and of what is proposed."""
+        if not settings.choose:
+            picked = [place for place, m in enumerate(measured) if m.contender.policy == policy]
+        elif goal.epsilon:
+            return sequence(measured, costs), cheapest(measured, costs, next(iter(goal.epsilon.values())))
+        else:
+            picked = [spend(goal, measured, tokens * cap, prices.million)]
+        return picked, picked[-1]
+
+    picked, proposed = choose()
+    # Of many policies that were measured in few orders, the one that looks best was lucky: look again.
+    while lucky := [m for m in {*picked, proposed} if measured[m].contender.orders < number]:
+        for place in lucky:
+            again = run(measured[place].contender, orders, rows, number)
+            measured[place] = again
+            costs[place] = cost(again, round_price, prices.predictor * reading, scoring)
+        picked, proposed = choose()
+    tested = [measured[place] for place in picked]
+    return Design(goal, judge, reference, measured, costs, tested, measured[proposed])
 
 
 def cost(measured: Measured, round_price: float, reading: float, scoring: float = 0.0) -> float:

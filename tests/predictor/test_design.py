@@ -3,6 +3,7 @@ import pytest
 
 from data.errors import ConfigError
 from predictor.design import (
+    DESIGN_ORDERS,
     best_selection,
     choose_target,
     cost,
@@ -13,6 +14,7 @@ from predictor.design import (
 )
 from predictor.goal import Goal, Reference
 from predictor.policies import FixedN, Schedule
+from predictor.prior import Prior, PriorBatch
 from predictor.settings import CertifySettings, Prices
 from tests.predictor.test_comparison import pool
 
@@ -90,6 +92,16 @@ def test_what_is_dear_is_spared():
     )
     assert not dear.policy.reads_scores
     assert dear.tokens.mean() >= free.tokens.mean()
+
+
+def test_what_reads_a_prior_is_looked_at_again_before_it_is_chosen():
+    """It was measured in few orders; the best of many of them was lucky in these."""
+    shown = pool(120)
+    priors = PriorBatch.of([Prior.centred(mean, 0.1) for mean in shown.scores.mean(axis=1)])
+    found = design(FixedN(cap=12), Goal(lose=0.05), SETTINGS, shown, priors, reading=-100.0)
+    chosen = [*found.sequence, found.proposed]
+    assert any(each.policy.reads_prior for each in chosen)
+    assert all(each.contender.orders >= DESIGN_ORDERS for each in chosen)
 
 
 def test_a_policy_of_the_users_own_is_tested_as_it_is():
