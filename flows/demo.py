@@ -2,24 +2,22 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import flows.ship
+import flows.train
+import flows.validate  # noqa: F401 - all three here, while the server starts
 from data.pool import Pool
 from flows.config import ROOT, Config
+from flows.retrain import Retrained, retrain
 from predictor.learned.settings import PredictorSettings
 
-if TYPE_CHECKING:  # Prefect is imported when it runs
-    from flows.retrain import Retrained
-
 POOL = ROOT / "data" / "pool"
-FRESH_QUESTIONS = 6
-LORA_STEPS = 30  # half an epoch: enough to see it work, and a demonstration should end soon
+FRESH_QUESTIONS = 4
+LORA_STEPS = 20  # a third of an epoch: enough to see it work, and a demonstration should end soon
 
 
-def run_demo(config: Config) -> "Retrained":
+def run_demo(config: Config) -> Retrained:
     """Seed the state folder with the shipped pool, and retrain on it and on some fresh questions."""
-    from flows.retrain import retrain
-
     fresh = config.collect.model_copy(update={"limit": config.collect.limit or FRESH_QUESTIONS})
     config = config.model_copy(update={"collect": fresh, "predictor": shortened(config.predictor)})
     if config.pool is None and not Pool.exists(config.pool_location):

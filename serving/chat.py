@@ -193,6 +193,7 @@ class Explanation(Record):
         told |= {"selection": self.selection, "reason": self.decision.reason, "contract": self.contract}
         told |= {"promise": self.promise, "degraded": "; ".join(self.degraded)}
         told |= {"tokens": self.tokens.generated, "notes": "; ".join(self.notes)}
+        told["model-version"] = self.model_version
         return {
             f"x-optscale-{name}": str(value).lower() if isinstance(value, bool) else _header(str(value))
             for name, value in told.items()
@@ -212,6 +213,7 @@ class Alone(Record):
     request_id: str
     passthrough: str
     """Why Best-of-N does not fit it, with the fields that say so."""
+    model_version: str | None = None
     promise: None = None
 
 

@@ -30,6 +30,8 @@ class Forward(NamedTuple):
     """Kinds of reasons, for the metrics."""
     fields: Sequence[str]
     """Paths of what says so."""
+    model_version: str | None = None
+    """Of the bundle whose gateway hands it on."""
 
     @property
     def reason(self) -> str:
@@ -39,7 +41,8 @@ class Forward(NamedTuple):
     @property
     def headers(self) -> dict[str, str]:
         """What marks the answer, be it a stream."""
-        return {"x-optscale-passthrough": self.reason}
+        version = {} if self.model_version is None else {"x-optscale-model-version": self.model_version}
+        return {"x-optscale-passthrough": self.reason, **version}
 
     def mark(self, answer: bytes, request_id: str) -> bytes:
         """The generator's answer with the ``optscale`` field.
@@ -50,7 +53,9 @@ class Forward(NamedTuple):
             If it is no JSON object.
         """
         try:
-            told = Alone(request_id=request_id, passthrough=self.reason).model_dump()
+            told = Alone(
+                request_id=request_id, passthrough=self.reason, model_version=self.model_version
+            ).model_dump()
             return json.dumps(json.loads(answer) | {"optscale": told}, ensure_ascii=False).encode()
         except (ValueError, TypeError) as error:
             shown = answer[:100].decode(errors="replace")

@@ -227,6 +227,7 @@ async def _stream(request: Request, gateway: Gateway, prepared: Prepared) -> Res
 async def _pass_on(request: Request, gateway: Gateway, asked: Forward) -> Response:
     """What the generator answers alone: a stream as it comes, all else marked."""
     request.state.log = {"passthrough": asked.reason}
+    asked = asked._replace(model_version=gateway.card.model_version)
 
     async def begin() -> Response:
         async with AsyncExitStack() as held:

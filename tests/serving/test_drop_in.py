@@ -297,6 +297,7 @@ def test_what_best_of_n_does_not_fit_the_generator_answers_alone(make_client, up
     assert answer.status_code == 200, answer.text
     assert found["optscale"]["passthrough"] == answer.headers["x-optscale-passthrough"] == reason
     assert (found["optscale"]["promise"], len(found["choices"])) == (None, 1)
+    assert found["optscale"]["model_version"] == answer.headers["x-optscale-model-version"] == "1"
     assert (counted._value.get(), upstream.requests["plain"]) == (before + 1, requests + 1)
     sent = last(upstream)
     assert (BODY | changes | {"temperature": 0.3}).items() <= sent.items()
@@ -321,6 +322,7 @@ def test_a_tools_whole_conversation_passes(make_client, upstream):
 def test_a_stream_of_the_generator_alone_passes_as_it_comes(make_client, upstream):
     with make_client().stream("POST", ROUTE, json=BODY | {"tools": [TOOL], "stream": True}) as answer:
         assert answer.headers["x-optscale-passthrough"] == "tools (tools)"
+        assert answer.headers["x-optscale-model-version"] == "1"
         lines = [line for line in answer.iter_lines() if line]
     assert lines[-1] == "data: [DONE]"
     assert any("tool_calls" in line for line in lines)
