@@ -12,8 +12,9 @@ from data.pool import Pool
 from data.questions import read_questions
 from data.scores import ScoreTable, load_scores
 from data.validation import explain
-from flows.config import Config, PriceSettings
+from flows.config import Config
 from flows.examine import population_priors
+from flows.settings import PriceSettings
 from predictor.assessment import to_reference
 from predictor.decision import Policy
 from predictor.planning import Forecast, Range, estimate
