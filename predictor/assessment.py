@@ -14,11 +14,12 @@ from predictor.certificate import Certificate, certify, refuted
 from predictor.comparison import Row, compare
 from predictor.contenders import of_policy
 from predictor.correctness import Correctness, ReliabilityBin, reliability, training_rows
-from predictor.design import REFERENCE, Design, Measured, design, run, selections
+from predictor.design import REFERENCE, Design, design, selections
 from predictor.empirical import fit_empirical
 from predictor.families import EMPIRICAL, FAMILIES, get_family
 from predictor.family_check import FamilyFit, choose, compare_families
 from predictor.goal import Goal
+from predictor.measured import Measured, run
 from predictor.planning import ReferenceQuestions
 from predictor.policies import AnyPolicy, FixedN, Predictive
 from predictor.prior import Prior

@@ -23,8 +23,8 @@ from data.question import Question
 from data.record import Record
 from data.score_map import ScoreMap
 from data.shapes import Shapes
-from predictor.design import Measured, run
 from predictor.goal import Goal, Loss
+from predictor.measured import Measured, run
 from predictor.policies import AnyPolicy, FixedN
 from predictor.risk import refutation_p_value, risk_p_value, upper_bound
 from predictor.value_rule import Orders

@@ -16,7 +16,8 @@ from data.candidates import Array, Candidates, IntArray
 from data.errors import ConfigError
 from data.record import Record
 from predictor.contenders import FIXED, LADDER, Contender, Kind, of_policy, published
-from predictor.design import Measured, best_selection, cheapest, measure, selections, stopped
+from predictor.design import best_selection, cheapest, selections
+from predictor.measured import Measured, measure, stopped
 from predictor.policies import AnyPolicy
 from predictor.prior import PriorBatch
 from predictor.replay import resampled

@@ -6,8 +6,8 @@ from pydantic import RootModel
 from data.candidates import Array, Candidates, IntArray
 from data.score_map import ScoreMap
 from predictor.certificate import Certificate
-from predictor.design import ORDERS
 from predictor.goal import Judge, Loss
+from predictor.measured import ORDERS
 from predictor.policies import AnyPolicy
 from predictor.replay import replay
 from predictor.scored_questions import ScoredQuestions

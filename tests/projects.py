@@ -23,8 +23,9 @@ from data.folds import FoldSettings
 from data.pool import Pool
 from data.scores import load_scores
 from predictor.certificate import Certificate, certify
-from predictor.design import Design, design, run
+from predictor.design import Design, design
 from predictor.goal import Goal
+from predictor.measured import run
 from predictor.policies import FixedN
 from predictor.settings import CertifySettings
 from predictor.stopping import load_rule

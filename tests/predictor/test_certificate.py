@@ -4,8 +4,8 @@ import pytest
 from data.errors import ConfigError, ContractError
 from predictor.certificate import Certificate, certify, describe, refuted
 from predictor.contenders import of_policy
-from predictor.design import run
 from predictor.goal import Goal, Judge
+from predictor.measured import run
 from predictor.policies import FixedN
 from predictor.selection import Selection
 from predictor.stopping import load_rule

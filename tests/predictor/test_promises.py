@@ -10,8 +10,8 @@ from predictor.bound import is_feasible, required_from_log_miss, required_sample
 from predictor.certificate import certify
 from predictor.contenders import of_policy
 from predictor.decision import State
-from predictor.design import run
 from predictor.goal import Goal, Judge
+from predictor.measured import run
 from predictor.policies import FixedN, Predictive, Quantile
 from predictor.prior import PriorBatch, fit_population
 from predictor.replay import replay
