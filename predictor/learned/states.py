@@ -1,6 +1,8 @@
 """A backbone's hidden states of questions, kept between runs."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, DynamicCache
 
 from data.files import short_digest, write_whole
 from data.question import Question
@@ -121,7 +123,7 @@ class _EnoughError(Exception):
     """Ends a forward pass."""
 
 
-def lower_states(trunk: Any, batch: dict[str, Tensor]) -> list[Tensor]:
+def lower_states(trunk: Any, batch: dict[str, Any]) -> list[Tensor]:
     """Embeddings, and what each of `frozen_layers` makes of them; the layers above are not computed."""
     found: list[Tensor] = []
     count = frozen_layers(trunk)
@@ -155,25 +157,53 @@ def read_states(
 ) -> NDArray[np.float32]:
     """(questions, 2 x layers x hidden size) mean and last token of `layers_read`; NaN for one too long.
 
-    ``tokens`` takes what the last of `frozen_layers` makes of each token.
+    ``tokens`` takes what the last of `frozen_layers` makes of each token. The tokens that all questions begin
+    with, those of the chat template, are read once.
     """
     encoded = [encode(tokenizer, question, settings.max_length) for question in questions]
     layers, last_frozen = layers_read(trunk, settings, adapted), frozen_layers(trunk)
     size = 2 * len(layers) * int(trunk.config.hidden_size)
     found = np.full((len(encoded), size), np.nan, dtype=np.float32)
     collate, device = Collator(tokenizer.pad_token_id), next(trunk.parameters()).device
-    for rows in by_length(encoded, settings.batch_size):
-        batch = {k: v.to(device) for k, v in collate([{"input_ids": encoded[row]} for row in rows]).items()}
+
+    def forward(sequences: Sequence[Sequence[int]], **more: Any) -> tuple[dict[int, Tensor], Tensor]:
+        batch = {k: v.to(device) for k, v in collate([{"input_ids": ids} for ids in sequences]).items()}
+        mask = batch["attention_mask"]
+        if "past_key_values" in more:
+            before = more["past_key_values"].get_seq_length()
+            batch["attention_mask"] = nn.functional.pad(mask, (before, 0), value=1)
         if adapted:
-            states = trunk(**batch, output_hidden_states=True).hidden_states
+            states = trunk(**batch, **more, output_hidden_states=True).hidden_states
         else:
-            states = lower_states(trunk, batch)
-        pooled = pool_states([states[layer] for layer in layers], batch["attention_mask"])
-        found[rows] = pooled.float().cpu().numpy()
+            states = lower_states(trunk, batch | more)
+        return {layer: states[layer] for layer in {*layers, last_frozen}}, mask
+
+    shared, cache = _shared_prefix(trunk, encoded), DynamicCache(config=trunk.config)
+    first = forward([shared], past_key_values=cache)[0] if shared else {}
+    for rows in by_length(encoded, settings.batch_size):
+        own = [(encoded[row] or [])[len(shared) :] for row in rows]
+        more = {}
+        if shared:
+            more["past_key_values"] = held = deepcopy(cache)
+            held.batch_repeat_interleave(len(rows))
+        states, mask = forward(own, **more)
+        if shared:
+            states = {n: torch.cat([first[n].expand(len(rows), -1, -1), s], 1) for n, s in states.items()}
+            mask = nn.functional.pad(mask, (len(shared), 0), value=1)
+        found[rows] = pool_states([states[layer] for layer in layers], mask).float().cpu().numpy()
         if tokens is not None:
             for row, kept in zip(rows, states[last_frozen].float().cpu().numpy(), strict=True):
                 tokens[questions[row].id] = kept[: len(encoded[row] or ())]
     return found
+
+
+def _shared_prefix(trunk: Any, encoded: Sequence[list[int] | None]) -> list[int]:
+    """Tokens that all of several questions begin with, none of them whole."""
+    given = [ids[:-1] for ids in encoded if ids]
+    if len(given) < 2 or trunk._is_stateful:  # a state cannot be taken up at a token
+        return []
+    alike = takewhile(lambda ids: len(set(ids)) == 1, zip(*given, strict=False))
+    return [ids[0] for ids in alike]
 
 
 def pool_states(states: Sequence[Tensor], attention_mask: Tensor) -> Tensor:

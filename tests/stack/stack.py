@@ -45,6 +45,7 @@ class Stack:
     """What runs, and clients of it."""
 
     def __init__(self, config):
+        self.config = config
         self.ports = {name: free_port() for name in PUBLISHED}
         self.environment = os.environ | {f"{name}_PORT": str(port) for name, port in self.ports.items()}
         self.environment |= {"STACK_CONFIG": str(config)}

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.servers import free_port
 from tests.stack.stack import BASE, DEPLOY, ENGINE, PROJECT, SERVICES, Stack, run, secret, wait_for
 
 
@@ -39,10 +40,9 @@ def stack(tmp_path_factory):
         made.compose("down", "--volumes")
 
 
-def ask(stack, question="Compute 61 - 33 + 28."):
-    with openai.OpenAI(
-        base_url=stack.url("gateway", "/v1"), api_key=secret("api_key"), timeout=600
-    ) as client:
+def ask(stack, question="Compute 61 - 33 + 28.", base_url=None):
+    base_url = base_url or stack.url("gateway", "/v1")
+    with openai.OpenAI(base_url=base_url, api_key=secret("api_key"), timeout=600) as client:
         return client.chat.completions.create(
             model="solver", messages=[{"role": "user", "content": question}]
         )
@@ -85,13 +85,68 @@ def test_every_service_comes_back_and_nothing_is_lost(stack):
 
 
 def test_the_next_retraining_can_be_rolled_back(stack):
+    """Of two workers one takes it; the gateway is killed when it is to switch, and switches all the same."""
+    stack.compose("up", "--detach", "--no-deps", "--scale", "worker=2", "worker")
     state = stack.ended(stack.start("retrain/retrain"))
     assert state["type"] == "COMPLETED", state
+    assert stack.versions() == ["1", "2"]
+    stack.compose("up", "--detach", "--no-deps", "--scale", "worker=1", "worker")
     wait_for(lambda: stack.served() == "2", 60)
     told = json.loads(stack.optscale("rollback", "--json"))
+    stack.kill("gateway")
+    stack.wait()
     assert (told["champion"], told["registry"]) == ("1", "its alias names the champion")
-    wait_for(lambda: stack.served() == "1", 60)
+    assert stack.served() == "1"
     assert ask(stack).optscale["degraded"] == []
+
+
+def test_the_monitor_runs_on_the_worker(stack):
+    state = stack.ended(stack.start("monitor/monitor"))
+    assert state["type"] == "COMPLETED", state
+    assert json.loads(stack.optscale("status", "--json"))["alarms"] == []
+
+
+def test_where_the_disk_is_full_requests_go_on_and_a_metric_says_so(stack):
+    """A second gateway, whose log is on a disk of 8 MB."""
+    port, name = free_port(), f"{PROJECT}-small-disk"
+    mounts = ["--read-only", "--tmpfs", "/tmp", "--tmpfs", "/var/lib/gateway:size=8m,mode=1777"]
+    mounts += ["--volume", f"{stack.config}:/etc/optscale/config.yaml:ro"]
+    named = {"OPTSCALE_CONFIG": "/etc/optscale/config.yaml", "OPTSCALE_HOME": "/var/lib/gateway"}
+    named |= {"HOME": "/tmp", "PROMETHEUS_MULTIPROC_DIR": "/tmp/metrics", "HF_HUB_OFFLINE": "1"}
+    named |= {"WAIT_FOR": "models:8000", "OPTSCALE_SERVE__CHAMPION": "/var/lib/gateway/none.json"}
+    variables = [part for key, value in named.items() for part in ("--env", f"{key}={value}")]
+    places = ["--network", f"{PROJECT}_default", "--publish", f"127.0.0.1:{port}:3000"]
+    command = ["localhost/optscale:latest", "optscale", "serve", "--host=0.0.0.0", "--open"]
+    run(ENGINE, "run", "--detach", "--name", name, *places, *mounts, *variables, *command)
+    url = f"http://127.0.0.1:{port}"
+
+    def logged():
+        count = "ls /var/lib/gateway/decisions/*.parquet 2>/dev/null | wc -l"
+        return int(run(ENGINE, "exec", name, "sh", "-c", count))
+
+    def lost():
+        lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("optscale_log_lost_total"))
+
+    try:
+        wait_for(lambda: is_ready(url))
+        fill = "cat /dev/zero > /var/lib/gateway/fill; true"
+        run(ENGINE, "exec", name, "sh", "-c", fill)
+        assert ask(stack, base_url=f"{url}/v1").choices
+        wait_for(lost, 60)
+        assert not logged()
+        run(ENGINE, "exec", name, "rm", "/var/lib/gateway/fill")
+        assert ask(stack, base_url=f"{url}/v1").choices
+        wait_for(logged, 60)
+    finally:
+        run(ENGINE, "rm", "--force", name)
+
+
+def is_ready(url):
+    try:
+        return httpx.get(f"{url}/readyz", timeout=60).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def panels():

@@ -32,6 +32,7 @@ def client(tmp_path_factory):
     make_bundle(folder / "bundle", folder / "checkpoints")
     export(folder / "solver")
     options = ("--dtype", "bfloat16", "--max-model-len", "512")
+    options += ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")  # else no tool can be named
     with (
         serve_vllm(folder / "solver", "solver", folder / "solver.log", *options) as (solver, _),
         serve_qwen(folder / "prm") as (prm, _),

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from data.errors import ConfigError, ModelError
@@ -143,6 +144,21 @@ def test_lower_layers_alone_are_what_a_whole_pass_makes_of_them(settings):
     lower, whole = (read_states(network, tokenizer, asked, settings, adapted=a) for a in (False, True))
     assert whole.shape[1] == 2 * lower.shape[1]
     assert lower == pytest.approx(whole[:, : lower.shape[1]], abs=1e-5)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_what_all_questions_begin_with_is_read_once(settings, adapted):
+    network, tokenizer = load_trunk(settings)
+    asked, reads = fold(6, 3).questions, []
+    network.get_input_embeddings().register_forward_pre_hook(lambda _, given: reads.append(given[0].numel()))
+    together = read_states(network, tokenizer, asked, settings, tokens := {}, adapted=adapted)
+    shared, own = sum(reads[:1]), sum(reads[1:])
+    reads.clear()
+    alone = [read_states(network, tokenizer, [q], settings, each := {}, adapted=adapted) for q in asked]
+    assert together == pytest.approx(np.concatenate(alone), abs=1e-5)
+    assert shared > 5
+    assert own <= len(asked) * (max(reads) - shared)
+    assert tokens[asked[-1].id] == pytest.approx(each[asked[-1].id], abs=1e-5)
 
 
 def test_one_form_is_saved_over_the_other(fitted, tmp_path):
