@@ -15,7 +15,7 @@ from predictor.policy_base import PolicyBase
 from predictor.prior import PriorBatch
 from predictor.replay import replay
 from predictor.selection import Selection
-from predictor.stopping import fixed_sizes, totals
+from predictor.stopping import StoppingRule, fixed_sizes, held, totals
 from predictor.value_rule import Shown, ValueRule, first_stop
 from predictor.vote_policies import Agreement, Lead, Learned, OwnRule, VotePolicy
 
@@ -64,7 +64,7 @@ class Contender(NamedTuple):
         return self._replace(stop=partial(_replayed, policy=self.policy, priors=priors))
 
 
-def contenders(cap: int, selection: Selection, scores: Array | None) -> list[Contender]:
+def contenders(cap: int, selection: Selection, scores: Array | None, rule: StoppingRule) -> list[Contender]:
     """Every policy that needs no fit and no prior, at each of its settings.
 
     ``scores`` (questions, n) of questions that may be looked at; the targets of schedules are quantiles of
@@ -97,9 +97,10 @@ def contenders(cap: int, selection: Selection, scores: Array | None) -> list[Con
     for share in LEADS:
         stop = partial(_evident, column="lead", level=share, at=rounds)
         found.append(Contender("lead", "adaptive", f"{share:g}", stop, Lead(share=share, **common)))
+    kept = held(rule)
     for price in GAINS:
         stop = partial(_evident, column="saturation", level=-price, at=rounds)
-        learned = Learned(price=price, **common)
+        learned = Learned(price=price, rule=kept, **common)
         found.append(Contender("learned on public pools", "adaptive", f"{price:g}", stop, learned))
     for size in [size for size in WINDOWS if size < cap]:
         name = "early-stopping self-consistency"
@@ -165,10 +166,10 @@ def of_policy(name: str, policy: AnyPolicy, priors: PriorBatch | None, setting: 
     return Contender(name, kind, setting, stop, policy, FEW if policy.reads_prior else EVERY)
 
 
-def of_rule(rule: ValueRule, selection: Selection, cap: int) -> Contender:
-    """A rule that was fitted on the own questions."""
-    policy = OwnRule(value=rule, cap=cap, selection=selection)
-    return Contender(OWN, "adaptive", f"{rule.price:g}", rule.stop, policy)
+def of_rule(value: ValueRule, selection: Selection, cap: int, rule: StoppingRule) -> Contender:
+    """A rule that was fitted on the own questions, with another's expectation among its features."""
+    policy = OwnRule(value=value, rule=held(rule), cap=cap, selection=selection)
+    return Contender(OWN, "adaptive", f"{value.price:g}", value.stop, policy)
 
 
 def _schedules(cap: int) -> Iterator[tuple[int, float, int]]:

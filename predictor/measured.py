@@ -53,7 +53,7 @@ def measure(
     Rules that are learned on these questions are measured on the half that they were not fitted on.
     """
     scores = seen.candidates.scores[rows]
-    ready = contenders(scores.shape[1], selection, None if np.isnan(scores).all() else scores)
+    ready = contenders(scores.shape[1], selection, None if np.isnan(scores).all() else scores, seen.rule)
     found = stopped([*ready, *more], seen, rows, selection, orders)
     halves = [fit_own(seen, rows[other::2], selection) for other in (1, 0)]
     if not all(halves):
@@ -94,4 +94,4 @@ def fit_own(seen: Orders, rows: IntArray, selection: Selection) -> list[Contende
     cap = seen.candidates.scores.shape[1]
     if np.isnan(seen.show(selection, 0, rows).right).any(axis=1).all():
         return []
-    return [of_rule(rule, selection, cap) for rule in fit_value_rules(seen, rows, selection)]
+    return [of_rule(value, selection, cap, seen.rule) for value in fit_value_rules(seen, rows, selection)]

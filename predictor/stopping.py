@@ -5,10 +5,10 @@ All are asked at the totals of a schedule of rounds (`totals`), for a round cost
 
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 
 from data.candidates import Array, IntArray
 from data.errors import ConfigError
@@ -126,13 +126,15 @@ class StoppingRule(Record):
 
 @cache
 def load_rule(name: str) -> StoppingRule:
-    """A rule that comes with the product, or the one in a file.
+    """A rule that comes with the product, the one in a file, or the one whose JSON this is.
 
     Raises
     ------
     ConfigError
         If there is none of that name, or the file is no rule of this release.
     """
+    if name.startswith("{"):
+        return parse(name, StoppingRule, ConfigError, "what a policy holds is no stopping rule")
     file = RULES / f"{name}.json" if (RULES / f"{name}.json").exists() else Path(name)
     try:
         document = file.read_text()
@@ -142,3 +144,17 @@ def load_rule(name: str) -> StoppingRule:
             f"no stopping rule {name!r} ({error.strerror}); there are {known}, or give a file"
         ) from error
     return parse(document, StoppingRule, ConfigError, f"{file} is no stopping rule")
+
+
+def held(rule: StoppingRule) -> str:
+    """What a policy keeps of a rule: the name of one that comes with the product, else its JSON.
+
+    A policy is certified here and stops elsewhere, where a file need not be.
+    """
+    text = rule.model_dump_json()
+    shipped = (RULES / f"{rule.name}.json").exists() and load_rule(rule.name).model_dump_json() == text
+    return rule.name if shipped else text
+
+
+RuleText = Annotated[str, AfterValidator(lambda name: held(load_rule(name)))]
+"""`held` of a rule that is named in any of the ways of `load_rule`."""

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from predictor.decision import Array, BoolArray, Reason, State
 from predictor.policy_base import PolicyBase, Proposal
 from predictor.selection import Selection
-from predictor.stopping import GROWTH, load_rule, totals
+from predictor.stopping import GROWTH, RuleText, load_rule, totals
 from predictor.value_rule import ValueRule, features_at
 from predictor.votes import Votes, agreement, vote_features
 
@@ -88,8 +88,8 @@ class Learned(VotePolicy):
     """Stop where the accuracy still to be gained, as learned on other pools, is below its price."""
 
     kind: Literal["learned"] = "learned"
-    rule: str = "public-1"
-    """A rule that comes with the product, or its file."""
+    rule: RuleText = "public-1"
+    """A rule that comes with the product, its file, or its JSON."""
     price: float = Field(0.02, ge=0)
     """Price of drawing the full cap, in questions answered right."""
 
@@ -112,8 +112,8 @@ class OwnRule(VotePolicy):
     """Stop where going on is worth nothing, as learned on one's own train questions."""
 
     kind: Literal["own_rule"] = "own_rule"
-    rule: str = "public-1"
-    """The rule whose expectation is among the features."""
+    rule: RuleText = "public-1"
+    """The rule whose expectation is among the features; see `Learned`."""
     value: ValueRule
     """What going on is worth at each total; the last is the cap."""
 

@@ -3,7 +3,7 @@ import pytest
 from pydantic import ValidationError
 
 from data.errors import ConfigError, ScoreError
-from predictor.contenders import contenders
+from predictor.contenders import contenders, of_rule
 from predictor.decision import decide
 from predictor.policies import load_policy
 from predictor.replay import replay
@@ -16,17 +16,19 @@ from tests.predictor.test_comparison import pool
 MAJORITY = Selection(kind="majority")
 WEIGHTED = Selection(kind="weighted_vote", power=3)
 RULE = load_rule("public-1")
+OTHER = RULE.model_copy(update={"name": "mine", "trees": RULE.trees.model_copy(update={"base": 0.05})})
+"""A rule that does not come with the product."""
 
 
 def drawn_by(policy, candidates):
     return replay(policy, candidates.scores, tokens=candidates.tokens, answers=candidates.answers)
 
 
-@pytest.mark.parametrize("selection", [MAJORITY, WEIGHTED])
-def test_a_policy_stops_where_the_comparison_says_it_does(selection):
+@pytest.mark.parametrize(("selection", "rule"), [(MAJORITY, RULE), (WEIGHTED, RULE), (MAJORITY, OTHER)])
+def test_a_policy_stops_where_the_comparison_says_it_does(selection, rule):
     candidates = pool(150, 16)
-    shown = show(candidates, selection, RULE)
-    entries = [each for each in contenders(16, selection, candidates.scores) if each.policy is not None]
+    shown = show(candidates, selection, rule)
+    entries = [each for each in contenders(16, selection, candidates.scores, rule) if each.policy is not None]
     assert {each.name for each in entries} >= {"fixed N", "adaptive consistency", "lead"}
     for each in entries[::3]:
         run, (drawn, rounds) = drawn_by(each.policy, candidates), each.stop(shown)
@@ -37,12 +39,24 @@ def test_a_policy_stops_where_the_comparison_says_it_does(selection):
 
 def test_an_own_rule_is_the_same_as_a_policy():
     candidates = pool(150, 16)
-    for selection in (MAJORITY, WEIGHTED, Selection()):
-        (value,) = fit_value_rules(Orders(candidates, RULE), np.arange(100), selection, (0.1,))
-        policy = OwnRule(cap=16, selection=selection, value=value)
-        drawn, _ = value.stop(show(candidates, selection, RULE))
+    for selection, rule in ((MAJORITY, RULE), (WEIGHTED, RULE), (Selection(), RULE), (WEIGHTED, OTHER)):
+        (value,) = fit_value_rules(Orders(candidates, rule), np.arange(100), selection, (0.1,))
+        policy = of_rule(value, selection, 16, rule).policy
+        drawn, _ = value.stop(show(candidates, selection, rule))
         np.testing.assert_array_equal(drawn_by(policy, candidates).drawn, drawn)
         assert load_policy(policy.model_dump_json()) == policy
+
+
+def test_a_policy_holds_a_rule_that_does_not_come_with_the_product(tmp_path):
+    """Where it is served the file need not be."""
+    (tmp_path / "mine.json").write_text(OTHER.model_dump_json())
+    policy = Learned(rule=str(tmp_path / "mine.json"))
+    (tmp_path / "mine.json").unlink()
+    load_rule.cache_clear()
+    assert load_rule(load_policy(policy.model_dump_json()).rule) == OTHER
+    assert Learned(rule="public-1").rule == "public-1"
+    with pytest.raises(ConfigError, match="no stopping rule 'public-99'"):
+        Learned(rule="public-99")
 
 
 def test_without_a_verifier_the_vote_decides():
