@@ -95,7 +95,8 @@ async def ask(client: httpx.AsyncClient, url: str, body: dict, in_flight: int, s
 
 async def measure(slow: str, fast: str, gateway: str, fast_gateway: str, bare: str, seconds: float) -> None:
     async with AsyncExitStack() as stack:
-        limits = httpx.Limits(max_connections=None)
+        # Servers close what is idle for five seconds, and another has its turn for longer.
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=2)
         client = await stack.enter_async_context(httpx.AsyncClient(timeout=60, limits=limits))
         kinds = {"Best-of-N of one": BODY, "generator alone": BODY | {"top_k": 20}}
         for url in (slow, gateway, fast_gateway, bare):
