@@ -77,7 +77,7 @@ def _by_name(found: Any) -> Any:
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> Table:
     """Some keys of records as the columns of a table; the first one is text, and is wrapped where it must."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for place, title in enumerate(columns.values()):
         made.add_column(title, justify="right" if place else "left", no_wrap=place > 0)
     for row in rows:
@@ -120,7 +120,7 @@ def compared(rows: Iterable[Row]) -> list[Table]:
         if row.group is not None:
             title = f"group {row.group or '(none)'}, {title}"
         if (made := tables.get(title)) is None:
-            made = tables[title] = Table(title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+            made = tables[title] = Table(title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
             made.columns[0].min_width = 16
             for name in COMPARED_COLUMNS:
                 made.add_column(name, justify="right", no_wrap=True)

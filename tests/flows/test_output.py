@@ -67,7 +67,7 @@ def test_policies_are_a_table_a_selection(width):
             rounds=2.5,
             accuracy=accuracy,
             changed=0.0123,
-            gain=Gain(tokens=0.123, low=-0.05, high=0.2),
+            gain=Gain(tokens=-1.23, low=-2.05, high=-0.2),
             chosen=chosen,
         )
         for selection in ("majority", "weighted_vote")
@@ -82,8 +82,8 @@ def test_policies_are_a_table_a_selection(width):
         Console(file=raw, width=width).print(made)
     text = raw.getvalue()
     assert max(map(len, text.splitlines())) <= width
-    assert text.count("12%") == 4
-    assert text.count("(-5 to 20)") == 4  # settings that were not chosen are left out
+    assert text.count("-123%") == 4
+    assert text.count("(-205 to -20)") == 4  # settings that were not chosen are left out
     assert "weighted vote" in " ".join(text.split())
 
 
