@@ -227,13 +227,18 @@ def enter_home(config: Config) -> None:
     Raises
     ------
     ConfigError
-        If the folder cannot be made.
+        If the folder cannot be made or written.
     """
     home = config.home.resolve()
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"state folder {home} (home, OPTSCALE_HOME) cannot be made: {error}") from error
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"state folder {home} (home, OPTSCALE_HOME) cannot be written by this user, or its file system "
+            "is read-only: name another, or hand it over (chown)"
+        )
     os.environ[HOME] = str(home)
     try:
         Path.home()

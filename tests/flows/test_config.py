@@ -413,3 +413,10 @@ def test_a_proxy_in_the_environment_does_not_stand_before_our_own_servers(
         monkeypatch.setenv(name, "*")
     enter_home(Config(home=tmp_path))
     assert os.environ["NO_PROXY"] == "*"
+
+
+def test_a_state_folder_of_another_user_is_one_line(tmp_path, monkeypatch):
+    """Whoever may write everywhere, as tests in a container may, cannot be shown one."""
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "theirs")
+    with pytest.raises(ConfigError, match="theirs .home, OPTSCALE_HOME. cannot be written by this user"):
+        enter_home(Config(home=tmp_path / "theirs"))

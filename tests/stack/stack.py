@@ -59,10 +59,14 @@ class Stack:
     def compose(self, *command, **more):
         return run(*COMPOSE, "-p", PROJECT, "-f", "compose.yaml", *command, env=self.environment, **more)
 
-    def container(self, service):
+    def containers(self, service):
+        """Their names, in order."""
         labels = {"project": PROJECT, "service": service}
         chosen = [f"--filter=label=com.docker.compose.{key}={value}" for key, value in labels.items()]
-        return run(ENGINE, "ps", "--all", "--quiet", *chosen).split()[0]
+        return sorted(run(ENGINE, "ps", "--all", "--format", "{{.Names}}", *chosen).split())
+
+    def container(self, service):
+        return self.containers(service)[0]
 
     def healthy(self, service):
         """By the health check that the compose file has; podman runs none by itself without systemd."""

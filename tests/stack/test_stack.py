@@ -90,7 +90,7 @@ def test_the_next_retraining_can_be_rolled_back(stack):
     state = stack.ended(stack.start("retrain/retrain"))
     assert state["type"] == "COMPLETED", state
     assert stack.versions() == ["1", "2"]
-    stack.compose("up", "--detach", "--no-deps", "--scale", "worker=1", "worker")
+    run(ENGINE, "rm", "--force", "--time", "60", stack.containers("worker")[-1])
     wait_for(lambda: stack.served() == "2", 60)
     told = json.loads(stack.optscale("rollback", "--json"))
     stack.kill("gateway")
@@ -107,9 +107,10 @@ def test_the_monitor_runs_on_the_worker(stack):
 
 
 def test_where_the_disk_is_full_requests_go_on_and_a_metric_says_so(stack):
-    """A second gateway, whose log is on a disk of 8 MB."""
+    """A second gateway, whose log is on a disk of one megabyte."""
     port, name = free_port(), f"{PROJECT}-small-disk"
-    mounts = ["--read-only", "--tmpfs", "/tmp", "--tmpfs", "/var/lib/gateway:size=8m,mode=1777"]
+    mounts = ["--read-only", "--tmpfs", "/tmp", "--tmpfs", "/var/lib/gateway:size=1g,mode=1777"]
+    mounts += ["--tmpfs", "/var/lib/gateway/decisions:size=1m,mode=1777"]
     mounts += ["--volume", f"{stack.config}:/etc/optscale/config.yaml:ro"]
     named = {"OPTSCALE_CONFIG": "/etc/optscale/config.yaml", "OPTSCALE_HOME": "/var/lib/gateway"}
     named |= {"HOME": "/tmp", "PROMETHEUS_MULTIPROC_DIR": "/tmp/metrics", "HF_HUB_OFFLINE": "1"}
@@ -117,7 +118,8 @@ def test_where_the_disk_is_full_requests_go_on_and_a_metric_says_so(stack):
     variables = [part for key, value in named.items() for part in ("--env", f"{key}={value}")]
     places = ["--network", f"{PROJECT}_default", "--publish", f"127.0.0.1:{port}:3000"]
     command = ["localhost/optscale:latest", "optscale", "serve", "--host=0.0.0.0", "--open"]
-    run(ENGINE, "run", "--detach", "--name", name, *places, *mounts, *variables, *command)
+    root = ["--user", "0"]  # a tmpfs is not the image's user's with every engine
+    run(ENGINE, "run", "--detach", "--name", name, *root, *places, *mounts, *variables, *command)
     url = f"http://127.0.0.1:{port}"
 
     def logged():
@@ -130,12 +132,12 @@ def test_where_the_disk_is_full_requests_go_on_and_a_metric_says_so(stack):
 
     try:
         wait_for(lambda: is_ready(url))
-        fill = "cat /dev/zero > /var/lib/gateway/fill; true"
+        fill = "cat /dev/zero > /var/lib/gateway/decisions/fill; true"
         run(ENGINE, "exec", name, "sh", "-c", fill)
         assert ask(stack, base_url=f"{url}/v1").choices
         wait_for(lost, 60)
         assert not logged()
-        run(ENGINE, "exec", name, "rm", "/var/lib/gateway/fill")
+        run(ENGINE, "exec", name, "rm", "/var/lib/gateway/decisions/fill")
         assert ask(stack, base_url=f"{url}/v1").choices
         wait_for(logged, 60)
     finally:
