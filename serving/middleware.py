@@ -36,6 +36,7 @@ def middlewares(keys: Sequence[ApiKey] = (), body_bytes: int = 1_000_000) -> lis
         Middleware(AuthenticationMiddleware, backend=ApiKeys(keys), on_error=refuse),
         Middleware(KeyLimits, file=file),
         Middleware(BodyLimit, body_bytes=body_bytes),
+        Middleware(OneLinePath),
     ]
 
 
@@ -174,3 +175,16 @@ class BodyLimit:
     def _too_long(self) -> RequestError:
         metrics.REFUSED.labels("body").inc()
         return RequestError(413, f"the body has more than {self.body_bytes} bytes")
+
+
+class OneLinePath:
+    """Answer a path with a line break, which no mounted app is found for, as any unknown path."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or "\n" not in scope["path"]:
+            return await self.app(scope, receive, send)
+        missing = "no path here has a line break; /docs.json lists what there is"
+        await error_response(RequestError(404, missing, code="unknown_url"))(scope, receive, send)

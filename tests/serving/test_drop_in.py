@@ -8,12 +8,16 @@ from typing import get_args, get_type_hints
 import pytest
 from openai.types.chat import ChatCompletionContentPartParam, ChatCompletionMessageParam
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
 
 from predictor.policies import FixedN
 from predictor.selection import Selection
 from serving import fields, messages, metrics
 from serving.chat import ChatRequest
 from tests.serving import test_routes
+from tests.serving.conftest import with_middlewares
 from tests.serving.test_routes import BODY, CERTIFICATE
 from tests.serving.upstream import score_of
 
@@ -358,6 +362,13 @@ def test_models_and_unknown_paths_answer_as_openais_servers_do(make_client):
     nowhere = client.post("/v1/audio/speech", json={})
     assert (nowhere.status_code, nowhere.json()["error"]["code"]) == (404, "unknown_url")
     assert "/v1/audio/speech" in nowhere.json()["error"]["message"]
+
+
+def test_a_path_with_a_line_break_is_unknown_as_any_other():
+    """As BentoML has it the app is mounted, and a mount's own pattern ends at a line break."""
+    client = TestClient(with_middlewares(Starlette(routes=[Mount("/", app=test_routes.app)])))
+    nowhere = client.get("/v1/models/a%0Ab")
+    assert (nowhere.status_code, nowhere.json()["error"]["code"]) == (404, "unknown_url")
 
 
 def test_headers_repeat_the_decision(make_client):
