@@ -68,7 +68,7 @@ def contenders(cap: int, selection: Selection, scores: Array | None, rule: Stopp
     """Every policy that needs no fit and no prior, at each of its settings.
 
     ``scores`` (questions, n) of questions that may be looked at; the targets of schedules are quantiles of
-    theirs.
+    theirs. ``rule`` was learned on other pools.
     """
     common: dict[str, Any] = {"cap": cap, "selection": selection}
     found = [
