@@ -173,7 +173,7 @@ def _read_environment() -> Iterator[tuple[list[str], Any, str]]:
             # Text becomes a number or a truth value where the setting is one; a file name stays text.
             structured = text == "null" or text[:1] in ("{", "[")
             yield path, _parse(text, name) if structured else text, name
-        elif name not in OTHERVARIABLES:
+        elif name not in OTHER_VARIABLES:
             raise ConfigError(
                 f"environment variable {name} names no setting; settings are "
                 f"{', '.join('OPTSCALE_' + field.upper() for field in Config.model_fields)}"
@@ -215,7 +215,7 @@ def _merge(base: Any, over: Any, by_kind: bool = False) -> Any:
     return base | {key: _merge(base.get(key), value, by_kind) for key, value in over.items()}
 
 
-OTHERVARIABLES = {
+OTHER_VARIABLES = {
     *("OPTSCALE_BUNDLE", "OPTSCALE_CONFIG", DTYPE),
     *(OVERRIDES, MORE_BUNDLES, CHAMPION, KEYS, KEYS_FILE),
 }
