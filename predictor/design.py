@@ -147,35 +147,31 @@ def design(
                 aims = np.unique(np.clip(aims, 1 / BINS, 1 - 1 / BINS))
                 more = informed(cap, chosen, aims.tolist(), tokens, priors)
             measured += [m for m in measure(orders, rows, chosen, more, number) if m.contender.policy]
-        if goal.rounds is not None:
-            measured = [m for m in measured if m.rounds.mean() <= goal.rounds]
     else:
         measured.append(run(of_policy("config's policy", policy, priors), orders, rows, 1))
     measured = [m for m in measured if m.contender.policy and m.contender.policy.cap <= cap]
     round_price = tokens * settings.round_candidates if prices.round is None else prices.round
     scoring = prices.reward * float(candidates.reward_tokens.mean()) / tokens
-    costs = np.array([cost(m, round_price, prices.predictor * reading, scoring) for m in measured])
-
-    def choose() -> tuple[list[int], int]:
-        """Places of the sequence, and of what is proposed."""
+    while True:
+        if settings.choose and goal.rounds is not None:
+            measured = [m for m in measured if m.rounds.mean() <= goal.rounds]
+        costs = np.array([cost(m, round_price, prices.predictor * reading, scoring) for m in measured])
         if not settings.choose:
             picked = [place for place, m in enumerate(measured) if m.contender.policy == policy]
+            proposed = picked[-1]
         elif goal.epsilon:
-            return sequence(measured, costs), cheapest(measured, costs, next(iter(goal.epsilon.values())))
+            picked = sequence(measured, costs)
+            proposed = cheapest(measured, costs, next(iter(goal.epsilon.values())))
         else:
-            picked = [spend(goal, measured, tokens * cap, prices.million)]
-        return picked, picked[-1]
-
-    picked, proposed = choose()
-    # Of many policies that were measured in few orders, the one that looks best was lucky: look again.
-    while lucky := [m for m in {*picked, proposed} if measured[m].contender.orders < number]:
+            proposed = spend(goal, measured, tokens * cap, prices.million)
+            picked = [proposed]
+        # Of many policies that were measured in few orders, the one that looks best was lucky: look again.
+        lucky = [place for place in {*picked, proposed} if measured[place].contender.orders < number]
+        if not lucky:
+            tested = [measured[place] for place in picked]
+            return Design(goal, judge, reference, measured, costs, tested, measured[proposed])
         for place in lucky:
-            again = run(measured[place].contender, orders, rows, number)
-            measured[place] = again
-            costs[place] = cost(again, round_price, prices.predictor * reading, scoring)
-        picked, proposed = choose()
-    tested = [measured[place] for place in picked]
-    return Design(goal, judge, reference, measured, costs, tested, measured[proposed])
+            measured[place] = run(measured[place].contender, orders, rows, number)
 
 
 def cost(measured: Measured, round_price: float, reading: float, scoring: float = 0.0) -> float:
