@@ -107,13 +107,29 @@ class Stack:
         deployment = self.prefect("GET", f"/deployments/name/{name}")["id"]
         return self.prefect("POST", f"/deployments/{deployment}/create_flow_run", json={})["id"]
 
+    def cancel(self, run_id):
+        """As Prefect's UI does."""
+        state = {"state": {"type": "CANCELLING"}}
+        self.prefect("POST", f"/flow_runs/{run_id}/set_state", json=state)
+
+    def comes(self, run_id, *types, seconds=300):
+        """Wait for a run to come into one of the states, of a server that may be away; the state."""
+
+        def state():
+            try:
+                now = self.state(run_id)
+            except httpx.HTTPError:
+                return None
+            return now if now["type"] in types else None
+
+        return wait_for(state, seconds)
+
     def state(self, run_id):
         return self.prefect("GET", f"/flow_runs/{run_id}")["state"]
 
     def ended(self, run_id, seconds=900):
         """The state in which a run has ended."""
-        final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-        return wait_for(lambda: (s := self.state(run_id))["type"] in final and s, seconds)
+        return self.comes(run_id, "COMPLETED", "FAILED", "CRASHED", "CANCELLED", seconds=seconds)
 
     def versions(self):
         """Numbers of the registered versions."""
@@ -137,8 +153,26 @@ class Stack:
             .json()["data"]["result"]
         )
 
+    def python(self, service, program):
+        """What a program prints in the service's container."""
+        return run(ENGINE, "exec", self.container(service), "python", "-c", program).strip()
+
     def logged(self):
         """Rows in the decision log."""
         count = "import pyarrow.parquet as p, pathlib as l; print(sum(p.read_metadata(f).num_rows for f in "
-        count += "l.Path('/var/lib/gateway/decisions').glob('*.parquet')))"
-        return int(run(ENGINE, "exec", self.container("gateway"), "python", "-c", count))
+        return int(self.python("gateway", count + "l.Path('/var/lib/gateway/decisions').glob('*.parquet')))"))
+
+    def pooled(self):
+        """Ids of the pool's questions."""
+        program = "from data.pool import Pool; print(*Pool.open('/var/lib/optscale/pool').question_ids)"
+        return set(self.python("worker", program).split())
+
+    def bundles(self):
+        """Tags of the bundles that the worker has."""
+        program = "import bentoml; print(*(one.tag for one in bentoml.list('optscale')))"
+        return set(self.python("worker", program).split())
+
+    def log_of(self, run_id):
+        """What a run has logged, in Prefect."""
+        asked = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC"}
+        return [one["message"] for one in self.prefect("POST", "/logs/filter", json=asked)]

@@ -10,6 +10,7 @@ import openai
 import pytest
 import yaml
 
+from data.question import Question
 from tests.conftest import ROOT
 from tests.servers import free_port
 from tests.stack.stack import BASE, DEPLOY, ENGINE, PROJECT, SERVICES, Stack, run, secret, wait_for
@@ -25,7 +26,7 @@ def stack(tmp_path_factory):
     config = yaml.safe_load((DEPLOY / "config.yaml").read_text())
     config["collect"]["limit"] = 1
     config |= {"predictor": {"compare": ["text"]}, "certify": {"orders": 1}, "goal": {"lose": 0.1}}
-    config["gateway"]["log"] |= {"seconds": 1}
+    config["gateway"]["log"] |= {"seconds": 1, "text": True}
     config["gateway"]["deadline"] = 600
     path = tmp_path_factory.mktemp("stack") / "config.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -38,6 +39,10 @@ def stack(tmp_path_factory):
         yield made
     finally:
         made.compose("down", "--volumes")
+
+
+VOLUMES = ("mlflow", "worker", "gateway")
+SHIP = ("optscale", "ship", "--version", "1")
 
 
 def ask(stack, question="Compute 61 - 33 + 28.", base_url=None):
@@ -56,9 +61,17 @@ def test_the_gateway_answers_on_the_first_day(stack):
     assert stack.served() is None
 
 
-def test_the_worker_retrains_and_the_gateway_follows(stack):
-    state = stack.ended(stack.start("retrain/retrain"))
+def test_the_worker_retrains_on_what_was_served_and_the_gateway_follows(stack):
+    """What was asked on the first day, and what a user said of it, are in the pool then."""
+    served = ask(stack, "How many legs do 3 spiders and a cow have?")
+    told = {"request_id": served.optscale["request_id"], "verdict": "wrong", "answer": "28"}
+    key = {"authorization": f"Bearer {secret('api_key')}"}
+    httpx.post(stack.url("gateway", "/v1/feedback"), headers=key, json=told).raise_for_status()
+    number = stack.start("retrain/retrain")
+    state = stack.ended(number)
     assert state["type"] == "COMPLETED", state
+    assert "2 questions of the decision log are new in the pool" in stack.log_of(number)
+    assert Question.ask("How many legs do 3 spiders and a cow have?").id in stack.pooled()
     assert stack.versions() == ["1"]
     wait_for(lambda: stack.served() == "1", 60)
     answer = ask(stack)
@@ -90,13 +103,67 @@ def test_the_next_retraining_can_be_rolled_back(stack):
     state = stack.ended(stack.start("retrain/retrain"))
     assert state["type"] == "COMPLETED", state
     assert stack.versions() == ["1", "2"]
-    run(ENGINE, "rm", "--force", "--time", "60", stack.containers("worker")[-1])
+    run(ENGINE, "stop", "-t", "60", second := stack.containers("worker")[-1])
+    run(ENGINE, "rm", second)
     wait_for(lambda: stack.served() == "2", 60)
     told = json.loads(stack.optscale("rollback", "--json"))
     stack.kill("gateway")
     stack.wait()
     assert (told["champion"], told["registry"]) == ("1", "its alias names the champion")
     assert stack.served() == "1"
+    assert ask(stack).optscale["degraded"] == []
+
+
+def test_a_hand_on_the_switch(stack):
+    """The gateway draws the reference at once; nothing is promoted while it is held."""
+    drawn = ask(stack).optscale["drawn"]
+    stack.optscale("full-cap", "on")
+    wait_for(lambda: ask(stack).optscale["drawn"] == 32, 60)
+    stack.optscale("full-cap", "off")
+    wait_for(lambda: ask(stack).optscale["drawn"] == drawn, 60)
+    stack.optscale("hold", "--why", "until Monday")
+    with pytest.raises(AssertionError, match=r"promotions are held \(until Monday\)"):
+        stack.optscale("ship", "--version", "2")
+    assert json.loads(stack.optscale("release", "--json"))["held"] is None
+
+
+def test_ten_ships_and_three_killed_ones_leave_what_is_kept(stack):
+    for _ in range(10):
+        stack.optscale("ship", "--version", "1")
+    name = f"{PROJECT}-ship"
+    for seconds in (6, 10, 14):
+        stack.compose("run", "--detach", "--no-deps", "--name", name, "worker", *SHIP)
+        time.sleep(seconds)
+        run(ENGINE, "kill", name)
+        run(ENGINE, "rm", name)
+    assert len(stack.bundles()) >= 12
+    told = json.loads(stack.optscale("clean", "--keep", "2", "--hours", "0", "--json"))
+    assert stack.bundles() == set(told["kept"])
+    assert len(told["kept"]) == 3
+    tmp = "import pathlib; print(*pathlib.Path('/var/lib/optscale/tmp').glob('*'))"
+    assert stack.python("worker", tmp) == ""
+    stack.kill("gateway")
+    stack.wait("gateway")
+    assert stack.served() == "1"
+    assert ask(stack).optscale["degraded"] == []
+
+
+def test_another_users_state_is_one_line(stack):
+    """A command as a user who may not write there."""
+    command = ["run", "--rm", "-T", "--no-deps", "--user", "12345", "worker", "optscale", "retrain"]
+    with pytest.raises(AssertionError, match="ConfigError: .*cannot be written") as told:
+        stack.compose(*command)
+    assert "Traceback" not in str(told.value)
+
+
+def test_a_question_is_forgotten_in_pool_and_log(stack):
+    forgotten = Question.ask("How many legs do 3 spiders and a cow have?").id
+    rows = stack.logged()
+    told = json.loads(stack.optscale("forget", "--question", forgotten, "--json"))
+    assert (told["questions"], told["requests"], told["verdicts"]) == (1, 1, 1)
+    assert forgotten not in stack.pooled()
+    assert stack.logged() == rows - 1
+    assert json.loads(stack.optscale("forget", "--question", forgotten, "--json"))["questions"] == 0
     assert ask(stack).optscale["degraded"] == []
 
 
@@ -174,20 +241,27 @@ def test_the_alert_rules_are_loaded_and_none_fires(stack):
     assert "firing" not in found.values()
 
 
+def test_each_alert_fires_when_it_should(stack):
+    """By promtool, in whose clock two weeks pass at once."""
+    prometheus = stack.container("prometheus")
+    run(ENGINE, "cp", str(ROOT / "tests" / "stack" / "alerts_test.yml"), f"{prometheus}:/tmp/")
+    assert "SUCCESS" in run(ENGINE, "exec", prometheus, "promtool", "test", "rules", "/tmp/alerts_test.yml")
+
+
 def test_a_database_that_is_away_for_a_minute_costs_no_run(stack):
     number = stack.start("collect/collect")
-    wait_for(lambda: stack.state(number)["type"] == "RUNNING")
+    stack.comes(number, "RUNNING")
     stack.kill("postgres", away=60)
-    state = wait_for(lambda: final(stack, number), 600)
+    state = stack.ended(number)
     assert state["type"] == "COMPLETED", state
 
 
-def final(stack, number):
-    """The state of a run that has ended, from a server that may be away."""
-    try:
-        return stack.ended(number, 1)
-    except (AssertionError, httpx.HTTPError):
-        return None
+def test_a_server_that_restarts_while_a_run_starts_costs_no_run(stack):
+    number = stack.start("monitor/monitor")
+    stack.comes(number, "PENDING")
+    stack.kill("prefect")
+    state = stack.ended(number)
+    assert state["type"] == "COMPLETED", state
 
 
 def test_artifacts_that_cannot_be_written_are_an_error_of_ours(stack):
@@ -202,43 +276,67 @@ def test_artifacts_that_cannot_be_written_are_an_error_of_ours(stack):
     assert "Traceback" not in str(told.value).split("TrackingError")[-1]
 
 
-def test_a_dump_of_the_databases_is_a_backup(stack):
-    """README.md's commands, onto a new volume."""
-    before = stack.versions(), stack.prefect("POST", "/flow_runs/count", json={})
-    dump = [
-        "exec",
-        "-T",
-        "postgres",
-        "pg_dump",
-        "--clean",
-        "--if-exists",
-        "-U",
-        "optscale",
-    ]
-    saved = {name: stack.compose(*dump, name) for name in ("mlflow", "prefect")}
-    for service in ("mlflow", "prefect"):
-        run(ENGINE, "stop", "-t", "5", stack.container(service))
-    run(ENGINE, "rm", "--force", stack.container("postgres"))
-    run(ENGINE, "volume", "rm", f"{PROJECT}_postgres")
-    stack.compose("up", "--detach", "--no-deps", "postgres")
+def test_what_was_backed_up_is_restored_onto_new_volumes(stack, tmp_path):
+    """README.md's commands, as onto another machine."""
+
+    def counted():
+        runs = stack.prefect("POST", "/flow_runs/count", json={})
+        return stack.versions(), runs, stack.pooled(), stack.bundles(), stack.logged(), stack.served()
+
+    tmp_path.chmod(0o777)
+    before = counted()
+    exec_psql = ("exec", "-T", "postgres", "psql", "-q", "-v", "ON_ERROR_STOP=1", "-U", "optscale", "-d")
+    dump = ("exec", "-T", "postgres", "pg_dump", "--clean", "--if-exists", "-U", "optscale")
+    dumps = {name: stack.compose(*dump, name) for name in ("mlflow", "prefect")}
+    for name in VOLUMES:
+        tar(name, tmp_path, "ro", "-C", "/volume", "-cf", f"/archives/{name}.tar", ".")
+    for service in SERVICES:
+        run(ENGINE, "rm", "--force", stack.container(service))
+    for name in (*VOLUMES, "postgres"):
+        run(ENGINE, "volume", "rm", f"{PROJECT}_{name}")
+    stack.compose("up", "--detach", "postgres")
     stack.wait("postgres")
-    for name, text in saved.items():
-        psql = ["exec", "-T", "postgres", "psql", "-q", "-U", "optscale", "-d", name]
-        stack.compose(*psql, "-v", "ON_ERROR_STOP=1", input=text)
-    for service in ("mlflow", "prefect"):
-        run(ENGINE, "start", stack.container(service))
+    for name in VOLUMES:
+        tar(name, tmp_path, "rw", "-C", "/volume", "-xpf", f"/archives/{name}.tar")
+    for name, text in dumps.items():
+        stack.compose(*exec_psql, name, input=text)
+    stack.compose("up", "--detach")
     stack.wait()
-    assert (stack.versions(), stack.prefect("POST", "/flow_runs/count", json={})) == before
+    assert counted() == before
+    assert json.loads(stack.optscale("status", "--json"))["registry"] == "its alias names the champion"
+    assert ask(stack).optscale["degraded"] == []
 
 
-def test_a_worker_killed_in_a_run_frees_its_slot(stack):
-    number = stack.start("retrain/retrain")
-    wait_for(lambda: stack.state(number)["type"] == "RUNNING")
-    time.sleep(5)  # for a sign of life
-    stack.kill("worker")
+def tar(volume, archives, mode, *options):
+    mounts = ["-v", f"{PROJECT}_{volume}:/volume:{mode}", "-v", f"{archives}:/archives"]
+    image = ["--user", "0", "--entrypoint", "tar", "localhost/optscale"]
+    run(ENGINE, "run", "--rm", *mounts, *image, *options)
+
+
+def test_a_run_is_stopped_at_each_of_its_states_and_the_next_one_comes(stack):
+    """Waiting for a worker, taken by one, running, and about to be cancelled; by hand and by a kill."""
+    run(ENGINE, "stop", "-t", "60", stack.container("worker"))
+    waiting = stack.start("retrain/retrain")
+    stack.prefect("POST", f"/flow_runs/{waiting}/set_state", json={"state": {"type": "CANCELLED"}})
+    run(ENGINE, "start", stack.container("worker"))
+    stack.wait("worker")
+    stopped = stack.start("retrain/retrain")
+    stack.comes(stopped, "RUNNING")
+    stack.cancel(stopped)
+    assert stack.ended(stopped)["type"] == "CANCELLED"
+    killed, cancelled = stack.start("retrain/retrain"), stack.start("collect/collect")
+    for number in (killed, cancelled):
+        stack.comes(number, "RUNNING")
+    time.sleep(40)  # for a sign of life
+    taken = stack.start("monitor/monitor")
+    stack.comes(taken, "PENDING")
+    run(ENGINE, "kill", "--signal=KILL", stack.container("worker"))
+    stack.cancel(cancelled)
+    run(ENGINE, "start", stack.container("worker"))
     assert stack.ended(stack.start("retrain/retrain"))["type"] == "CANCELLED"  # one at a time
-    state = stack.ended(number)
-    assert state["type"] == "CRASHED"
-    assert state["message"] == "it gave no sign of life for 5 minutes. Its slot is free."
-    following = stack.start("retrain/retrain")
-    wait_for(lambda: stack.state(following)["type"] == "RUNNING")
+    ends = [stack.ended(number) for number in (killed, cancelled, taken)]
+    assert [end["type"] for end in ends] == ["CRASHED"] * 3
+    assert ends[0]["message"] == "it gave no sign of life for 5 minutes. Its slot is free."
+    assert ends[2]["message"] == "a worker took it 10 minutes ago, and it never began. Its slot is free."
+    for name in ("retrain", "collect", "monitor"):
+        stack.comes(stack.start(f"{name}/{name}"), "RUNNING")
