@@ -1,52 +1,38 @@
 """The decision log: what was believed, drawn and decided, one row a request, in rotated Parquet files.
 
-The gateway writes it. To the pool goes what was drawn to the full cap, and nothing else: where the policy
-stopped early the scores are censored, for the easy questions show few of them. Replay and certificates need
-questions that were drawn to the cap whatever their scores were, so only the share that the gateway explored
-at random is taken, with the probability of that choice.
+The gateway writes it; `data.log_import` takes it to the pool.
 """
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import re
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from data.answer_function import AnswerFunction, load_answer_function
-from data.answers import answer_digest, answer_key, key_of
-from data.contract import ScoreContract
-from data.errors import ContractError, PoolError, as_fault
-from data.feedback import Feedback, read_feedback
+from data.errors import PoolError, as_fault
 from data.files import parquet_bytes, read_parquet, write_whole
-from data.pool import Pool
-from data.question import Question
-from data.rows import MESSAGES, TIME, Row, make_row
+from data.rows import MESSAGES, TIME
 from data.rows import SCHEMA as POOL_SCHEMA
-from data.validation import parse
 
 logger = logging.getLogger("optscale.log")
 VERSION = b"2"
 FAILED = "the generator failed on some candidates"
 """How the ``degraded`` of a row begins that has candidates without an answer."""
 _OURS = re.compile(r"(\d+)-\d+-\d+\.parquet")  # what else lies in the folder is not ours to delete
-_DIGEST = re.compile("#[0-9a-f]{16}")
-_AS_IN_POOL = (
+AS_IN_POOL = (
     *("round", "status", "score", "step_scores", "prompt_tokens", "reward_tokens", "seed", "completion"),
     *("raw_score", "answer_key"),  # since version 2
 )
 _CANDIDATE = pa.struct(
     [
-        *((name, POOL_SCHEMA.field(name).type) for name in _AS_IN_POOL),
+        *((name, POOL_SCHEMA.field(name).type) for name in AS_IN_POOL),
         ("tokens", pa.int32()),
         ("seconds", pa.float64()),
     ]
@@ -135,74 +121,6 @@ class DecisionLog:
                 file.unlink(missing_ok=True)
 
 
-def import_log(
-    folder: Path, location: str, questions: Iterable[Question] = (), answers: str | None = None
-) -> dict[str, int]:
-    """Add a log's explored questions to the pool, with what people said of them; starts it if there is none.
-
-    Parameters
-    ----------
-    folder : the log's folder, where all its writers write.
-    location : the pool, a path or URI.
-    questions : texts (and answers) of the questions, for a log without text; they are found by their ids.
-    answers : the function that reads and judges answers, where that is a user's; see `load_answer_function`.
-
-    Returns what was added and what was left out: ``censored`` (not explored), ``incomplete`` (explored, but
-    a deadline or a fault came in between), ``other_contract``, ``without_text``, ``held`` (the pool has it
-    already, or an earlier row).
-
-    Raises
-    ------
-    PoolError, QuestionError
-        If a file cannot be read, or there is nothing to start a pool with.
-    """
-    texts, told = {question.id: question for question in questions}, read_feedback(folder)
-    read = None if answers is None else load_answer_function(answers)
-    names = ("questions", "candidates", "censored", "incomplete", "other_contract", "without_text", "held")
-    count = Counter[str](dict.fromkeys(names, 0))
-
-    def new_rows(explored: Iterable[dict[str, Any]], pool: Pool) -> Iterator[list[Row]]:
-        """Rows of each question that the pool does not hold; others are counted by why they stay outside."""
-        held = pool.question_ids
-        for row in explored:
-            contract = contract_of(row, folder)
-            question = texts.get(row["question_id"]) or question_of(row)
-            if contract.fingerprint != pool.manifest.contract.fingerprint:
-                count["other_contract"] += 1
-            elif question is None:
-                count["without_text"] += 1
-            elif row["question_id"] in held:
-                count["held"] += 1
-            else:
-                held.add(row["question_id"])
-                candidates = pool_rows(row, question, contract, told.get(row["request_id"]), read)
-                count["questions"] += 1
-                count["candidates"] += len(candidates)
-                yield candidates
-
-    explored = _explored(folder, count)
-    if first := next(explored, None):
-        pool = _open_or_create(location, contract_of(first, folder))
-        pool.extend(new_rows(chain([first], explored), pool))
-    return dict(count)
-
-
-def _explored(folder: Path, count: Counter[str]) -> Iterator[dict[str, Any]]:
-    """Rows that were drawn to the full cap by a random choice; the others are counted."""
-    for row in read_log(folder):
-        if why := fate(row):
-            count[why] += 1
-        else:
-            yield row
-
-
-def _open_or_create(location: str, contract: ScoreContract) -> Pool:
-    try:
-        return Pool.create(location, contract)
-    except ContractError:  # the first row is of another contract than the pool; others may not be
-        return Pool.open(location)
-
-
 def read_log(folder: Path) -> Iterator[dict[str, Any]]:
     """Every row of a log, file by file.
 
@@ -232,80 +150,3 @@ def written(file: Path) -> int | None:
     """When a file of a log was written, in nanoseconds since 1970; None where it is no file of a log."""
     found = _OURS.fullmatch(file.name)
     return found and int(found[1])
-
-
-def fate(row: dict[str, Any]) -> str | None:
-    """Why a row is left out; None where it is not."""
-    if not row["explored"]:
-        return "censored"
-    whole = len(row["candidates"]) == json.loads(row["policy"])["cap"] and row["ended"] == "decided"
-    # A candidate that failed is a miss, as in a collection: without its question the easy ones would remain.
-    return None if whole and all(why.startswith(FAILED) for why in row["degraded"]) else "incomplete"
-
-
-def contract_of(row: dict[str, Any], folder: Path) -> ScoreContract:
-    """The contract of a row of the log; raises PoolError where it is none of this release."""
-    what = f"{folder}, request {row['request_id']}"
-    return parse(row["contract"], ScoreContract, PoolError, what, "contract")
-
-
-def question_of(row: dict[str, Any]) -> Question | None:
-    """The question of a row of the log, where its text was kept."""
-    if not row["messages"]:
-        return None
-    return Question(messages=row["messages"], source="log")
-
-
-def pool_rows(
-    row: dict[str, Any],
-    question: Question,
-    contract: ScoreContract,
-    told: Feedback | None = None,
-    read: AnswerFunction | None = None,
-) -> list[Row]:
-    """The candidates of a row of the log as rows of a pool, judged by the answer that is known or told."""
-    if told is not None and told.answer:
-        question = question.model_copy(update={"answer": told.answer})
-    return [
-        make_row(
-            question,
-            contract,
-            **{name: found.get(name) for name in _AS_IN_POOL}
-            # A raw pool keeps no score that a policy mapped.
-            | ({"score": None} if contract.scale == "raw" else {}),
-            candidate=number,
-            completion_tokens=found["tokens"],
-            correct=_correct(found, row, question, told, read),
-            inclusion_probability=row["inclusion_probability"],
-            time=row["time"],
-        )
-        for number, found in enumerate(row["candidates"])
-    ]
-
-
-def _correct(
-    found: dict[str, Any],
-    row: dict[str, Any],
-    question: Question,
-    told: Feedback | None,
-    read: AnswerFunction | None,
-) -> bool | None:
-    """Whether a candidate is right by the known answer, else as far as the delivered one's verdict tells."""
-    text = found["completion"]
-    key = key_of(found.get("answer_key"), text)
-    if read is not None:
-        if text is not None and (correct := read(text, question).correct) is not None:
-            return correct
-    elif question.answer is not None:
-        expected = answer_key(question.answer) or ""
-        if not row["messages"]:  # keys are digests; names, in logs of before, tell nothing
-            kept = [key_of(c.get("answer_key"), c["completion"]) for c in row["candidates"]]
-            if not any(map(_DIGEST.fullmatch, filter(None, kept))):
-                return None
-            expected = answer_digest(row["question_id"], expected)
-        return key == expected
-    if told is None or told.verdict == "unsure" or row["chosen"] is None:
-        return None
-    chosen = row["candidates"][row["chosen"]]
-    same = key is not None and key == key_of(chosen.get("answer_key"), chosen["completion"])
-    return same if told.verdict == "right" else False if same else None

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.answers import key_of
-from data.candidates import Array, Candidates, IntArray
+from data.arrays import Array, IntArray
+from data.candidates import Candidates
 from data.errors import PoolError, ScoreError
 from data.files import short_digest
 from data.folds import Fold, FoldSettings

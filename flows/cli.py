@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from data.errors import OptScaleError
-from flows import cli_audit, cli_champion, cli_flows, cli_offline  # noqa: F401  # their commands
+from flows import cli_audit, cli_champion, cli_flows, cli_offline, cli_pool  # noqa: F401  # their commands
 from flows.command import app
 
 

@@ -7,14 +7,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data import decision_log
 from data.answers import key_of
 from data.candidates import Candidates
 from data.contract import ScoreContract, require_same_contract
+from data.decision_log import read_log
 from data.errors import ConfigError, PoolError, ScoreError
 from data.feedback import read_feedback
 from data.files import short_digest
 from data.folds import FoldSettings
+from data.log_import import contract_of, pool_rows, question_of
 from data.question import Question
 from data.questions import read_questions
 from data.scores import ScoreTable, tabulate
@@ -47,7 +48,7 @@ def explain_request(
         If the log cannot be read, or holds no such request; names those that are like it.
     """
     ids = list[str]()
-    for row in decision_log.read_log(folder):
+    for row in read_log(folder):
         ids.append(row["request_id"])
         if ids[-1] == request_id:
             break
@@ -56,9 +57,9 @@ def explain_request(
     if predictor is not None:
         load_family(predictor)
     texts = {q.id: q for q in read_questions(questions)} if questions else {}
-    question = texts.get(row["question_id"]) or decision_log.question_of(row)
-    contract = decision_log.contract_of(row, folder)
-    rows = decision_log.pool_rows(row, question or Question.ask(row["question_id"]), contract)
+    question = texts.get(row["question_id"]) or question_of(row)
+    contract = contract_of(row, folder)
+    rows = pool_rows(row, question or Question.ask(row["question_id"]), contract)
     policy = load_policy(row["policy"])
     prior = None if row["prior"] == "null" else Prior.model_validate_json(row["prior"])
     ends = [sum(c["round"] <= n for c in rows[: row["seen"]]) for n in range(row["rounds"])]

@@ -13,10 +13,11 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from data.answer_function import AnswerFunction, load_answer_function
-from data.decision_log import contract_of, fate, pool_rows, question_of, read_rows, written
+from data.decision_log import read_rows, written
 from data.errors import BundleError
 from data.feedback import Feedback, read_feedback
 from data.folds import FoldSettings
+from data.log_import import contract_of, fate, pool_rows, question_of
 from data.question import Question
 from data.record import Record
 from data.scores import tabulate

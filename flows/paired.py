@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.candidates import Array
-from data.decision_log import contract_of, fate, read_rows, written
+from data.arrays import Array
+from data.decision_log import read_rows, written
+from data.log_import import contract_of, fate
 from flows.champion import manifest
 from flows.config import Config
 from flows.examine import PriorSource

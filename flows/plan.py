@@ -16,9 +16,9 @@ from flows.config import Config
 from flows.examine import population_priors
 from flows.settings import PriceSettings
 from predictor.assessment import to_reference
-from predictor.decision import Policy
 from predictor.planning import Forecast, Range, estimate
 from predictor.policies import AnyPolicy, FixedN, Predictive
+from predictor.policy_base import Policy
 from predictor.prior import Prior, PriorBatch
 
 Row = dict[str, Any]

@@ -6,7 +6,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from data.decision_log import import_log
+from data.log_import import import_log
 from flows.champion import current, note_trained
 from flows.collect import Collected, collect, read_all_questions, require_reward_model
 from flows.config import Config

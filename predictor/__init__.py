@@ -6,10 +6,12 @@ from data.errors import OptScaleError
 from data.question import Question
 from predictor.bound import is_feasible, required_samples
 from predictor.certificate import Certificate, certify
-from predictor.decision import Decision, Policy, State, decide
+from predictor.decision import Decision, decide
 from predictor.policies import FixedN, OptScale, Predictive, Quantile, Schedule, Value, load_policy
+from predictor.policy_base import Policy
 from predictor.prior import Prior, PriorBatch
 from predictor.replay import replay
+from predictor.state import State
 
 __all__ = [
     "Candidates",

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2, kruskal, ttest_1samp
 
+from data.arrays import Array, BoolArray, IntArray
 from data.record import Record
 from data.scores import ScoreTable
-from predictor.decision import Array, BoolArray, IntArray
 
 Verdict = Literal["fine", "look", "broken", "unknown"]
 LEVEL = 0.01

@@ -9,8 +9,9 @@ from scipy.ndimage import map_coordinates
 from scipy.special import stdtrit
 from scipy.stats import t as student
 
-from predictor.decision import Array, Reason, State
-from predictor.policy_base import PolicyBase, Proposal
+from data.arrays import Array
+from predictor.policy_base import PolicyBase, Proposal, Reason
+from predictor.state import State
 
 _COST = np.geomspace(1e-5, 2, 64)  # prices in predictive scales, the index among them
 _STEP = 0.16  # of asinh(u), u the next score: fine near 0, and far out into the heavy tails

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from data.candidates import Array
+from data.arrays import Array
 from data.contract import require_same_contract
 from data.errors import ConfigError
 from data.files import short_digest

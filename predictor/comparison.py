@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.candidates import Array, Candidates, IntArray
+from data.arrays import Array, IntArray
+from data.candidates import Candidates
 from data.errors import ConfigError
 from data.record import Record
 from predictor.contenders import FIXED, LADDER, Contender, Kind, of_policy, published

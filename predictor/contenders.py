@@ -6,12 +6,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from data.candidates import Array, IntArray
+from data.arrays import Array, IntArray
 from predictor.beacon import Beacon
-from predictor.decision import Policy
 from predictor.families import BINS
 from predictor.policies import AnyPolicy, FixedN, OptScale, Predictive, Schedule, Value
-from predictor.policy_base import PolicyBase
+from predictor.policy_base import Policy, PolicyBase
 from predictor.prior import PriorBatch
 from predictor.replay import replay
 from predictor.selection import Selection

@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from data.arrays import Array
 from data.candidates import Candidates
 from data.contract import require_scores
 from data.errors import ScoreError
 from data.record import Record
-from predictor.decision import Array
 from predictor.replay import best_of, pick
 
 _SIZES = tuple(2**power for power in range(10))

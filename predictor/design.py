@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.candidates import Array, Candidates
+from data.arrays import Array
+from data.candidates import Candidates
 from data.errors import ConfigError
 from predictor.contenders import Contender, informed, of_policy
 from predictor.families import BINS

@@ -19,8 +19,9 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import logit
 
+from data.arrays import Array
 from data.errors import ModelError, ScoreError, as_fault
-from predictor.families import BINS, EMPIRICAL, Array, Family, get_family, log_masses, register
+from predictor.families import BINS, EMPIRICAL, Family, get_family, log_masses, register
 
 MAX_LAWS = 1024  # more laws add little, and a decision's time goes with their number
 _NEAR, _FAR = 0.01, 0.1  # standard deviations of the two kernels, in scores

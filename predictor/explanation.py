@@ -6,10 +6,11 @@ import numpy as np
 
 from data.candidates import Candidates
 from data.record import Record
-from predictor.decision import Decision, State, decide
+from predictor.decision import Decision, decide
 from predictor.policies import AnyPolicy
 from predictor.prior import Prior, PriorBatch
 from predictor.selection import Selection
+from predictor.state import State
 
 SIZES = (1, 4, 8)
 """Fixed N that a course is held against, beside the cap."""

@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, expit
 
+from data.arrays import Array
 from data.errors import ConfigError
-
-Array = NDArray[np.float64]
 
 BINS = 200
 # A law gives every bin at least this share of its mass: one odd score then costs some 20 nats at

@@ -10,11 +10,12 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 from scipy.stats import kstest
 
+from data.arrays import Array, BoolArray
 from data.errors import ConfigError
 from data.record import Record
-from predictor.decision import CHUNK, Array, BoolArray
 from predictor.families import EMPIRICAL, FAMILIES, Family, get_family
 from predictor.prior import Prior, fit_population
+from predictor.state import CHUNK
 
 _TAIL = 20  # fewer hits than this show nothing of the tail
 

@@ -9,7 +9,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from data.candidates import Array, Candidates, IntArray
+from data.arrays import Array, IntArray
+from data.candidates import Candidates
 from data.record import Record
 from predictor.selection import Selection
 from predictor.votes import Votes

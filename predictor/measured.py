@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.candidates import Array, IntArray
+from data.arrays import Array, IntArray
 from predictor.contenders import Contender, contenders, of_rule
 from predictor.policies import AnyPolicy
 from predictor.prior import PriorBatch

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import norm
 
-from data.candidates import Array, Candidates
+from data.arrays import Array
+from data.candidates import Candidates
 from data.errors import ConfigError
 from predictor.replay import Interval, bootstrap, pick, resampled
 from predictor.selection import Selection, choose_weights

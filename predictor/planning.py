@@ -14,10 +14,11 @@ from typing import NamedTuple, Self
 import numpy as np
 from pydantic import ConfigDict, Field
 
+from data.arrays import Array, IntArray
 from data.candidates import Candidates
 from data.errors import ConfigError
 from data.record import Record
-from predictor.decision import Array, IntArray, Policy
+from predictor.policy_base import Policy
 from predictor.prior import Prior, PriorBatch
 from predictor.replay import outcome
 

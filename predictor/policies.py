@@ -10,14 +10,15 @@ from typing import Annotated, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from data.arrays import Array, BoolArray, IntArray
 from data.errors import ConfigError
 from data.validation import parse
 from predictor import truncnorm
 from predictor.bound import log_miss_of, required_from_log_miss
-from predictor.decision import Array, BoolArray, IntArray, Reason, State
 from predictor.families import BINS
-from predictor.policy_base import PolicyBase, Proposal
+from predictor.policy_base import PolicyBase, Proposal, Reason
 from predictor.prior import PriorBatch
+from predictor.state import State
 from predictor.stopping import fixed_sizes
 from predictor.vote_policies import Agreement, Lead, Learned, OwnRule
 

@@ -1,13 +1,69 @@
-"""What every policy has around its rule: a first look, a stop on the first hit, giving up, a round's size."""
+"""What a policy is, and what every one has around its rule: a first look, a stop on a hit, giving up."""
 
-from typing import ClassVar, NamedTuple, Self
+from enum import IntEnum
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from data.arrays import BoolArray, IntArray
 from data.record import Record
-from predictor.decision import BoolArray, IntArray, Plan, Reason, State
 from predictor.selection import Selection
+from predictor.state import State
+
+
+class Reason(IntEnum):
+    """Why a policy samples on or stops; ``words`` says it to a user."""
+
+    words: str
+
+    def __new__(cls, number: int, words: str) -> "Reason":
+        member = int.__new__(cls, number)
+        member._value_ = number
+        member.words = words
+        return member
+
+    FIRST_LOOK = 0, "too few scores for a first estimate"
+    BOUND_NOT_REACHED = 1, "fewer samples than the bound asks for"
+    BOUND_REACHED = 2, "as many samples as the bound asks for"
+    CAP_REACHED = 3, "the cap is reached"
+    PLAN_DONE = 4, "the planned number of samples is reached"
+    PLAN_NOT_DONE = 5, "the planned number of samples is not reached"
+    HIT = 6, "a score has reached the target"
+    HOPELESS = 7, "a score at the target is too unlikely within the cap"
+    WORTH_MORE = 8, "what more samples are expected to gain exceeds their price"
+    NOT_WORTH_MORE = 9, "what more samples are expected to gain is below their price"
+    VOTES_OPEN = 10, "the answers do not settle it yet"
+    VOTES_SETTLED = 11, "more answers are not worth their price"
+
+
+class Plan(NamedTuple):
+    """The next round of many questions; every field (questions,)."""
+
+    more: IntArray
+    """Samples to ask for in the next round; 0 stops."""
+    reason: IntArray
+    """A `Reason`."""
+    required: IntArray
+    """Samples in all that the policy's estimate asks for; the cap where not feasible."""
+    feasible: BoolArray
+    """Whether the policy held the target to be within reach of the cap."""
+
+
+class Policy(Protocol):
+    """From a state to a plan. A policy is a small frozen value that is JSON in and out."""
+
+    @property
+    def target(self) -> float: ...
+
+    @property
+    def cap(self) -> int: ...
+
+    @property
+    def selection(self) -> Selection: ...
+
+    def plan(self, state: State) -> Plan:
+        """Plan the next round of each question."""
 
 
 class Proposal(NamedTuple):

@@ -10,11 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 from scipy.special import log_softmax, logsumexp, softmax
 
+from data.arrays import Array
 from data.errors import ConfigError, ScoreError
 from data.record import Record
 from predictor.families import EMPIRICAL, FAMILIES, IMPOSSIBLE, Family, get_family
 
-Array = NDArray[np.float64]
 Coordinate = Annotated[float, Field(ge=-20, le=20)]
 _ROUNDS = 100  # of EM, at most
 Spread = Annotated[float, Field(gt=0, le=20)]

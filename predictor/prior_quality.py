@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import logsumexp
 from scipy.stats import spearmanr
 
-from predictor.decision import IntArray
+from data.arrays import IntArray
 from predictor.prior import Prior, log_evidence
 from predictor.replay import Interval
 from predictor.scored_questions import ScoredQuestions

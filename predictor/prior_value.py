@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from data.arrays import Array, BoolArray
 from data.question import Question
 from data.record import Record
-from predictor.decision import Array, BoolArray, Policy
 from predictor.policies import Schedule, Value
+from predictor.policy_base import Policy
 from predictor.prior import Prior, PriorBatch
 from predictor.replay import Interval, Outcome, bootstrap, outcomes
 from predictor.scored_questions import ScoredQuestions

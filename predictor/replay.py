@@ -6,10 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from data.arrays import Array, BoolArray, IntArray
 from data.candidates import Candidates
 from data.errors import ConfigError
-from predictor.decision import CHUNK, Array, BoolArray, IntArray, NoHitCache, Policy, State
+from predictor.policy_base import Policy
 from predictor.prior import PriorBatch
+from predictor.state import CHUNK, NoHitCache, State
 
 _AT_ONCE = 1_000_000  # questions drawn again at once, over all resamples
 

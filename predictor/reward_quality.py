@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from predictor.decision import Array
+from data.arrays import Array
 from predictor.replay import best_of, pick
 
 

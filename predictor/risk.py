@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from predictor.decision import Array
+from data.arrays import Array
 
 STAKES = np.linspace(0.04, 0.99, 20)  # of the largest stake that cannot ruin
 NEAR = 0.1

@@ -7,7 +7,8 @@ import numpy as np
 from pydantic import Field
 from scipy.optimize import isotonic_regression
 
-from data.candidates import Array, Candidates, IntArray
+from data.arrays import Array, IntArray
+from data.candidates import Candidates
 from data.errors import ScoreError
 from data.record import Record
 from predictor.votes import Votes, count_votes

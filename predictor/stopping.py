@@ -10,7 +10,7 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import AfterValidator, model_validator
 
-from data.candidates import Array, IntArray
+from data.arrays import Array, IntArray
 from data.errors import ConfigError
 from data.record import Record
 from data.validation import parse

@@ -6,10 +6,10 @@ normal, not the mean and the standard deviation of the scores. The distribution 
 """
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import log_ndtr
 
-Array = NDArray[np.float64]
+from data.arrays import Array
 
 # The likelihood has no maximum when all mass piles up at an end (mu and sigma run off along a
 # ridge of nearly equal laws), so fits stay in a box that holds every law of use.

@@ -3,7 +3,8 @@
 import numpy as np
 from pydantic import RootModel
 
-from data.candidates import Array, Candidates, IntArray
+from data.arrays import Array, IntArray
+from data.candidates import Candidates
 from data.score_map import ScoreMap
 from predictor.certificate import Certificate
 from predictor.goal import Judge, Loss

@@ -11,11 +11,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from data.candidates import Array, Candidates, IntArray
+from data.arrays import Array, IntArray
+from data.candidates import Candidates
 from data.record import Record
-from predictor.decision import NoHitCache
 from predictor.goal import Judge, same_answer
 from predictor.selection import Selection
+from predictor.state import NoHitCache
 from predictor.stopping import StoppingRule, totals
 from predictor.votes import FEATURES, Votes, agreement, vote_features
 

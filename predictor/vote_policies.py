@@ -5,9 +5,10 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from predictor.decision import Array, BoolArray, Reason, State
-from predictor.policy_base import PolicyBase, Proposal
+from data.arrays import Array, BoolArray
+from predictor.policy_base import PolicyBase, Proposal, Reason
 from predictor.selection import Selection
+from predictor.state import State
 from predictor.stopping import GROWTH, RuleText, load_rule, totals
 from predictor.value_rule import ValueRule, features_at
 from predictor.votes import Votes, agreement, vote_features

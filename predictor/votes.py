@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import betainc
 
-from data.candidates import Array, IntArray
+from data.arrays import Array, IntArray
 
 
 class Votes(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from data.candidates import Array, IntArray
+from data.arrays import Array, IntArray
 from data.record import Record
 from data.score_map import ScoreMap
 from predictor.risk import log_growth, upper_bound

@@ -4,9 +4,9 @@ import numpy as np
 from prometheus_client import Counter, Gauge, Histogram
 
 from predictor.certificate import Certificate
-from predictor.decision import State
 from predictor.policies import AnyPolicy
 from predictor.prior import Prior, PriorBatch
+from predictor.state import State
 from serving.alarms import Alarms
 from serving.draws import Answer
 

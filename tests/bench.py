@@ -48,12 +48,12 @@ from predictor import (
     Value,
     required_samples,
 )
-from predictor.decision import CHUNK
 from predictor.learned.base import Fold
 from predictor.learned.features import encode
 from predictor.learned.settings import PredictorSettings
 from predictor.learned.store import load_predictor
 from predictor.replay import outcomes
+from predictor.state import CHUNK
 from tests.flows.soak import link_backbones
 from tests.helpers import fit_lora
 from tests.models.faulty_server import FaultyServer

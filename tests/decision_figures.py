@@ -12,11 +12,11 @@ import numpy as np
 
 from data.candidates import Candidates
 from data.read_file import read_records
-from predictor.decision import Policy
 from predictor.empirical import fit_empirical
 from predictor.families import FAMILIES
 from predictor.family_check import choose, compare_families
 from predictor.policies import Schedule, Value
+from predictor.policy_base import Policy
 from predictor.prior import Prior, PriorBatch, fit_population
 from predictor.replay import Outcome, bootstrap, outcomes
 

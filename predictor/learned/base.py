@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.arrays import Array
 from data.errors import ConfigError
 from data.question import Question
 from predictor.empirical import save_family
@@ -19,7 +20,6 @@ from predictor.prior import Prior, log_evidence
 if TYPE_CHECKING:  # torch is loaded by those alone that read states
     from predictor.learned.states import FrozenStates
 
-Array = NDArray[np.float64]
 STRENGTHS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 
 

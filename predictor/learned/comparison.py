@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from data.arrays import Array
 from data.errors import ScoreError
 from predictor.families import get_family
 from predictor.learned.base import Fold, Predictor
@@ -20,7 +21,6 @@ from predictor.prior import Prior, log_evidence, stack_log_weights
 
 logger = logging.getLogger(__name__)
 
-Array = NDArray[np.float64]
 Log = Callable[[int, dict[str, float]], None]
 _CHECKED = 1000  # questions that a refit is checked on
 _AMISS = 2.0  # standard errors below the population's prior from which a fit has gone wrong

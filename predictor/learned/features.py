@@ -14,9 +14,9 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 from scipy import sparse
 
+from data.arrays import Array
 from data.question import Question
 
-Array = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
 FARTHEST = 4.0
 """Standard deviations beyond which nothing was learnt."""

@@ -22,7 +22,6 @@ from predictor.prior import fit_population
 if TYPE_CHECKING:  # torch is loaded by those alone that read states
     from predictor.learned.states import FrozenStates
 
-Array = NDArray[np.float64]
 MOST_QUESTIONS = 6000
 """Questions that are fitted on at most: the kernel's memory grows with their square."""
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from data.arrays import Array
 from data.errors import ModelError
 from data.files import short_digest
 from data.question import Question
@@ -28,7 +29,7 @@ from models.lora import Log
 from models.reward.steps import Example
 from predictor.empirical import load_family, save_family
 from predictor.families import get_family
-from predictor.learned.base import NOTHING, Array, Fold, Normals, Predictor, require_readable
+from predictor.learned.base import NOTHING, Fold, Normals, Predictor, require_readable
 from predictor.learned.card import BACKBONE, BASE, PredictorCard
 from predictor.learned.features import encode
 from predictor.learned.kernel_predictor import KernelPredictor

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.arrays import Array
 from predictor.families import Family, get_family
 from predictor.prior import Prior
 
-Array = NDArray[np.float64]
 OUTPUTS = 5
 """Location and log spread on each of the family's two coordinates, and atanh of their correlation."""
 _LOG_SPREAD = (-2.5, 1.5)

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve
 
+from data.arrays import Array
 from data.record import Record
 from predictor.learned.normals import make_priors
 from predictor.learned.regression import Regression, distance, moments, some
 from predictor.prior import Prior, log_evidence
 
-Array = NDArray[np.float64]
 _FEWEST = 8  # questions without which a group cannot be left out
 _MOST = 200  # questions of a group that are looked at
 _REST = 1200  # questions that a group is predicted from

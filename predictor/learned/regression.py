@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import logit
 
+from data.arrays import Array
 from predictor.families import get_family
 from predictor.learned.normals import OUTPUTS, output_limits, to_normals
 from predictor.prior import Prior, evidence_slopes, posterior_moments, posterior_weights
 
-Array = NDArray[np.float64]
 NOISES = np.array([0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1, 2, 5, 20, 100])
 _WEIGHTS = (0.0, 0.01, 0.03, 0.1)
 _SAMPLE = 600  # questions on which weights are chosen: more choose alike, and take as many times longer cubed

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from data.candidates import Array, Candidates
+from data.arrays import Array
+from data.candidates import Candidates
 from data.errors import ConfigError
 from predictor.selection import Selection
 from predictor.stopping import Source, StoppingRule, Trees

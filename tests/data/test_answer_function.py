@@ -3,15 +3,15 @@
 import pytest
 
 from data.answer_function import Read, load_answer_function, read_answer
-from data.decision_log import import_log
 from data.errors import ConfigError
 from data.folds import FoldSettings
+from data.log_import import import_log
 from data.pool import Pool
 from data.question import Question
 from data.scores import load_scores
 from flows.collect import sample_and_score
 from models.generator.base import Candidate
-from tests.data.test_decision_log import write_log
+from tests.decision_log import write_log
 from tests.helpers import make_contract
 
 CODE = ["def f(x): return x + x", "def f(x): return 2 * x", "def f(x): return x", "def f(x)", None]

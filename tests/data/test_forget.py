@@ -5,12 +5,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from data.decision_log import DecisionLog, import_log, read_log
+from data.decision_log import DecisionLog, read_log
 from data.errors import PoolError
 from data.feedback import Feedback, add_feedback, read_feedback
 from data.forget import forget_in_log, forget_in_pool
+from data.log_import import import_log
 from data.pool import Pool
-from tests.data.test_decision_log import ASKED, write_log
+from tests.decision_log import ASKED, write_log
 from tests.helpers import make_pool, make_questions
 
 

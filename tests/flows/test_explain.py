@@ -13,7 +13,7 @@ from flows.config import load_config
 from flows.explain import explain_question, explain_request
 from flows.pages import render
 from predictor.policies import Schedule
-from tests.data.test_decision_log import ASKED, CONTRACT, POLICY, write_log
+from tests.decision_log import ASKED, CONTRACT, POLICY, write_log
 from tests.helpers import make_pool
 
 pytestmark = pytest.mark.slow

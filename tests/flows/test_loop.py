@@ -255,7 +255,7 @@ def test_retraining_takes_in_the_log_and_ends_where_nothing_is_new(looped, tmp_p
     from flows import retrain as module
     from flows.collect import NOTHING
     from predictor.policies import FixedN
-    from tests.data.test_decision_log import ASKED, write_log
+    from tests.decision_log import ASKED, write_log
 
     config, trained, _, _ = looped
     monkeypatch.setattr(module, "collect", lambda config: NOTHING)  # no question of a file is new

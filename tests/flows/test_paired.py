@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from data.decision_log import import_log
+from data.log_import import import_log
 from flows.examine import assess_priors, load_table, population_priors
 from flows.paired import pair
 from serving.champion import Manifest, change

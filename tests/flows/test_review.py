@@ -12,7 +12,7 @@ from flows.cli import app
 from flows.pages import render
 from flows.review import read, sample, write
 from predictor.policies import Schedule, Value
-from tests.data.test_decision_log import write_log
+from tests.decision_log import write_log
 
 pytestmark = pytest.mark.slow
 

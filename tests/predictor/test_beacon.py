@@ -11,8 +11,8 @@ from predictor.beacon import (
     _index_table,
     expected_gain,
 )
-from predictor.decision import State
 from predictor.replay import replay
+from predictor.state import State
 
 CAP = 12
 rows = st.lists(st.lists(st.integers(-1, 3), min_size=CAP, max_size=CAP), min_size=1, max_size=6)

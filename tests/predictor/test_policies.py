@@ -20,9 +20,9 @@ from predictor import (
     required_samples,
     truncnorm,
 )
-from predictor.decision import State
 from predictor.families import get_family
 from predictor.replay import best_of, replay
+from predictor.state import State
 
 unit = st.floats(0, 1)
 PAPER = OptScale(target=0.9, confidence=0.9, cap=16, floor=3, prior=False)

@@ -9,13 +9,13 @@ from predictor import truncnorm
 from predictor.bound import is_feasible, required_from_log_miss, required_samples
 from predictor.certificate import certify
 from predictor.contenders import of_policy
-from predictor.decision import State
 from predictor.goal import Goal, Judge
 from predictor.measured import run
 from predictor.policies import FixedN, Predictive, Quantile
 from predictor.prior import PriorBatch, fit_population
 from predictor.replay import replay
 from predictor.selection import Selection
+from predictor.state import State
 from predictor.stopping import load_rule
 from predictor.value_rule import Orders
 from tests.predictor import populations

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.candidates import Candidates
-from predictor.decision import NoHitCache
 from predictor.policies import FixedN, Predictive, Schedule, Value
 from predictor.prior import Prior, PriorBatch
 from predictor.replay import bootstrap, outcome, outcomes, replay
+from predictor.state import NoHitCache
 
 SCORES = np.array([[0.2, 0.95, 0.3, 0.4], [0.5, 0.5, 0.5, 0.5], [0.97, 0.1, 0.99, 0.2]])
 CORRECT = np.array([[0.0, 1.0, 0.0, 0.0], [np.nan] * 4, [1.0, 0.0, 0.0, 0.0]])

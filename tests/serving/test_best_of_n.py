@@ -7,8 +7,8 @@ import pytest
 
 from data.answer_function import Read
 from data.contract import UNSCORED, Sampling
-from data.decision_log import pool_rows
 from data.folds import FoldSettings
+from data.log_import import pool_rows
 from data.question import Question
 from data.score_map import ScoreMap
 from data.scores import tabulate

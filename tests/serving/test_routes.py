@@ -12,10 +12,10 @@ from starlette.testclient import TestClient
 
 from data.answers import answer_key, extract_answer
 from data.contract import Sampling, ScoreContract
-from data.decision_log import import_log
 from data.errors import ConfigError, ContractError
 from data.feedback import read_feedback
 from data.folds import FoldSettings
+from data.log_import import import_log
 from data.pool import Pool
 from data.question import Question
 from data.score_map import ScoreMap
