@@ -2,24 +2,12 @@
 
 import asyncio
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import pytest
-from typer.testing import CliRunner
-
 from data.contract import Sampling
-from data.decision_log import SCHEMA, DecisionLog, read_log
-from data.errors import PoolError
-from data.feedback import Feedback, add_feedback
-from data.folds import FoldSettings
-from data.log_import import import_log
-from data.pool import Pool
+from data.decision_log import DecisionLog
 from data.question import Question
-from data.questions import write_questions
-from data.scores import load_scores
 from models.generator.base import Candidate
 from models.reward.base import StepScores
-from predictor.policies import FixedN, Schedule
+from predictor.policies import Schedule
 from predictor.prior import Prior
 from serving.best_of_n import BestOfN
 from serving.draws import Ask, log_row

@@ -3,26 +3,17 @@ import asyncio
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
 from data.contract import Sampling
-from data.decision_log import SCHEMA, DecisionLog, read_log
+from data.decision_log import SCHEMA, DecisionLog
 from data.errors import PoolError
-from data.feedback import Feedback, add_feedback
-from data.folds import FoldSettings
 from data.log_import import import_log
 from data.pool import Pool
-from data.question import Question
-from data.questions import write_questions
-from data.scores import load_scores
-from models.generator.base import Candidate
-from models.reward.base import StepScores
-from predictor.policies import FixedN, Schedule
+from predictor.policies import FixedN
 from predictor.prior import Prior
 from serving.best_of_n import BestOfN
 from serving.draws import Ask, log_row
-from tests.helpers import make_contract
-from tests.decision_log import ASKED, CONTRACT, POLICY, Arithmetic, write_log
+from tests.decision_log import ASKED, CONTRACT, Arithmetic, write_log
 
 
 def test_old_files_are_deleted(tmp_path):

@@ -1,15 +1,9 @@
 """From rows that the gateway's own code logs to a pool."""
 
-import asyncio
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from data.contract import Sampling
-from data.decision_log import SCHEMA, DecisionLog, read_log
-from data.errors import PoolError
+from data.decision_log import read_log
 from data.feedback import Feedback, add_feedback
 from data.folds import FoldSettings
 from data.log_import import import_log
@@ -17,14 +11,8 @@ from data.pool import Pool
 from data.question import Question
 from data.questions import write_questions
 from data.scores import load_scores
-from models.generator.base import Candidate
-from models.reward.base import StepScores
-from predictor.policies import FixedN, Schedule
-from predictor.prior import Prior
-from serving.best_of_n import BestOfN
-from serving.draws import Ask, log_row
+from tests.decision_log import ASKED, POLICY, write_log
 from tests.helpers import make_contract
-from tests.decision_log import ASKED, CONTRACT, POLICY, Arithmetic, write_log
 
 
 def test_only_what_was_explored_is_brought_in(tmp_path):
