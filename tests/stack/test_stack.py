@@ -127,6 +127,17 @@ def test_a_hand_on_the_switch(stack):
     assert json.loads(stack.optscale("release", "--json"))["held"] is None
 
 
+def test_what_was_changed_in_prefects_ui_is_told_when_it_is_set_anew(stack):
+    deployment = stack.prefect("GET", "/deployments/name/retrain/retrain")
+    path = f"/deployments/{deployment['id']}/schedules/{deployment['schedules'][0]['id']}"
+    stack.prefect("PATCH", path, json={"schedule": {"cron": "30 4 * * *", "timezone": "UTC"}})
+    again = "optscale deploy --cron '0 3 * * 0' --timezone Europe/Berlin 2>&1"
+    told = stack.compose("run", "--rm", "-T", "--no-deps", "deploy", "sh", "-c", again)
+    assert "30 4 * * * (UTC), is replaced by this one" in told
+    deployment = stack.prefect("GET", "/deployments/name/retrain/retrain")
+    assert [one["schedule"]["cron"] for one in deployment["schedules"]] == ["0 3 * * 0"]
+
+
 def test_ten_ships_and_three_killed_ones_leave_what_is_kept(stack):
     for _ in range(10):
         stack.optscale("ship", "--version", "1")
