@@ -2,8 +2,8 @@
 
 What was drawn to the full cap goes there, and nothing else: where the policy stopped early the scores are
 censored, for the easy questions show few of them. Replay and certificates need questions that were drawn to
-the cap whatever their scores were, so only the share that the gateway explored at random is taken, with the
-probability of that choice.
+the cap whatever their scores were, so only what the gateway explored is taken: a share at random, with
+the probability of that choice, and all that a policy drew which always draws its cap.
 """
 
 import json
@@ -81,7 +81,7 @@ def import_log(
 
 
 def _explored(folder: Path, count: Counter[str]) -> Iterator[dict[str, Any]]:
-    """Rows that were drawn to the full cap by a random choice; the others are counted."""
+    """Rows that were drawn to the full cap whatever was seen; the others are counted."""
     for row in read_log(folder):
         if why := fate(row):
             count[why] += 1

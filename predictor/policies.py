@@ -32,6 +32,11 @@ class FixedN(PolicyBase):
 
     rule_reads_prior: ClassVar[bool] = False
 
+    @property
+    def draws_all(self) -> bool:
+        """Whether the cap is drawn whatever is seen."""
+        return not self.stop_on_hit and self.give_up == 0
+
     def propose(self, state: State) -> Proposal:
         """All of the cap."""
         total = np.full(len(state), self.cap)

@@ -14,16 +14,16 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from typing import Any
 
 from data.answer_function import AnswerFunction, read_answer
 from data.contract import ScoreContract
 from data.decision_log import FAILED
-from data.errors import ModelError, QuestionError, ScoreError
+from data.errors import ModelError, QuestionError
 from data.question import Question
 from data.score_map import ScoreMap
 from models.generator.base import Candidate
 from models.generator.http import AsyncHttpGenerator
-from models.reward.base import StepScores
 from models.reward.http import AsyncHttpRewardModel
 from predictor.decision import Decision, decide
 from predictor.prior import Prior
@@ -31,11 +31,11 @@ from predictor.selection import Selection
 from serving import metrics
 from serving.draws import Answer, Ask, Draw, Ended, select_draw
 from serving.priors import PriorSource
+from serving.scores import UNSCORED, Scores
 
 logger = logging.getLogger("optscale.best_of_n")
 SEEDS = 2**31
 MAJORITY = Selection(kind="majority")
-UNSCORED = StepScores(None, 1)  # it has steps, and no score of them came
 
 
 @dataclass
@@ -66,10 +66,6 @@ class BestOfN:
     read: AnswerFunction = read_answer
     prior_timeout: float = 5.0
     speed: float = 0.0
-
-    def in_unit(self, score: float) -> float:
-        """The score in [0, 1] that decisions read."""
-        return score if self.score_map is None else float(self.score_map.apply(score))
 
     async def read_keys(self, texts: Collection[str], question: Question) -> dict[str, str | None]:
         """The answers' keys; a function of the user's may take a while, and has a thread for it."""
@@ -108,7 +104,10 @@ class _Run(Answer):
         super().__init__(ask, owner.population)
         self.owner = owner
         self.tasks: list[asyncio.Task[None]] = []  # one a draw; those of one request share theirs
-        self.scored: dict[str, asyncio.Task[dict[str, StepScores]]] = {}  # of a text, the request with it
+        self.scores: Scores | None = None
+        if owner.reward_model is not None:
+            told = partial(self._observe, "reward model"), partial(setattr, self, "error")
+            self.scores = Scores(owner.reward_model, ask.question, owner.contract, owner.score_map, *told)
         self.scoring = self.fits = True
         self.selection = ask.policy.selection
 
@@ -141,7 +140,7 @@ class _Run(Answer):
 
     async def close(self) -> None:
         """Cancel what is under way, wait until it is gone, and choose the answer."""
-        tasks = {*self.tasks, *self.scored.values()}
+        tasks: set[asyncio.Task[Any]] = {*self.tasks, *(self.scores.tasks if self.scores else ())}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -275,46 +274,14 @@ class _Run(Answer):
                 cause = "an answer that is not of the form asked for"
                 draw.candidate = draw.candidate._replace(status="failed", text="", cause=cause)
         self.decision_seconds += time.perf_counter() - started
-        if self.owner.reward_model is None:
+        if self.scores is None:
             return
         complete = [draw for draw in draws if draw.complete]
         if self.scoring:
-            await self._score(complete)
+            await self.scores.give(complete)
         else:
             for draw in complete:
                 draw.step_scores = UNSCORED
-
-    async def _score(self, draws: list[Draw]) -> None:
-        # Candidates of an easy question are often the same to the letter: score each text once.
-        new: list[str] = []
-        for draw in draws:
-            draw.repeated = draw.text in self.scored or draw.text in new
-            if not draw.repeated:
-                new.append(draw.text)
-        if new:
-            self.scored |= dict.fromkeys(new, asyncio.create_task(self._score_texts(new)))
-        for draw in draws:
-            draw.step_scores = (await self.scored[draw.text])[draw.text]
-            if draw.step_scores.steps is not None:
-                try:
-                    draw.raw_score = self.owner.contract.score(draw.step_scores.steps)
-                    draw.score = self.owner.in_unit(draw.raw_score)
-                except ScoreError as error:
-                    self.error = error
-                    draw.step_scores = draw.step_scores._replace(cause=str(error))
-
-    async def _score_texts(self, texts: list[str]) -> dict[str, StepScores]:
-        reward_model = self.owner.reward_model
-        assert reward_model is not None
-        scores = [UNSCORED] * len(texts)
-        items, observe = [(self.ask.question, text) for text in texts], partial(self._observe, "reward model")
-        try:
-            scores = await reward_model.score(items, observe)
-        except* ModelError as group:
-            self.error = group.exceptions[0]
-            logger.error("%s", self.error)
-            scores = [UNSCORED._replace(cause=str(self.error))] * len(texts)
-        return dict(zip(texts, scores, strict=True))
 
     def _observe(self, upstream: str, seconds: float, error: BaseException | None) -> None:
         self.error = error if isinstance(error, Exception) else self.error

