@@ -44,8 +44,8 @@ class LogSettings(Record):
     days: float | None = Field(None, gt=0)
     """Days that a file is kept at most; null: as long as there are not too many."""
     explore: float = Field(0.02, ge=0, lt=1)
-    """Share of requests that are drawn to the full cap at once: only they are fit for certificates. A policy that
-    always draws its cap is explored with every request."""
+    """Share of requests that are drawn to the full cap at once: only they are fit for certificates. Where the
+    policy always draws its cap, all are."""
 
     def location(self) -> Path | None:
         """The folder, if there is one."""
