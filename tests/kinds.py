@@ -1,6 +1,6 @@
 """Kinds of predictor side by side on three sets of questions, seed by seed; nothing here is a test.
 
-    python -m tests.kinds FOLDER SET:SEED ...
+    [BACKBONE=DIR] [LORA='{"epochs": 1}'] python -m tests.kinds FOLDER SET:SEED ...
 
 fits what ``FOLDER`` has no result of, one after the other (a fit of LoRA takes minutes to an hour), and
 prints a table of all that is there. SET is ``own-pool``, ``gsm8k``, or the file that `tests.figures` takes as
@@ -39,6 +39,7 @@ from tests.figures import TARGET, is_held_out
 HEAD = ("R2 mean", "R2 deviation", "rank mean", "rank deviation", "R2 passed", "CPU s")
 SHARES = {"train": 0.56, "tune": 0.14, "calibration": 0.15, "test": 0.15}
 """Of gsm8k, whose own ones leave too few questions to train on."""
+BACKBONE = os.environ.get("BACKBONE", PredictorSettings().backbone)
 
 
 def divide(name: str, seed: int) -> tuple[list[Fold], str, float, np.ndarray]:
@@ -97,7 +98,7 @@ def read(
 def fit_kinds(name: str, seed: int, lora: dict[str, Any], checkpoints: Path) -> dict[str, Any]:
     """What each kind predicts of each held-out question; LoRA goes on from checkpoints that are there."""
     (train, tune, held), family, target, passed = divide(name, seed)
-    settings = PredictorSettings(family=family)
+    settings = PredictorSettings(family=family, backbone=BACKBONE)
     settings = settings.model_copy(update={"lora": settings.lora.model_copy(update={"seed": seed, **lora})})
     states, tokens = read(name, settings, (train, tune, held))
     frozen = states.read([*train.questions, *tune.questions])
