@@ -64,6 +64,8 @@ def deploy(config: Config, cron: str, timezone: str) -> list[str]:
         "MONITORS": str(looks is not None).lower(),
         "ALARM_RETRAINS": str(config.monitor.retrain).lower(),
         "CHAMPION": resource(config),
+        # A worker elsewhere may have its interpreter at another place.
+        "RUN_WITH": f"sh -c 'exec $(command -v {sys.executable} || command -v python) -m flows.engine'",
         COMPOSED: config.model_dump_json(),
     }
     done = subprocess.run(command, cwd=ROOT, env=os.environ | own, stdout=subprocess.PIPE, text=True)

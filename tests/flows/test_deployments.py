@@ -1,5 +1,8 @@
 """`optscale deploy` against a real Prefect server: what it makes, what it says, and what ends dead runs."""
 
+import shlex
+import sys
+
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.events.schemas.automations import Posture
@@ -27,6 +30,10 @@ def test_deployments_are_made_and_what_was_changed_on_the_server_is_told(
         assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 3 * * 0", "Europe/Berlin")
         assert made.parameters == {"config": config.model_dump(mode="json")}
         assert made.work_pool_name == POOL
+        command = shlex.split(made.job_variables["command"])
+        assert command[:2] == ["sh", "-c"]
+        assert sys.executable in command[2]
+        assert command[2].endswith(" -m flows.engine")
         assert client.read_deployment_by_name("collect/collect").schedules == []
         (hourly,) = client.read_deployment_by_name("monitor/monitor").schedules
         assert (hourly.schedule.cron, hourly.active) == (config.monitor.cron, True)
