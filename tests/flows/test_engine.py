@@ -11,7 +11,7 @@ from tests.servers import free_port
 class Health(BaseHTTPRequestHandler):
     """A server that fails at first, as a proxy before one that is restarted does."""
 
-    answers = [503, 200]
+    answers = (503, 200)
 
     def do_GET(self):
         self.server.asked.append(self.path)
