@@ -20,6 +20,8 @@ ENGINE = os.environ.get("ENGINE", "docker")
 COMPOSE = shlex.split(os.environ.get("COMPOSE", f"{ENGINE} compose"))
 BASE = os.environ.get("BASE", "docker.io/library/python:3.11-slim-bookworm")
 SERVICES = ("postgres", "mlflow", "prefect", "worker", "models", "gateway", "prometheus")
+FAR = f"0 3 * * {(time.gmtime().tm_wday + 4) % 7}"
+"""Three days from now: a run that is due meanwhile would take the slot."""
 PUBLISHED = ("MLFLOW", "PREFECT", "GATEWAY", "PROMETHEUS")
 
 
@@ -48,7 +50,7 @@ class Stack:
         self.config = config
         self.ports = {name: free_port() for name in PUBLISHED}
         self.environment = os.environ | {f"{name}_PORT": str(port) for name, port in self.ports.items()}
-        self.environment |= {"STACK_CONFIG": str(config)}
+        self.environment |= {"STACK_CONFIG": str(config), "RETRAIN_CRON": FAR}
         if BASE != "docker.io/library/python:3.11-slim-bookworm":
             for name in ("postgres", "prometheus"):
                 image = f"localhost/optscale-test-{name}"

@@ -13,7 +13,7 @@ import yaml
 from data.question import Question
 from tests.conftest import ROOT
 from tests.servers import free_port
-from tests.stack.stack import BASE, DEPLOY, ENGINE, PROJECT, SERVICES, Stack, run, secret, wait_for
+from tests.stack.stack import BASE, DEPLOY, ENGINE, FAR, PROJECT, SERVICES, Stack, run, secret, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,7 @@ def stack(tmp_path_factory):
     config |= {"predictor": {"compare": ["text"]}, "certify": {"orders": 1}, "goal": {"lose": 0.1}}
     config["gateway"]["log"] |= {"seconds": 1, "text": True}
     config["gateway"]["deadline"] = 600
+    config["monitor"] = {"cron": FAR}
     path = tmp_path_factory.mktemp("stack") / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     path.parent.chmod(0o755)
@@ -131,11 +132,11 @@ def test_what_was_changed_in_prefects_ui_is_told_when_it_is_set_anew(stack):
     deployment = stack.prefect("GET", "/deployments/name/retrain/retrain")
     path = f"/deployments/{deployment['id']}/schedules/{deployment['schedules'][0]['id']}"
     stack.prefect("PATCH", path, json={"schedule": {"cron": "30 4 * * *", "timezone": "UTC"}})
-    again = "optscale deploy --cron '0 3 * * 0' --timezone Europe/Berlin 2>&1"
+    again = f"optscale deploy --cron '{FAR}' --timezone Europe/Berlin 2>&1"
     told = stack.compose("run", "--rm", "-T", "--no-deps", "deploy", "sh", "-c", again)
     assert "30 4 * * * (UTC), is replaced by this one" in told
     deployment = stack.prefect("GET", "/deployments/name/retrain/retrain")
-    assert [one["schedule"]["cron"] for one in deployment["schedules"]] == ["0 3 * * 0"]
+    assert [one["schedule"]["cron"] for one in deployment["schedules"]] == [FAR]
 
 
 def test_ten_ships_and_three_killed_ones_leave_what_is_kept(stack):
