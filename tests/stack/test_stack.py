@@ -302,10 +302,7 @@ def test_what_was_backed_up_is_restored_onto_new_volumes(stack, tmp_path):
     dumps = {name: stack.compose(*dump, name) for name in ("mlflow", "prefect")}
     for name in VOLUMES:
         tar(name, tmp_path, "ro", "-C", "/volume", "-cf", f"/archives/{name}.tar", ".")
-    for service in SERVICES:
-        run(ENGINE, "rm", "--force", stack.container(service))
-    for name in (*VOLUMES, "postgres"):
-        run(ENGINE, "volume", "rm", f"{PROJECT}_{name}")
+    stack.compose("down", "--volumes")
     stack.compose("up", "--detach", "postgres")
     stack.wait("postgres")
     for name in VOLUMES:
