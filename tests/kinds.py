@@ -5,7 +5,8 @@
 fits what ``FOLDER`` has no result of, one after the other (a fit of LoRA takes minutes to an hour), and
 prints a table of all that is there. SET is ``own-pool``, ``gsm8k``, or the file that `tests.figures` takes as
 published-math. A seed divides the questions and begins LoRA; of published-math the held-out fifth is always
-the same one. Everything is fitted on train, made as strong as tune says, and held against the rest.
+the same one. Everything is fitted on train, made as strong as tune says, and held against the rest. BACKBONE
+is a second one, whose states are told beside; LORA is settings of LoRA's training.
 """
 
 import gzip
@@ -39,7 +40,8 @@ from tests.figures import TARGET, is_held_out
 HEAD = ("R2 mean", "R2 deviation", "rank mean", "rank deviation", "R2 passed", "CPU s")
 SHARES = {"train": 0.56, "tune": 0.14, "calibration": 0.15, "test": 0.15}
 """Of gsm8k, whose own ones leave too few questions to train on."""
-BACKBONE = os.environ.get("BACKBONE", PredictorSettings().backbone)
+BACKBONE = "BACKBONE"
+CACHE = Path(os.environ.get("OPTSCALE_HOME", ".optscale")) / "states"
 
 
 def divide(name: str, seed: int) -> tuple[list[Fold], str, float, np.ndarray]:
@@ -89,8 +91,7 @@ def read(
     name: str, settings: PredictorSettings, folds: tuple[Fold, ...]
 ) -> tuple[FrozenStates, dict[str, Any]]:
     if name not in READ:
-        cache = Path(os.environ.get("OPTSCALE_HOME", ".optscale")) / "states"
-        READ[name] = FrozenStates.load(settings, cache=cache), {}
+        READ[name] = FrozenStates.load(settings, cache=CACHE), {}
         READ[name][0].read([question for fold in folds for question in fold.questions], READ[name][1])
     return READ[name]
 
@@ -98,7 +99,7 @@ def read(
 def fit_kinds(name: str, seed: int, lora: dict[str, Any], checkpoints: Path) -> dict[str, Any]:
     """What each kind predicts of each held-out question; LoRA goes on from checkpoints that are there."""
     (train, tune, held), family, target, passed = divide(name, seed)
-    settings = PredictorSettings(family=family, backbone=BACKBONE)
+    settings = PredictorSettings(family=family)
     settings = settings.model_copy(update={"lora": settings.lora.model_copy(update={"seed": seed, **lora})})
     states, tokens = read(name, settings, (train, tune, held))
     frozen = states.read([*train.questions, *tune.questions])
@@ -117,6 +118,13 @@ def fit_kinds(name: str, seed: int, lora: dict[str, Any], checkpoints: Path) -> 
         strength = model.card.strength
         seconds[kind] = time.process_time() - started
         priors[kind] = model.predict(held.questions)
+    if BACKBONE in os.environ:
+        other = settings.model_copy(update={"backbone": os.environ[BACKBONE]})
+        reader = FrozenStates.load(other, cache=CACHE)
+        seen = reader.read([*train.questions, *tune.questions])
+        beside = KernelPredictor.fit("states", train, other, seen[: len(train.questions)], reader)
+        beside.calibrate(tune)
+        priors["states of another backbone"] = beside.predict(held.questions)
     priors["text + states"] = average(priors["text"], priors["states"])
     priors["lora + states"] = average(priors["lora"], priors["states"])
     seen = {"mean": held.scores.mean(axis=1), "std": held.scores.std(axis=1), "passed": passed}
