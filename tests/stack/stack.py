@@ -104,10 +104,13 @@ class Stack:
         answer = httpx.request(method, self.url("prefect", f"/api{path}"), auth=auth, timeout=60, **body)
         return answer.raise_for_status().content and answer.json()
 
-    def start(self, name):
-        """Start a run of a deployment by hand; its id."""
-        deployment = self.prefect("GET", f"/deployments/name/{name}")["id"]
-        return self.prefect("POST", f"/deployments/{deployment}/create_flow_run", json={})["id"]
+    def start(self, name, limit=1):
+        """Start a run of a deployment by hand, with so many questions to collect; its id."""
+        deployment = self.prefect("GET", f"/deployments/name/{name}")
+        config = deployment["parameters"]["config"]
+        config["collect"]["limit"] = limit
+        path = f"/deployments/{deployment['id']}/create_flow_run"
+        return self.prefect("POST", path, json={"parameters": {"config": config}})["id"]
 
     def cancel(self, run_id):
         """As Prefect's UI does."""

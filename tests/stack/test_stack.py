@@ -333,10 +333,10 @@ def test_a_run_is_stopped_at_each_of_its_states_and_the_next_one_comes(stack):
     stack.comes(stopped, "RUNNING")
     stack.cancel(stopped)
     assert stack.ended(stopped)["type"] == "CANCELLED"
-    killed, cancelled = stack.start("retrain/retrain"), stack.start("collect/collect")
+    killed, cancelled = (stack.start(name, limit=100) for name in ("retrain/retrain", "collect/collect"))
     for number in (killed, cancelled):
         stack.comes(number, "RUNNING")
-    time.sleep(40)  # for a sign of life
+    time.sleep(5)  # for a sign of life
     taken = stack.start("monitor/monitor")
     stack.comes(taken, "PENDING")
     run(ENGINE, "kill", "--signal=KILL", stack.container("worker"))
