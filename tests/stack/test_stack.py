@@ -303,6 +303,7 @@ def test_what_was_backed_up_is_restored_onto_new_volumes(stack, tmp_path):
     for name in VOLUMES:
         tar(name, tmp_path, "ro", "-C", "/volume", "-cf", f"/archives/{name}.tar", ".")
     stack.compose("down", "--volumes")
+    stack.compose("up", "--no-start")
     stack.compose("up", "--detach", "postgres")
     stack.wait("postgres")
     for name in VOLUMES:
