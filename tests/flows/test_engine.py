@@ -34,7 +34,8 @@ def test_a_run_begins_once_the_server_answers():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         assert begun.wait(30)
         server.shutdown()
-    assert server.asked == ["/api/health", "/api/health"]
+    assert len(server.asked) >= 2  # the failure was no answer; a loaded machine may ask once more
+    assert set(server.asked) == {"/api/health"}
 
 
 def test_who_has_waited_long_enough_lets_prefect_say_why():
