@@ -6,7 +6,7 @@ fits what ``FOLDER`` has no result of, one after the other (a fit of LoRA takes 
 prints a table of all that is there. SET is ``own-pool``, ``gsm8k``, or the file that `tests.figures` takes as
 published-math. A seed divides the questions and begins LoRA; of published-math the held-out fifth is always
 the same one. Everything is fitted on train, made as strong as tune says, and held against the rest. BACKBONE
-is a second one, whose states are told beside; LORA is settings of LoRA's training.
+is a second one, whose states are told beside; LORA is settings of LoRA's training, or null to leave it out.
 """
 
 import gzip
@@ -88,24 +88,28 @@ READ: dict[str, tuple[FrozenStates, dict[str, Any]]] = {}
 
 
 def read(
-    name: str, settings: PredictorSettings, folds: tuple[Fold, ...]
+    name: str, settings: PredictorSettings, folds: tuple[Fold, ...], keep: bool
 ) -> tuple[FrozenStates, dict[str, Any]]:
     if name not in READ:
         READ[name] = FrozenStates.load(settings, cache=CACHE), {}
-        READ[name][0].read([question for fold in folds for question in fold.questions], READ[name][1])
+        asked = [question for fold in folds for question in fold.questions]
+        READ[name][0].read(asked, READ[name][1] if keep else None)
     return READ[name]
 
 
-def fit_kinds(name: str, seed: int, lora: dict[str, Any], checkpoints: Path) -> dict[str, Any]:
+def fit_kinds(name: str, seed: int, lora: dict[str, Any] | None, checkpoints: Path) -> dict[str, Any]:
     """What each kind predicts of each held-out question; LoRA goes on from checkpoints that are there."""
     (train, tune, held), family, target, passed = divide(name, seed)
     settings = PredictorSettings(family=family)
-    settings = settings.model_copy(update={"lora": settings.lora.model_copy(update={"seed": seed, **lora})})
-    states, tokens = read(name, settings, (train, tune, held))
+    changed = settings.lora.model_copy(update={"seed": seed, **(lora or {})})
+    settings = settings.model_copy(update={"lora": changed})
+    states, tokens = read(name, settings, (train, tune, held), lora is not None)
     frozen = states.read([*train.questions, *tune.questions])
     priors: dict[str, list[Prior]] = {}
     seconds, results, strength = {}, {}, 1.0
     for kind in KINDS:
+        if kind == "lora" and lora is None:
+            continue
         started = time.process_time()
         if kind == "lora":
             model: Any = LoraPredictor.fit(train, tune, frozen, tokens, settings, directory=checkpoints)
@@ -126,7 +130,8 @@ def fit_kinds(name: str, seed: int, lora: dict[str, Any], checkpoints: Path) -> 
         beside.calibrate(tune)
         priors["states of another backbone"] = beside.predict(held.questions)
     priors["text + states"] = average(priors["text"], priors["states"])
-    priors["lora + states"] = average(priors["lora"], priors["states"])
+    if lora is not None:
+        priors["lora + states"] = average(priors["lora"], priors["states"])
     seen = {"mean": held.scores.mean(axis=1), "std": held.scores.std(axis=1), "passed": passed}
     found = {}
     for kind, given in priors.items():
@@ -175,7 +180,7 @@ def show(name: str, runs: list[dict[str, Any]]) -> None:
         print(f"| {' | '.join(cells)} |")
 
 
-def main(folder: Path, wanted: list[str], lora: dict[str, Any]) -> None:
+def main(folder: Path, wanted: list[str], lora: dict[str, Any] | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for one in wanted:
         name, _, seed = one.rpartition(":")
