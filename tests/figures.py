@@ -20,6 +20,10 @@ leaves out the same groups for LoRA.
 
 reads the pool's questions with the solver and with the reward model instead of the plain backbone.
 
+    python -m tests.figures pool-worth POOL TARGET [BACKBONE ...]
+
+says what states of the default backbone and of others are worth in decisions on a pool, on four divisions.
+
     python -m tests.figures own-pool-draws
 
 fits on all candidates of train questions, on few of most of them, and on all of few questions: the tokens,
@@ -183,13 +187,35 @@ def worth_of_kinds(table: Any, settings: Any, states: Any) -> None:
         print(f"{kind}: {worth(whole, priors, model.card.population, reading).statement}", flush=True)
 
 
-def worth(whole: Any, priors: list[Prior], population: Prior, reading: float) -> PriorValue:
+def pool_worth(location: str, target: str, *backbones: str) -> None:
+    """The states kind, each question predicted from the others; policies found on the other half."""
+    table = load_scores(Pool.open(location), FoldSettings()).full(Config().policy.cap)
+    settings = PredictorSettings(family=fit_empirical(table.scores).name)
+    for backbone in (settings.backbone, *backbones):
+        asked = settings.model_copy(update={"backbone": backbone})
+        states = FrozenStates.load(asked, cache=Path(".optscale/states"))
+        model = fit_kind("states", table, asked, states)
+        priors = model.predict(table.questions)
+        reading = float(np.mean([model.tokens_read(q) for q in table.questions]))
+        for seed in range(4):
+            found = worth(table, priors, model.card.population, reading, float(target), seed)
+            print(f"{backbone}, division {seed}: {found.statement}", flush=True)
+
+
+def worth(
+    whole: Any,
+    priors: list[Prior],
+    population: Prior,
+    reading: float,
+    target: float = Config().policy.target,
+    seed: int = 0,
+) -> PriorValue:
     """The value of priors in decisions on half of a table's questions, the price found on the other half."""
-    half = np.random.default_rng(0).permutation(len(whole)) % 2
-    policy, asked = Config().policy, ScoredQuestions(whole, PriorBatch.of(priors))
+    half = np.random.default_rng(seed).permutation(len(whole)) % 2
+    asked = ScoredQuestions(whole, PriorBatch.of(priors))
     return measure_prior_value(
-        policy.target,
-        policy.cap,
+        target,
+        Config().policy.cap,
         asked,
         population,
         half == 0,
@@ -415,6 +441,7 @@ FIGURES = {
     "own-pool": own_pool,
     "own-pool-lora": left_out_groups_lora,
     "own-pool-states": own_pool_states,
+    "pool-worth": pool_worth,
     "own-pool-draws": own_pool_draws,
     "own-pool-scores": own_pool_scores,
 }
