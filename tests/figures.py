@@ -178,28 +178,36 @@ def learning_curve(fold: Any, test: Any, settings: Any, states: Any) -> None:
 
 def worth_of_kinds(table: Any, settings: Any, states: Any) -> None:
     """Each kind fitted on all questions, each predicted from the others; policies found on the other half."""
-    config = Config()
-    whole = table.full(config.policy.cap)
+    whole = table.full(Config().policy.cap)
     for kind in list(KINDS)[1:-1]:
-        model = fit_kind(kind, whole, settings, states)
-        priors = model.predict(whole.questions)
-        reading = float(np.mean([model.tokens_read(q) for q in whole.questions]))
-        print(f"{kind}: {worth(whole, priors, model.card.population, reading).statement}", flush=True)
+        tell_worth(kind, kind, whole, settings, states)
 
 
 def pool_worth(location: str, target: str, *backbones: str) -> None:
-    """The states kind, each question predicted from the others; policies found on the other half."""
+    """The same of the states kind on four divisions, with the default backbone and with others."""
     table = load_scores(Pool.open(location), FoldSettings()).full(Config().policy.cap)
     settings = PredictorSettings(family=fit_empirical(table.scores).name)
     for backbone in (settings.backbone, *backbones):
         asked = settings.model_copy(update={"backbone": backbone})
         states = FrozenStates.load(asked, cache=Path(".optscale/states"))
-        model = fit_kind("states", table, asked, states)
-        priors = model.predict(table.questions)
-        reading = float(np.mean([model.tokens_read(q) for q in table.questions]))
-        for seed in range(4):
-            found = worth(table, priors, model.card.population, reading, float(target), seed)
-            print(f"{backbone}, division {seed}: {found.statement}", flush=True)
+        tell_worth(backbone, "states", table, asked, states, float(target), divisions=4)
+
+
+def tell_worth(
+    name: str,
+    kind: Any,
+    whole: Any,
+    settings: Any,
+    states: Any,
+    target: float = Config().policy.target,
+    divisions: int = 1,
+) -> None:
+    model = fit_kind(kind, whole, settings, states)
+    priors = model.predict(whole.questions)
+    reading = float(np.mean([model.tokens_read(q) for q in whole.questions]))
+    for seed in range(divisions):
+        found = worth(whole, priors, model.card.population, reading, target, seed)
+        print(f"{name}, division {seed}: {found.statement}", flush=True)
 
 
 def worth(

@@ -107,9 +107,7 @@ def fit_kinds(name: str, seed: int, lora: dict[str, Any] | None, checkpoints: Pa
     frozen = states.read([*train.questions, *tune.questions])
     priors: dict[str, list[Prior]] = {}
     seconds, results, strength = {}, {}, 1.0
-    for kind in KINDS:
-        if kind == "lora" and lora is None:
-            continue
+    for kind in [kind for kind in KINDS if kind != "lora" or lora is not None]:
         started = time.process_time()
         if kind == "lora":
             model: Any = LoraPredictor.fit(train, tune, frozen, tokens, settings, directory=checkpoints)
@@ -130,7 +128,7 @@ def fit_kinds(name: str, seed: int, lora: dict[str, Any] | None, checkpoints: Pa
         beside.calibrate(tune)
         priors["states of another backbone"] = beside.predict(held.questions)
     priors["text + states"] = average(priors["text"], priors["states"])
-    if lora is not None:
+    if "lora" in priors:
         priors["lora + states"] = average(priors["lora"], priors["states"])
     seen = {"mean": held.scores.mean(axis=1), "std": held.scores.std(axis=1), "passed": passed}
     found = {}
